@@ -1,0 +1,205 @@
+//! Where each document lives. See `proto-docs/keyspace.md`.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use crate::id::{Group, MachineId};
+use crate::store::Key;
+
+/// What CoreOS's rebootlockd and locksmith used, without their leading slash.
+pub const DEFAULT_PREFIX: &str = "coreos.com/updateengine/rebootlock";
+
+/// What stays as it is in a key segment: the characters Go's `url.QueryEscape` leaves alone, as
+/// locksmith wrote group names with it. The blank becomes `+` afterwards.
+const SEGMENT: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b' ');
+
+/// A prefix that is not one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "prefix {0:?} must not be empty, begin or end with a slash, or hold an empty segment or a control character"
+)]
+pub struct InvalidPrefix(String);
+
+/// All keys below one prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keyspace {
+    prefix: String,
+}
+
+impl Default for Keyspace {
+    fn default() -> Self {
+        Self { prefix: DEFAULT_PREFIX.to_owned() }
+    }
+}
+
+impl FromStr for Keyspace {
+    type Err = InvalidPrefix;
+
+    /// Accepts segments joined by slashes. One leading slash is dropped: locksmith's keys had it in
+    /// etcd's v2 tree, where it was part of the path.
+    fn from_str(text: &str) -> Result<Self, InvalidPrefix> {
+        let prefix = text.strip_prefix('/').unwrap_or(text);
+        let segment_is_bad =
+            |segment: &str| segment.is_empty() || segment.contains(char::is_control);
+        if prefix.split('/').any(segment_is_bad) {
+            return Err(InvalidPrefix(text.to_owned()));
+        }
+        Ok(Self { prefix: prefix.to_owned() })
+    }
+}
+
+impl fmt::Display for Keyspace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.prefix)
+    }
+}
+
+impl Keyspace {
+    fn base(&self, group: &Group) -> String {
+        if group.is_default() {
+            self.prefix.clone()
+        } else {
+            format!("{}/groups/{}", self.prefix, encode(group.as_str()))
+        }
+    }
+
+    /// The semaphore of a group.
+    pub fn semaphore(&self, group: &Group) -> Key {
+        Key::new(format!("{}/semaphore", self.base(group)))
+    }
+
+    /// The record of one holder in a group.
+    pub fn holder(&self, group: &Group, machine: &MachineId) -> Key {
+        Key::new(format!("{}/holders/{machine}", self.base(group)))
+    }
+
+    /// Below it, all holder records of a group.
+    pub fn holders(&self, group: &Group) -> Key {
+        Key::new(format!("{}/holders/", self.base(group)))
+    }
+
+    /// One machine's place in the queue of a group.
+    pub fn waiter(&self, group: &Group, machine: &MachineId) -> Key {
+        Key::new(format!("{}/queue/{machine}", self.base(group)))
+    }
+
+    /// Below it, the whole queue of a group.
+    pub fn queue(&self, group: &Group) -> Key {
+        Key::new(format!("{}/queue/", self.base(group)))
+    }
+
+    /// Present while a group is paused.
+    pub fn paused(&self, group: &Group) -> Key {
+        Key::new(format!("{}/paused", self.base(group)))
+    }
+
+    /// Present while the whole fleet is paused.
+    pub fn fleet_paused(&self) -> Key {
+        Key::new(format!("{}/fleet/paused", self.prefix))
+    }
+
+    /// An operator's wish that this machine reboot.
+    pub fn request(&self, machine: &MachineId) -> Key {
+        Key::new(format!("{}/requests/{machine}", self.prefix))
+    }
+
+    /// Presence of one agent.
+    pub fn machine(&self, machine: &MachineId) -> Key {
+        Key::new(format!("{}/machines/{machine}", self.prefix))
+    }
+
+    /// Below it, the presence of all agents.
+    pub fn machines(&self) -> Key {
+        Key::new(format!("{}/machines/", self.prefix))
+    }
+
+    /// Below it, everything of all groups but the default one.
+    pub fn groups(&self) -> Key {
+        Key::new(format!("{}/groups/", self.prefix))
+    }
+
+    /// The group whose semaphore `key` is, if it is one.
+    pub fn group_of_semaphore(&self, key: &Key) -> Option<Group> {
+        let below = key.as_str().strip_prefix(&self.prefix)?;
+        if below == "/semaphore" {
+            return Some(Group::default());
+        }
+        let segment = below.strip_prefix("/groups/")?.strip_suffix("/semaphore")?;
+        let group = Group::new(decode(segment)?).ok()?;
+        // `default` and other spellings of one name must not make two groups of one.
+        (!group.is_default() && encode(group.as_str()) == segment).then_some(group)
+    }
+}
+
+/// Last segment of `key`, for keys that end in an id.
+pub fn last_segment(key: &Key) -> &str {
+    key.as_str().rsplit('/').next().unwrap_or_default()
+}
+
+fn encode(name: &str) -> String {
+    utf8_percent_encode(name, SEGMENT).to_string().replace(' ', "+")
+}
+
+fn decode(segment: &str) -> Option<String> {
+    percent_decode_str(&segment.replace('+', " ")).decode_utf8().ok().map(Cow::into_owned)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_default_group_has_no_segment() {
+        let keys = Keyspace::default();
+        assert_eq!(
+            keys.semaphore(&Group::default()).as_str(),
+            "coreos.com/updateengine/rebootlock/semaphore"
+        );
+    }
+
+    #[test]
+    fn groups_are_encoded_as_locksmith_does() {
+        let keys = Keyspace::default();
+        for (name, segment) in [
+            ("lb", "lb"),
+            ("rack 7", "rack+7"),
+            ("a/b", "a%2Fb"),
+            ("a+b", "a%2Bb"),
+            ("a*b~c", "a%2Ab~c"),
+            ("köln", "k%C3%B6ln"),
+        ] {
+            assert_eq!(
+                keys.semaphore(&Group::new(name).unwrap()).as_str(),
+                format!("{DEFAULT_PREFIX}/groups/{segment}/semaphore")
+            );
+        }
+    }
+
+    #[test]
+    fn prefixes_are_checked() {
+        assert_eq!("/a/b".parse::<Keyspace>().unwrap().to_string(), "a/b");
+        for refused in ["", "/", "a/", "a//b", "//a", "a\nb"] {
+            assert!(refused.parse::<Keyspace>().is_err(), "{refused:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_group_is_found_again_by_its_semaphore_key(name in "[^\\p{C}]{1,40}") {
+            let (keys, group) = (Keyspace::default(), Group::new(name).unwrap());
+            prop_assert_eq!(keys.group_of_semaphore(&keys.semaphore(&group)), Some(group));
+        }
+
+        #[test]
+        fn no_key_makes_it_panic(key in ".*") {
+            let _ = Keyspace::default().group_of_semaphore(&Key::new(key));
+        }
+    }
+}

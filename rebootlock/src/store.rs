@@ -1,0 +1,314 @@
+//! Values that change only together, and only while nobody else has changed them.
+//!
+//! Backends move bytes and know nothing of semaphores; each passes every check in
+//! [`conformance`]. What all of them need sits above, in [`crate::lock`] and [`crate::wait`].
+
+pub mod conformance;
+mod etcd;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+pub use self::etcd::EtcdOptions;
+
+/// Where a value lives. Segments are joined by slashes, without a leading one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(String);
+
+impl Key {
+    /// Takes the text as it is.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// A moment in the life of a store: it grows with every commit that changes something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Revision(pub u64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A lease: keys that hang on it go when nobody keeps it alive any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseId(pub i64);
+
+/// A value and when it came about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The bytes as they were put.
+    pub value: Vec<u8>,
+    /// When this value was put.
+    pub modified: Revision,
+    /// When the key was put that had been absent before.
+    pub created: Revision,
+}
+
+/// Keys as they were at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Snapshot {
+    /// That moment. A watch after it misses nothing.
+    pub revision: Revision,
+    /// The keys that were present.
+    pub entries: BTreeMap<Key, Entry>,
+}
+
+impl Snapshot {
+    /// The entry under `key`, if it was present.
+    pub fn get(&self, key: &Key) -> Option<&Entry> {
+        self.entries.get(key)
+    }
+
+    /// The precondition that `key` is still as it was here, absent or at its revision.
+    pub fn unchanged(&self, key: &Key) -> Precondition {
+        let modified = self.get(key).map(|entry| entry.modified);
+        Precondition { key: key.clone(), modified }
+    }
+}
+
+/// What must still be so for a transaction to happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Precondition {
+    /// The key in question.
+    pub key: Key,
+    /// The revision its value must have, or `None`: it must be absent.
+    pub modified: Option<Revision>,
+}
+
+/// One change of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Puts a value under a key, hanging on a lease or on none.
+    Put {
+        /// Where.
+        key: Key,
+        /// What.
+        value: Vec<u8>,
+        /// The lease whose end takes the key away.
+        lease: Option<LeaseId>,
+    },
+    /// Takes a key away. Absent is fine.
+    Delete {
+        /// Which.
+        key: Key,
+    },
+}
+
+impl Change {
+    /// The key that changes.
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key } => key,
+        }
+    }
+}
+
+/// Preconditions and changes, all or nothing. No key is changed twice in one transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Txn {
+    /// All must hold.
+    pub preconditions: Vec<Precondition>,
+    /// All happen at one revision.
+    pub changes: Vec<Change>,
+}
+
+impl Txn {
+    /// A transaction without conditions or changes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a precondition.
+    #[must_use]
+    pub fn when(mut self, precondition: Precondition) -> Self {
+        self.preconditions.push(precondition);
+        self
+    }
+
+    /// Adds the precondition that `key` is absent.
+    #[must_use]
+    pub fn when_absent(self, key: Key) -> Self {
+        self.when(Precondition { key, modified: None })
+    }
+
+    /// Adds a value that stays.
+    #[must_use]
+    pub fn put(mut self, key: Key, value: Vec<u8>) -> Self {
+        self.changes.push(Change::Put { key, value, lease: None });
+        self
+    }
+
+    /// Adds a value that goes with `lease`.
+    #[must_use]
+    pub fn put_leased(mut self, key: Key, value: Vec<u8>, lease: LeaseId) -> Self {
+        self.changes.push(Change::Put { key, value, lease: Some(lease) });
+        self
+    }
+
+    /// Adds a deletion.
+    #[must_use]
+    pub fn delete(mut self, key: Key) -> Self {
+        self.changes.push(Change::Delete { key });
+        self
+    }
+}
+
+/// How a commit ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commit {
+    /// It happened, at this revision.
+    Won(Revision),
+    /// A precondition did not hold; nothing happened.
+    Lost,
+}
+
+/// Which keys of a prefix to list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Select {
+    /// All of them.
+    All,
+    /// The keys only, with empty values.
+    Keys,
+    /// At most so many, those created first.
+    Oldest(usize),
+    /// At most so many of those created before a revision, those created last.
+    NewestBefore(Revision, usize),
+}
+
+/// What a watch tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A key changed, at `revision`. `None`: it is gone. Changes come in the order of revisions;
+    /// within one commit, in any order.
+    Changed {
+        /// Which key.
+        key: Key,
+        /// What it is now.
+        entry: Option<Entry>,
+        /// When.
+        revision: Revision,
+    },
+    /// Changes may have been missed for good (the store compacted them away): read everything
+    /// again, and take what comes after as changes since `revision`.
+    Lost {
+        /// Nothing after it was missed.
+        revision: Revision,
+    },
+    /// The store cannot be reached for now; said once, not for every try.
+    Interrupted {
+        /// Why, in words for a person.
+        reason: String,
+    },
+    /// The store answers again; nothing was missed.
+    Resumed,
+}
+
+/// Changes below one prefix, from the moment it was opened until it is dropped. It heals itself.
+#[derive(Debug)]
+pub struct Watch {
+    events: mpsc::Receiver<Event>,
+    /// Ends the task that feeds it.
+    _feeder: tokio_util::task::AbortOnDropHandle<()>,
+}
+
+impl Watch {
+    /// A watch fed by `feeder` through the other end of `events`.
+    pub(crate) fn new(
+        events: mpsc::Receiver<Event>,
+        feeder: tokio_util::task::AbortOnDropHandle<()>,
+    ) -> Self {
+        Self { events, _feeder: feeder }
+    }
+
+    /// The next event. `None` only when the runtime shuts down. Safe to cancel.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.events.recv().await
+    }
+}
+
+/// Why a store did not answer. Each says at which endpoint.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// Out of reach, too slow, without a leader. It may have happened, or happen yet.
+    #[error("the store is out of reach: {0}")]
+    Unavailable(String),
+    /// The credentials or the certificate were refused. Trying again does not help.
+    #[error("the store refused us: {0}")]
+    Refused(String),
+    /// The credentials are good but not for this key. Trying again does not help.
+    #[error("no permission: {0}")]
+    Forbidden(String),
+    /// The lease is no more, and so are the keys that hung on it.
+    #[error("the lease has ended")]
+    LeaseGone,
+    /// The store answered what it must not, or cannot do what was asked.
+    #[error("the store failed: {0}")]
+    Broken(String),
+}
+
+impl StoreError {
+    /// Whether time may cure it.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+/// What a store answers.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// The least that every backend promises, promised exactly. Every call ends within the store's
+/// own time limit.
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync {
+    /// Reads `keys` as they were at one moment. Sees every commit finished before the call.
+    async fn load(&self, keys: &[Key]) -> Result<Snapshot>;
+
+    /// Reads what is below `prefix`, at one moment. Sees every commit finished before the call.
+    async fn list(&self, prefix: &Key, select: Select) -> Result<Snapshot>;
+
+    /// Applies all of `txn` if all its preconditions hold, else none of it. After an error it may
+    /// or may not have happened, and may still happen: load again, or commit something that its
+    /// preconditions exclude.
+    async fn commit(&self, txn: &Txn) -> Result<Commit>;
+
+    /// Tells every change of a key that begins with `prefix` made after `after`. Returns at once;
+    /// a store out of reach is an event, not an error.
+    fn watch(&self, prefix: &Key, after: Revision) -> Watch;
+
+    /// Starts a lease that ends `ttl` after it was last kept alive, or a little later.
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId>;
+
+    /// Keeps a lease alive for another `ttl`.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseGone`] if it has ended.
+    async fn keep_alive(&self, lease: LeaseId) -> Result<()>;
+
+    /// Ends a lease; its keys go at once. Ended already is fine.
+    async fn revoke(&self, lease: LeaseId) -> Result<()>;
+
+    /// Where the store is, for messages: its endpoints as the user wrote them, without secrets.
+    fn location(&self) -> String;
+}
+
+/// A store shared by everything in a process.
+pub type SharedStore = Arc<dyn Store>;

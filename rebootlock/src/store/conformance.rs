@@ -1,0 +1,1 @@
+//! Checks every backend must pass.
