@@ -1,0 +1,136 @@
+//! Watching.
+
+use std::time::Duration;
+
+use super::{Place, load, next_change, put, win};
+use crate::store::{Event, Key, Revision, Select, Txn, Watch};
+
+/// The next `count` changes: where, what (`None`: gone) and when.
+async fn changes(watch: &mut Watch, count: usize) -> Vec<(Key, Option<String>, Revision)> {
+    let mut changes = Vec::new();
+    while changes.len() < count {
+        match next_change(watch).await {
+            Event::Changed { key, entry, revision } => {
+                if let Some(entry) = &entry {
+                    assert_eq!(entry.modified, revision, "of {key}");
+                }
+                let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+                changes.push((key, entry.map(|entry| text(entry.value)), revision));
+            }
+            other => panic!("{other:?} instead of a change"),
+        }
+    }
+    changes
+}
+
+pub(super) async fn a_watch_tells_every_change_in_order(place: Place<'_>) {
+    let (store, writer) = (place.open(), place.open());
+    let key = place.key("k");
+    let start = put(&*writer, &key, "before").await;
+    let mut watch = store.watch(&place.key(""), start);
+    let write = async {
+        let mut expected = Vec::new();
+        for n in 0..200 {
+            let revision = put(&*writer, &key, &n.to_string()).await;
+            expected.push((key.clone(), Some(n.to_string()), revision));
+        }
+        expected
+    };
+    let (expected, told) = tokio::join!(write, changes(&mut watch, 200));
+    assert_eq!(told, expected);
+
+    let both = Txn::new().put(place.key("a"), "1".into()).put(place.key("b"), "2".into());
+    let revision = win(&*writer, both).await;
+    let mut told = changes(&mut watch, 2).await;
+    told.sort();
+    let expected = [("a", "1"), ("b", "2")];
+    let expected = expected.map(|(key, value)| (place.key(key), Some(value.to_owned()), revision));
+    assert_eq!(told, expected);
+}
+
+pub(super) async fn a_watch_begins_in_the_past(place: Place<'_>) {
+    let store = place.open();
+    let key = place.key("k");
+    put(&*store, &key, "told to nobody").await;
+    let after = put(&*store, &key, "neither is this").await;
+    let mut expected = Vec::new();
+    for n in 0..5 {
+        expected.push((key.clone(), Some(n.to_string()), put(&*store, &key, &n.to_string()).await));
+    }
+    let mut watch = store.watch(&key, after);
+    assert_eq!(changes(&mut watch, 5).await, expected);
+    let next = put(&*store, &key, "now").await;
+    assert_eq!(changes(&mut watch, 1).await, [(key, Some("now".to_owned()), next)]);
+}
+
+pub(super) async fn a_watch_after_a_snapshot_misses_nothing(place: Place<'_>) {
+    const ROUNDS: u32 = 40;
+    let (writer, reader) = (place.open(), place.open());
+    let key = place.key("k");
+    let write = async {
+        for n in 0..ROUNDS {
+            put(&*writer, &key, &n.to_string()).await;
+        }
+    };
+    let read = async {
+        for _ in 0..10 {
+            let snapshot = super::good(reader.list(&place.key(""), Select::All).await);
+            let seen = snapshot.get(&key).map(|entry| String::from_utf8_lossy(&entry.value));
+            let mut next: u32 = seen.map_or(0, |seen| seen.parse::<u32>().expect("a number") + 1);
+            let mut watch = reader.watch(&place.key(""), snapshot.revision);
+            let last = (next + 3).min(ROUNDS);
+            while next < last {
+                let told = changes(&mut watch, 1).await;
+                assert_eq!(told[0].1, Some(next.to_string()), "after {}", snapshot.revision);
+                next += 1;
+            }
+        }
+    };
+    tokio::join!(write, read);
+}
+
+pub(super) async fn a_watch_tells_deletions(place: Place<'_>) {
+    let store = place.open();
+    let key = place.key("k");
+    let first = put(&*store, &key, "x").await;
+    let mut watch = store.watch(&key, first);
+    let gone = win(&*store, Txn::new().delete(key.clone())).await;
+    // Of what is absent there is nothing to tell.
+    win(&*store, Txn::new().delete(key.clone())).await;
+    let back = put(&*store, &key, "y").await;
+    let told = changes(&mut watch, 2).await;
+    assert_eq!(told, [(key.clone(), None, gone), (key, Some("y".to_owned()), back)]);
+}
+
+pub(super) async fn a_watch_keeps_to_its_prefix(place: Place<'_>) {
+    let store = place.open();
+    let start = load(&*store, &[place.key("a/")]).await.revision;
+    let mut watch = store.watch(&place.key("a/"), start);
+    for name in ["a", "a0", "ab/c", "A/x", "b/a/x"] {
+        put(&*store, &place.key(name), "elsewhere").await;
+    }
+    let revision = put(&*store, &place.key("a/b"), "here").await;
+    let told = changes(&mut watch, 1).await;
+    assert_eq!(told, [(place.key("a/b"), Some("here".to_owned()), revision)]);
+}
+
+pub(super) async fn a_dropped_watch_harms_nobody(place: Place<'_>) {
+    let store = place.open();
+    let key = place.key("k");
+    let start = put(&*store, &key, "x").await;
+    let mut kept = store.watch(&key, start);
+    for _ in 0..20 {
+        drop(store.watch(&key, start));
+    }
+    let mut unread: Vec<_> = (0..3).map(|_| store.watch(&key, Revision(start.0 - 1))).collect();
+    let next_told = tokio::time::timeout(Duration::from_secs(20), unread[0].next()).await;
+    assert!(matches!(next_told, Ok(Some(_))), "{next_told:?}");
+    drop(unread);
+    // Nobody reads this one, and nobody waits for that.
+    let _never_read = store.watch(&key, start);
+    for n in 0..600 {
+        put(&*store, &key, &n.to_string()).await;
+    }
+    let told = changes(&mut kept, 600).await;
+    assert_eq!(told[599].1.as_deref(), Some("599"));
+}

@@ -1,0 +1,305 @@
+//! A watch that finds its way back: over other endpoints, after a restart, a stall, a compaction.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::{EventType, GetOptions, WatchOptions, WatchStream};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::cluster::{Cluster, Connection, within};
+use super::failure::{Failure, Task, understand};
+use super::{signed, unsigned};
+use crate::store::{Entry, Event, Key, Revision, StoreError, Watch};
+
+/// How long nothing may come before the server is asked whether it is still there.
+const QUIET_FOR: Duration = Duration::from_secs(10);
+
+/// How long it may take to say so.
+const PROGRESS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Between two rounds over all endpoints: a server that returns is found within a second, and a
+/// fleet does not come in step.
+const RETRY_MILLIS: std::ops::RangeInclusive<u64> = 250..=750;
+
+/// The same when the answer is no, which only a person can change.
+const REFUSED_MILLIS: std::ops::RangeInclusive<u64> = 4_000..=6_000;
+
+pub(super) fn open(cluster: Arc<Cluster>, prefix: Key, after: Revision) -> Watch {
+    let (events, receiver) = mpsc::channel(Watch::BUFFER);
+    let feeder =
+        Feeder { cluster, prefix, seen: after, cluster_id: None, interrupted: false, events };
+    Watch::new(receiver, AbortOnDropHandle::new(tokio::spawn(feeder.run())))
+}
+
+struct Feeder {
+    cluster: Arc<Cluster>,
+    prefix: Key,
+    /// Everything up to here has been told.
+    seen: Revision,
+    /// The cluster that the revisions are of; restored from a backup it has another id.
+    cluster_id: Option<u64>,
+    /// Whether the reader believes that the store is out of reach.
+    interrupted: bool,
+    events: mpsc::Sender<Event>,
+}
+
+/// Why a connected watch ended.
+enum End {
+    /// Nobody reads it any more.
+    Unread,
+    /// It has to be opened again.
+    Failed(Failure),
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<mpsc::error::SendError<Event>> for End {
+    fn from(_: mpsc::error::SendError<Event>) -> Self {
+        Self::Unread
+    }
+}
+
+impl Feeder {
+    async fn run(mut self) {
+        while let Err(End::Failed(failure)) = self.round().await {
+            let refused = matches!(failure, Failure::Refused(_) | Failure::Settled(_));
+            let pause = if refused { REFUSED_MILLIS } else { RETRY_MILLIS };
+            tokio::select! {
+                () = sleep(Duration::from_millis(rand::random_range(pause))) => {}
+                () = self.events.closed() => return,
+            }
+        }
+    }
+
+    /// Tries all endpoints, and follows the first that works for as long as it does. Ends well
+    /// only with the reader.
+    async fn round(&mut self) -> Result<(), End> {
+        let limit = self.attempt_limit();
+        let mut failures = Vec::new();
+        let mut order = self.cluster.order().into_iter();
+        let mut last = None;
+        while let Some(index) = order.next() {
+            let opened = within(limit, self.connect(index)).await;
+            let failure = match opened {
+                Ok((connection, revision)) => {
+                    let began = Instant::now();
+                    match self.follow(&connection, revision, index).await {
+                        End::Unread => return Ok(()),
+                        End::Failed(failure) => {
+                            self.cluster.failed(index, Some(&connection));
+                            // One that has worked is worth trying again, and at once, but not
+                            // one that hangs up as soon as it is opened.
+                            if began.elapsed() > Duration::from_secs(1) {
+                                failures.clear();
+                                order = self.cluster.order().into_iter();
+                            }
+                            failure
+                        }
+                    }
+                }
+                Err(failure) => {
+                    self.cluster.failed(index, None);
+                    failure
+                }
+            };
+            failures.push((index, failure.clone()));
+            last = Some(failure);
+        }
+        if !self.interrupted {
+            self.interrupted = true;
+            let reason = self.cluster.summary(&failures).to_string();
+            self.events.send(Event::Interrupted { reason }).await?;
+        }
+        Err(End::Failed(last.unwrap_or_else(|| Failure::Unreached("no endpoint".to_owned()))))
+    }
+
+    fn attempt_limit(&self) -> Duration {
+        let share = self.cluster.timeout() / u32::try_from(self.cluster.len()).unwrap_or(1);
+        share.clamp(Duration::from_millis(500), Duration::from_secs(3))
+    }
+
+    /// A connection whose server answers, and the revision that the store is at: a linearizable
+    /// read, so no member that lags behind looks like a store that went back in time.
+    async fn connect(&mut self, index: usize) -> Result<(Connection, Reached), Failure> {
+        let (connection, _) = self.cluster.connect(index).await?;
+        let options = GetOptions::new().with_prefix().with_keys_only().with_limit(1);
+        let reached = self.read(index, &connection, options).await?;
+        Ok((connection, reached))
+    }
+
+    async fn read(
+        &self,
+        index: usize,
+        connection: &Connection,
+        options: GetOptions,
+    ) -> Result<Reached, Failure> {
+        let answer = connection.kv().get(self.prefix.as_str(), Some(options)).await;
+        let answer = answer.map_err(|error| {
+            let failure = self.understand(index, error);
+            if !matches!(failure, Failure::Settled(_)) {
+                self.cluster.forget(index, connection);
+            }
+            failure
+        })?;
+        let header = answer.header();
+        Ok(Reached {
+            revision: unsigned(header.map_or(0, |header| header.revision())),
+            cluster_id: header.map_or(0, |header| header.cluster_id()),
+        })
+    }
+
+    async fn follow(&mut self, connection: &Connection, reached: Reached, index: usize) -> End {
+        match self.try_follow(connection, reached, index).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        }
+    }
+
+    async fn try_follow(
+        &mut self,
+        connection: &Connection,
+        reached: Reached,
+        index: usize,
+    ) -> Result<std::convert::Infallible, End> {
+        let limit = self.attempt_limit();
+        let moved = self.cluster_id.is_some_and(|id| id != reached.cluster_id);
+        self.cluster_id = Some(reached.cluster_id);
+        if moved || reached.revision < self.seen {
+            self.lost(reached.revision).await?;
+        } else if reached.revision > self.seen && self.interrupted {
+            // Told apart now, so that "nothing was missed" is true when it is said.
+            let next = GetOptions::new().with_prefix().with_keys_only().with_limit(1);
+            let next = next.with_revision(self.next_revision());
+            match within(limit, self.read(index, connection, next)).await {
+                Ok(_) => {}
+                Err(failure) if is_compaction(&failure) => self.lost(reached.revision).await?,
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+        let mut stream = self.open(connection, index).await?;
+        self.cluster.worked(index);
+        if self.interrupted {
+            self.interrupted = false;
+            self.events.send(Event::Resumed).await?;
+        }
+        let mut asked = false;
+        let mut patience = Instant::now() + QUIET_FOR;
+        loop {
+            let message = tokio::select! {
+                message = stream.message() => message,
+                () = sleep_until(patience) => {
+                    if asked {
+                        let quiet = QUIET_FOR + PROGRESS_WITHIN;
+                        let reason = format!("the server has been silent for {quiet:?}");
+                        return Err(Failure::Unknown(reason).into());
+                    }
+                    asked = true;
+                    patience = Instant::now() + PROGRESS_WITHIN;
+                    stream.request_progress().await.map_err(|e| self.understand(index, e))?;
+                    continue;
+                }
+                () = self.events.closed() => return Err(End::Unread),
+            };
+            let message = message.map_err(|error| self.understand(index, error))?;
+            let Some(message) = message else {
+                return Err(Failure::Unknown("the server closed the watch".to_owned()).into());
+            };
+            if message.canceled() {
+                if message.compact_revision() > 0 {
+                    let options = GetOptions::new().with_prefix().with_keys_only().with_limit(1);
+                    let now = within(limit, self.read(index, connection, options)).await?;
+                    self.lost(now.revision).await?;
+                    stream = self.open(connection, index).await?;
+                    continue;
+                }
+                return Err(self.cancelled(index, message.cancel_reason()).into());
+            }
+            for event in message.events() {
+                self.tell(event).await?;
+            }
+            // etcd puts all of one revision in one message, so this one is complete.
+            if let Some(last) = message.events().last().and_then(|event| event.kv()) {
+                self.seen = self.seen.max(unsigned(last.mod_revision()));
+            }
+            asked = false;
+            patience = Instant::now() + QUIET_FOR;
+        }
+    }
+
+    /// A stream that the server has confirmed.
+    async fn open(&self, connection: &Connection, index: usize) -> Result<WatchStream, Failure> {
+        let options = WatchOptions::new().with_prefix().with_start_revision(self.next_revision());
+        let opening = async {
+            let mut stream = connection
+                .watcher()
+                .watch(self.prefix.as_str(), Some(options))
+                .await
+                .map_err(|error| self.understand(index, error))?;
+            match stream.message().await.map_err(|error| self.understand(index, error))? {
+                Some(message) if message.canceled() => {
+                    Err(self.cancelled(index, message.cancel_reason()))
+                }
+                Some(_) => Ok(stream),
+                None => Err(Failure::Unknown("the server closed the watch".to_owned())),
+            }
+        };
+        within(self.attempt_limit(), opening).await
+    }
+
+    async fn tell(&self, event: &etcd_client::Event) -> Result<(), End> {
+        let Some(found) = event.kv() else { return Ok(()) };
+        let revision = unsigned(found.mod_revision());
+        let entry = (event.event_type() == EventType::Put).then(|| Entry {
+            value: found.value().to_vec(),
+            modified: revision,
+            created: unsigned(found.create_revision()),
+        });
+        let key = Key::new(String::from_utf8_lossy(found.key()));
+        self.events.send(Event::Changed { key, entry, revision }).await?;
+        Ok(())
+    }
+
+    async fn lost(&mut self, revision: Revision) -> Result<(), End> {
+        self.seen = revision;
+        self.events.send(Event::Lost { revision }).await?;
+        Ok(())
+    }
+
+    fn next_revision(&self) -> i64 {
+        signed(self.seen.0.saturating_add(1))
+    }
+
+    fn task(&self) -> Task {
+        Task::below("watch", &self.prefix)
+    }
+
+    fn understand(&self, index: usize, error: etcd_client::Error) -> Failure {
+        understand(error, self.cluster.url(index), self.cluster.identity(), &self.task())
+    }
+
+    /// What the server says when it ends a watch: 3.4 gives the error as text.
+    fn cancelled(&self, index: usize, reason: &str) -> Failure {
+        if reason.contains("permission denied") {
+            let status = tonic::Status::permission_denied(reason);
+            return self.understand(index, etcd_client::Error::GRpcStatus(status));
+        }
+        Failure::Unknown(format!("the server ended the watch: {reason}"))
+    }
+}
+
+/// Where the store is.
+#[derive(Debug, Clone, Copy)]
+struct Reached {
+    revision: Revision,
+    cluster_id: u64,
+}
+
+fn is_compaction(failure: &Failure) -> bool {
+    matches!(failure, Failure::Settled(StoreError::Broken(why)) if why.contains("compacted"))
+}
