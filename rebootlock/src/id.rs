@@ -99,9 +99,23 @@ impl FromStr for MachineId {
 }
 
 /// Machines that share a limit. The group named `default` is the one without a key segment.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Group(String);
+
+impl TryFrom<String> for Group {
+    type Error = InvalidName;
+
+    fn try_from(name: String) -> Result<Self, InvalidName> {
+        Self::new(name)
+    }
+}
+
+impl From<Group> for String {
+    fn from(group: Group) -> Self {
+        group.0
+    }
+}
 
 impl Group {
     /// Name of the group that machines belong to unless told otherwise.

@@ -2,16 +2,24 @@
 //!
 //! From the inside out:
 //!
-//! - [`id`], [`semaphore`], [`record`], [`keys`]: what is stored, pure. They alone read and write JSON.
+//! - [`id`], [`semaphore`], [`record`], [`keys`], [`queue`]: what is stored and by what rules, pure.
+//!   They alone read and write JSON.
 //! - [`store`]: values that change only together; one backend a file below it.
 //! - [`lock`]: the lock manager, which loads documents, changes them by their rules and commits them.
-//! - [`queue`] and [`wait`]: who is next, and waiting for one's turn without polling.
-//! - [`config`], [`cli`], [`logging`]: what the programs have in common.
+//! - [`wait`]: waiting for one's turn without polling.
+//! - [`host`], [`config`], [`cli`], [`logging`]: what the programs have in common.
 //!
 //! Nothing here reboots anything, opens a port or talks to a bus.
 
+pub mod cli;
+pub mod config;
+pub mod host;
 pub mod id;
 pub mod keys;
-
+pub mod lock;
+pub mod logging;
+pub mod queue;
+pub mod record;
 pub mod semaphore;
 pub mod store;
+pub mod wait;

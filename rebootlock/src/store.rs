@@ -5,6 +5,10 @@
 
 pub mod conformance;
 mod etcd;
+mod lease;
+mod memory;
+mod open;
+mod sqlite;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +18,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-pub use self::etcd::EtcdOptions;
+pub use self::etcd::{EndpointReport, EndpointStatus, EtcdOptions, EtcdStore};
+pub use self::lease::LeaseKeeper;
+pub use self::memory::MemoryStore;
+pub use self::open::{Endpoint, InvalidEndpoint, etcd_options, open};
+pub use self::sqlite::SqliteStore;
 
 /// Where a value lives. Segments are joined by slashes, without a leading one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -231,6 +239,9 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// How many events wait for a slow reader before the feeder waits for it.
+    pub(crate) const BUFFER: usize = 64;
+
     /// A watch fed by `feeder` through the other end of `events`.
     pub(crate) fn new(
         events: mpsc::Receiver<Event>,

@@ -1,0 +1,249 @@
+//! The configuration that all programs share: files, then the environment, then flags.
+//!
+//! Files parse into fragments, all optional, as written; fragments merge, the later one winning
+//! member by member; the result becomes [`Settings`] once, validated, with no `Option` that means
+//! "default". Nothing reads the environment after that.
+
+mod file;
+mod fragment;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use self::file::{ConfigError, DEFAULT_FILE, read_files};
+pub use self::fragment::{
+    AgentFragment, Fragment, LogFormat, LogFragment, MachineFragment, StoreFragment, Strategy,
+    WindowFragment,
+};
+use crate::id::Group;
+use crate::keys::Keyspace;
+use crate::record::sorted_groups;
+use crate::store::Endpoint;
+
+/// Everything, decided.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Where the lock lives.
+    pub store: StoreSettings,
+    /// Which machine this is.
+    pub machine: MachineSettings,
+    /// How the agent behaves.
+    pub agent: AgentSettings,
+    /// When reboots may begin; at any time if there are none.
+    pub windows: Vec<WindowFragment>,
+    /// How the programs talk.
+    pub log: LogSettings,
+}
+
+/// Where the lock lives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoreSettings {
+    /// At least one, all of one kind.
+    pub endpoints: Vec<Endpoint>,
+    /// PEM file with the authorities to trust.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file with our certificate.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file with its key.
+    pub key_file: Option<PathBuf>,
+    /// User name.
+    pub username: Option<String>,
+    /// Password, out of a file.
+    pub password: Option<String>,
+    /// Above all keys.
+    pub keys: Keyspace,
+    /// Longest time one request may take.
+    pub timeout: Duration,
+}
+
+/// Which machine this is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MachineSettings {
+    /// File with the machine-id.
+    pub id_file: PathBuf,
+    /// File with the boot id.
+    pub boot_id_file: PathBuf,
+    /// Its groups, sorted, at least one.
+    pub groups: Vec<Group>,
+}
+
+/// How the agent behaves.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentSettings {
+    /// What to do when a reboot is wanted.
+    pub strategy: Strategy,
+    /// Place in the queue: higher goes first.
+    pub priority: u32,
+    /// Time given to users who are logged in.
+    pub warn_users: Duration,
+    /// How long an inhibitor may hold a slot up.
+    pub inhibit_timeout: Duration,
+    /// Still up so long after the reboot was ordered, something is wrong.
+    pub reboot_deadline: Duration,
+    /// Look again after this long even if nothing was heard.
+    pub poll: Duration,
+    /// How long `best-effort` waits for a store out of reach before it reboots without a slot.
+    pub best_effort_wait: Duration,
+}
+
+/// How the programs talk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogSettings {
+    /// In which form.
+    pub format: LogFormat,
+    /// What is shown, as `tracing` directives.
+    pub level: String,
+}
+
+impl Settings {
+    /// Decides everything that `fragment` leaves open, and checks what contradicts itself.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the setting.
+    pub fn decide(fragment: Fragment) -> Result<Self, ConfigError> {
+        let Fragment { store, machine, agent, window, log } = fragment;
+        let secs = |given: Option<u64>, default: u64| Duration::from_secs(given.unwrap_or(default));
+        Ok(Self {
+            store: StoreSettings::decide(store)?,
+            machine: MachineSettings {
+                id_file: machine.id_file.unwrap_or_else(|| "/etc/machine-id".into()),
+                boot_id_file: machine
+                    .boot_id_file
+                    .unwrap_or_else(|| "/proc/sys/kernel/random/boot_id".into()),
+                groups: sorted_groups(machine.groups.unwrap_or_default()),
+            },
+            agent: AgentSettings {
+                strategy: agent.strategy.unwrap_or_default(),
+                priority: agent.priority.unwrap_or(0),
+                warn_users: secs(agent.warn_users_secs, 300),
+                inhibit_timeout: secs(agent.inhibit_timeout_secs, 600),
+                reboot_deadline: secs(agent.reboot_deadline_secs, 900),
+                poll: secs(agent.poll_secs, 60).max(Duration::from_secs(1)),
+                best_effort_wait: secs(agent.best_effort_wait_secs, 60),
+            },
+            windows: window.unwrap_or_default(),
+            log: LogSettings {
+                format: log.format.unwrap_or_default(),
+                level: log.level.unwrap_or_else(|| "info".to_owned()),
+            },
+        })
+    }
+}
+
+impl StoreSettings {
+    fn decide(store: StoreFragment) -> Result<Self, ConfigError> {
+        let given = |endpoints: Vec<Endpoint>| (!endpoints.is_empty()).then_some(endpoints);
+        let endpoints = store
+            .endpoints
+            .and_then(given)
+            .unwrap_or_else(|| vec![Endpoint::Etcd("http://127.0.0.1:2379".to_owned())]);
+        let etcd = |endpoint: &&Endpoint| matches!(endpoint, Endpoint::Etcd(_));
+        let etcds = endpoints.iter().filter(etcd).count();
+        let fault = |setting, problem: &str| {
+            Err(ConfigError::Setting { setting, problem: problem.to_owned() })
+        };
+        if etcds != endpoints.len() && endpoints.len() > 1 {
+            let problem =
+                "several endpoints must all be etcd's; a sqlite: or memory: one stands alone";
+            return fault("store.endpoints", problem);
+        }
+        if store.cert_file.is_some() != store.key_file.is_some() {
+            let problem = "a client certificate needs both cert_file and key_file";
+            return fault("store.cert_file", problem);
+        }
+        if store.username.is_some() && store.password_file.is_none() && store.password.is_none() {
+            return fault("store.username", "a user name needs a password_file");
+        }
+        if store.timeout_secs == Some(0) {
+            return fault("store.timeout_secs", "must be at least 1");
+        }
+        let password = match (store.password, &store.password_file) {
+            (Some(password), _) => Some(password),
+            (None, Some(path)) => Some(read_password(path)?),
+            (None, None) => None,
+        };
+        Ok(Self {
+            endpoints,
+            ca_file: store.ca_file,
+            cert_file: store.cert_file,
+            key_file: store.key_file,
+            username: store.username,
+            password,
+            keys: store.prefix.unwrap_or_default(),
+            timeout: Duration::from_secs(store.timeout_secs.unwrap_or(5)),
+        })
+    }
+}
+
+/// The first line of the file: editors end it with a newline that is not part of the password.
+fn read_password(path: &Path) -> Result<String, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn decide(text: &str) -> Result<Settings, ConfigError> {
+        Settings::decide(Fragment::parse(Path::new("test.toml"), text)?)
+    }
+
+    #[test]
+    fn nothing_configured_means_the_documented_defaults() {
+        let settings = decide("").unwrap();
+        assert_eq!(settings.store.endpoints[0].to_string(), "http://127.0.0.1:2379");
+        assert_eq!(settings.machine.groups, [Group::default()]);
+        assert_eq!(settings.agent.strategy, Strategy::EtcdLock);
+        assert_eq!(settings.agent.warn_users, Duration::from_secs(300));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_place_and_a_suggestion() {
+        let error = decide("[store]\nendpoint = [\"memory:\"]\n").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "test.toml:2:1: unknown key `endpoint` in [store]; did you mean `endpoints`?"
+        );
+        let error = decide("[agnet]\nstrategy = \"off\"\n").unwrap_err().to_string();
+        assert_eq!(error, "test.toml:1:2: unknown table `agnet`; did you mean `agent`?");
+    }
+
+    #[test]
+    fn a_bad_value_is_named_with_its_place_and_what_is_allowed() {
+        for (text, said) in [
+            (
+                "[agent]\nstrategy = \"of\"",
+                "test.toml:2:12: unknown value `of`; did you mean `off`? (allowed: `etcd-lock`, `lock`, `reboot`, `best-effort`, `off`)",
+            ),
+            (
+                "[store]\nendpoints = [\"host:1\"]",
+                "test.toml:2:13: endpoint \"host:1\" has no scheme that is known; expected http://host:2379, https://host:2379, sqlite:/path or memory:",
+            ),
+            (
+                "[store]\ntimeout_secs = \"5\"",
+                "test.toml:2:16: invalid type: string \"5\", expected u64",
+            ),
+            ("[machine]\ngroups = [\"\"]", "test.toml:2:10: group name is empty"),
+        ] {
+            assert_eq!(decide(text).unwrap_err().to_string(), said);
+        }
+        let error = decide("[store]\nendpoints = [\"memory:\"").unwrap_err().to_string();
+        assert!(error.starts_with("test.toml:2:"), "{error}");
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for text in [
+            "[store]\nendpoints = [\"memory:\", \"http://h:1\"]",
+            "[store]\ncert_file = \"/x\"",
+            "[store]\nusername = \"u\"",
+            "[store]\ntimeout_secs = 0",
+            "[store]\nusername = \"u\"\npassword_file = \"/nonexistent\"",
+        ] {
+            assert!(decide(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What one file says: every member optional.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer};
+
+use super::ConfigError;
+use super::file::explain;
+use crate::id::Group;
+use crate::keys::Keyspace;
+use crate::store::Endpoint;
+
+/// One layer of configuration, as written.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fragment {
+    /// `[store]`
+    pub store: StoreFragment,
+    /// `[machine]`
+    pub machine: MachineFragment,
+    /// `[agent]`
+    pub agent: AgentFragment,
+    /// `[[window]]`
+    pub window: Option<Vec<WindowFragment>>,
+    /// `[log]`
+    pub log: LogFragment,
+}
+
+/// `[store]`: where the lock lives.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreFragment {
+    /// Where, tried in this order.
+    pub endpoints: Option<Vec<Endpoint>>,
+    /// PEM file with the authorities to trust.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file with our certificate.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file with its key.
+    pub key_file: Option<PathBuf>,
+    /// User name.
+    pub username: Option<String>,
+    /// File whose first line is the password.
+    pub password_file: Option<PathBuf>,
+    /// A password out of the environment, as locksmith took it. Never out of a file.
+    #[serde(skip)]
+    pub password: Option<String>,
+    /// Above all keys.
+    #[serde(deserialize_with = "from_text")]
+    pub prefix: Option<Keyspace>,
+    /// Longest time one request may take, in seconds.
+    pub timeout_secs: Option<u64>,
+}
+
+/// `[machine]`: which machine this is.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MachineFragment {
+    /// File with the machine-id.
+    pub id_file: Option<PathBuf>,
+    /// File with the boot id.
+    pub boot_id_file: Option<PathBuf>,
+    /// Groups it belongs to.
+    pub groups: Option<Vec<Group>>,
+}
+
+/// `[agent]`: how the daemon behaves.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentFragment {
+    /// What to do when a reboot is wanted.
+    pub strategy: Option<Strategy>,
+    /// Place in the queue: higher goes first.
+    pub priority: Option<u32>,
+    /// Time given to users who are logged in, in seconds.
+    pub warn_users_secs: Option<u64>,
+    /// How long an inhibitor may hold a slot up, in seconds.
+    pub inhibit_timeout_secs: Option<u64>,
+    /// Still up so long after the reboot was ordered, something is wrong, in seconds.
+    pub reboot_deadline_secs: Option<u64>,
+    /// Look again after this long even if nothing was heard, in seconds.
+    pub poll_secs: Option<u64>,
+    /// How long `best-effort` waits for a store out of reach, in seconds.
+    pub best_effort_wait_secs: Option<u64>,
+}
+
+/// `[[window]]`: when reboots may begin.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WindowFragment {
+    /// `23:00` or `Thu 23:00`, local time.
+    pub start: String,
+    /// `1h30m`.
+    pub length: String,
+}
+
+/// `[log]`: how the programs talk.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogFragment {
+    /// In which form.
+    pub format: Option<LogFormat>,
+    /// What is shown: `error`, `warn`, `info`, `debug`, `trace`, or directives by module.
+    pub level: Option<String>,
+}
+
+/// What to do when a reboot is wanted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// Reboot with a slot only.
+    #[default]
+    #[serde(alias = "lock")]
+    #[value(alias = "lock")]
+    EtcdLock,
+    /// Reboot without asking for a slot.
+    Reboot,
+    /// Reboot with a slot if the store answers, else without.
+    BestEffort,
+    /// Never reboot.
+    Off,
+}
+
+impl Strategy {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::EtcdLock => "etcd-lock",
+            Self::Reboot => "reboot",
+            Self::BestEffort => "best-effort",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// In which form logs are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people and the journal.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Fragment {
+    /// Reads one file's text; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`ConfigError::Syntax`] with file, line and column, and a suggestion where there is one.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| explain(path, text, &error))
+    }
+
+    /// This layer with `over` laid on top of it.
+    #[must_use]
+    pub fn overlaid(self, over: Self) -> Self {
+        macro_rules! overlay {
+            ($table:ident: $($member:ident),+) => {{
+                let (below, above) = (self.$table, over.$table);
+                #[allow(clippy::needless_update)]
+                let merged = overlay!(@ $table { $($member: above.$member.or(below.$member)),+ });
+                merged
+            }};
+            (@ store { $($rest:tt)* }) => { StoreFragment { $($rest)* } };
+            (@ machine { $($rest:tt)* }) => { MachineFragment { $($rest)* } };
+            (@ agent { $($rest:tt)* }) => { AgentFragment { $($rest)* } };
+            (@ log { $($rest:tt)* }) => { LogFragment { $($rest)* } };
+        }
+        Self {
+            store: overlay!(store: endpoints, ca_file, cert_file, key_file, username,
+                password_file, password, prefix, timeout_secs),
+            machine: overlay!(machine: id_file, boot_id_file, groups),
+            agent: overlay!(agent: strategy, priority, warn_users_secs, inhibit_timeout_secs,
+                reboot_deadline_secs, poll_secs, best_effort_wait_secs),
+            window: over.window.or(self.window),
+            log: overlay!(log: format, level),
+        }
+    }
+}
+
+fn from_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(serde::de::Error::custom)
+}

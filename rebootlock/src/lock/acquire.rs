@@ -1,0 +1,97 @@
+//! Taking a slot in each of a machine's groups, all or none.
+
+use super::{Decision, LockError, LockManager, Result};
+use crate::record::{Claim, Document, HolderRecord, UnixTime};
+use crate::store::{Commit, Precondition, Snapshot, Txn};
+
+/// How an acquisition succeeded.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Acquired {
+    /// The slots are ours, by this claim's token.
+    Granted,
+    /// The machine had them already, from another acquisition, and nothing was changed. Without a
+    /// record if a program that writes none took them.
+    Already(Option<Box<HolderRecord>>),
+}
+
+impl LockManager {
+    /// Takes a slot for the claim's machine in each of its groups, in one transaction.
+    ///
+    /// Asking again, with the same claim or another, succeeds and changes nothing.
+    ///
+    /// # Errors
+    /// [`LockError::Full`], [`LockError::Paused`], [`LockError::Damaged`], or what the store says;
+    /// then the slots may be ours all the same, which asking again finds out.
+    pub async fn acquire(&self, claim: &Claim) -> Result<Acquired> {
+        let action = format!("acquiring a slot for {} below {}", claim.machine, self.keys);
+        let keys = self.keys_of(claim.groups(), &claim.machine);
+        self.settle(&action, &keys, |before| self.decide_acquire(claim, before)).await
+    }
+
+    /// Like [`LockManager::acquire`], but in one try on documents that are known already, and only
+    /// if `places` are still as they were. `None`: they or the documents have changed.
+    pub(crate) async fn acquire_from(
+        &self,
+        claim: &Claim,
+        before: &Snapshot,
+        places: impl IntoIterator<Item = Precondition>,
+    ) -> Result<Option<Acquired>> {
+        let (mut txn, acquired) = match self.decide_acquire(claim, before)? {
+            Decision::Done(acquired) => return Ok(Some(acquired)),
+            Decision::Commit(txn, acquired) => (txn, acquired),
+        };
+        txn.preconditions.extend(places);
+        let action = || format!("acquiring a slot for {} below {}", claim.machine, self.keys);
+        match self.store.commit(&txn).await {
+            Ok(Commit::Won(_)) => Ok(Some(acquired)),
+            Ok(Commit::Lost) => Ok(None),
+            Err(source) => Err(LockError::Store { action: action(), source }),
+        }
+    }
+
+    fn decide_acquire(&self, claim: &Claim, before: &Snapshot) -> Result<Decision<Acquired>> {
+        let machine = &claim.machine;
+        let mut txn = Txn::new();
+        let mut held = Vec::new();
+        let record = claim.record(UnixTime::now());
+        let mut full = None;
+        for group in claim.groups() {
+            let mut semaphore = self.semaphore(before, group)?;
+            let (place, holder) = (self.keys.semaphore(group), self.keys.holder(group, machine));
+            txn = txn.when(before.unchanged(&place)).when(before.unchanged(&holder));
+            if semaphore.holds(machine) {
+                held.push(self.record(before, group, machine)?);
+            } else {
+                if let Err(error) = semaphore.acquire(machine.clone()) {
+                    full.get_or_insert(LockError::Full { group: group.clone(), max: error.max });
+                }
+                txn = txn.put(place, semaphore.to_json());
+            }
+            // A record without its place in the semaphore is a leftover, and is replaced.
+            txn = txn.put(holder, record.to_json()).delete(self.keys.waiter(group, machine));
+        }
+        if held.len() == claim.groups().len() {
+            let ours = held.iter().flatten().any(|record| record.is_of(claim.token));
+            let record = held.into_iter().flatten().next().map(Box::new);
+            return Ok(Decision::Done(if ours {
+                Acquired::Granted
+            } else {
+                Acquired::Already(record)
+            }));
+        }
+        // Some of its groups are held by an earlier acquisition: this one takes over the lot, but
+        // not from under somebody who might not know of it.
+        if let Some(other) =
+            held.iter().flatten().find(|record| record.via.as_ref() != Some(&claim.via))
+        {
+            return Ok(Decision::Done(Acquired::Already(Some(Box::new(other.clone())))));
+        }
+        if let Some(paused) = self.pause_in_force(before, claim.groups()) {
+            return Err(paused);
+        }
+        if let Some(full) = full {
+            return Err(full);
+        }
+        Ok(Decision::Commit(self.when_not_paused(txn, claim.groups()), Acquired::Granted))
+    }
+}

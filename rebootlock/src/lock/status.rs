@@ -1,0 +1,124 @@
+//! What a person sees: who holds, since when, who waits, what is paused.
+
+use std::collections::BTreeMap;
+
+use super::{LockError, LockManager, Result, Scope};
+use crate::id::{Group, MachineId};
+use crate::keys::last_segment;
+use crate::queue::{Queue, Ticket};
+use crate::record::{Document, HolderRecord, Pause};
+use crate::semaphore::Semaphore;
+use crate::semaphore::json::Damage;
+use crate::store::{Key, Revision, Select, Snapshot};
+
+/// One machine that has a slot.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Holder {
+    /// Which.
+    pub machine: MachineId,
+    /// Its record: none if the program that took the slot writes none, damage if it is unreadable.
+    pub record: Option<std::result::Result<HolderRecord, Damage>>,
+}
+
+/// A group at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupStatus {
+    /// Which.
+    pub group: Group,
+    /// That moment.
+    pub revision: Revision,
+    /// Whether a semaphore has ever been written.
+    pub exists: bool,
+    /// Its slots.
+    pub semaphore: Semaphore,
+    /// Who has them, sorted.
+    pub holders: Vec<Holder>,
+    /// Who waits, first come first.
+    pub queue: Vec<Ticket>,
+    /// What pauses it; `None` inside where the document cannot be read.
+    pub paused: Vec<(Scope, Option<Pause>)>,
+}
+
+impl LockManager {
+    /// The state of a group. Writes nothing, whatever is there.
+    ///
+    /// # Errors
+    /// [`LockError::Damaged`] if the semaphore cannot be read, or what the store says.
+    pub async fn status(&self, group: &Group) -> Result<GroupStatus> {
+        let place = self.keys.semaphore(group);
+        let failed = |source| LockError::Store { action: format!("reading {place}"), source };
+        let documents = [place.clone(), self.keys.paused(group), self.keys.fleet_paused()];
+        let now = self.store.load(&documents).await.map_err(failed)?;
+        let (holding, queue) = (self.keys.holders(group), self.keys.queue(group));
+        let (records, waiting) = tokio::try_join!(
+            self.store.list(&holding, Select::All),
+            self.store.list(&queue, Select::All),
+        )
+        .map_err(failed)?;
+        let semaphore = self.semaphore(&now, group)?;
+        Ok(GroupStatus {
+            group: group.clone(),
+            revision: now.revision,
+            exists: now.get(&place).is_some(),
+            holders: holders(&semaphore, &records),
+            queue: Queue::of(&waiting).in_order(crate::record::UnixTime::now()),
+            paused: [Scope::Fleet, Scope::Group(group.clone())]
+                .into_iter()
+                .filter_map(|scope| {
+                    let entry = now.get(&scope.key(&self.keys))?;
+                    Some((scope, Pause::from_json(&entry.value).ok()))
+                })
+                .collect(),
+            semaphore,
+        })
+    }
+
+    /// All groups that have a semaphore, and the default one.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn groups(&self) -> Result<Vec<Group>> {
+        let below = self.keys.groups();
+        let listed = self.store.list(&below, Select::Keys).await.map_err(|source| {
+            LockError::Store { action: format!("listing the groups below {below}"), source }
+        })?;
+        let mut groups = vec![Group::default()];
+        groups.extend(listed.entries.keys().filter_map(|key| self.keys.group_of_semaphore(key)));
+        Ok(groups)
+    }
+
+    /// Whether `machine` holds a slot in each of `groups`, and its record there.
+    ///
+    /// # Errors
+    /// [`LockError::Damaged`], or what the store says.
+    pub async fn holding(
+        &self,
+        groups: &[Group],
+        machine: &MachineId,
+    ) -> Result<BTreeMap<Group, Option<HolderRecord>>> {
+        let keys = self.keys_of(groups, machine);
+        let action = || format!("reading the slot of {machine} below {}", self.keys);
+        let now = self
+            .store
+            .load(&keys)
+            .await
+            .map_err(|source| LockError::Store { action: action(), source })?;
+        let mut held = BTreeMap::new();
+        for group in groups {
+            if self.semaphore(&now, group)?.holds(machine) {
+                held.insert(group.clone(), self.record(&now, group, machine)?);
+            }
+        }
+        Ok(held)
+    }
+}
+
+fn holders(semaphore: &Semaphore, records: &Snapshot) -> Vec<Holder> {
+    let by_id: BTreeMap<&str, _> =
+        records.entries.iter().map(|(key, entry): (&Key, _)| (last_segment(key), entry)).collect();
+    let holder = |machine: &MachineId| Holder {
+        machine: machine.clone(),
+        record: by_id.get(machine.as_str()).map(|entry| HolderRecord::from_json(&entry.value)),
+    };
+    semaphore.holders().iter().map(holder).collect()
+}

@@ -1,0 +1,165 @@
+//! From what a user writes to a store.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::{EtcdOptions, EtcdStore, MemoryStore, Result, SharedStore, SqliteStore};
+use crate::config::StoreSettings;
+
+/// Where a store is, as a user writes it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Endpoint {
+    /// `http(s)://host:port`.
+    Etcd(String),
+    /// `sqlite:PATH`.
+    Sqlite(PathBuf),
+    /// `memory:`.
+    Memory,
+}
+
+/// What is not an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "endpoint {endpoint:?} {problem}; expected http://host:2379, https://host:2379, sqlite:/path or memory:"
+)]
+pub struct InvalidEndpoint {
+    endpoint: String,
+    problem: &'static str,
+}
+
+impl FromStr for Endpoint {
+    type Err = InvalidEndpoint;
+
+    fn from_str(text: &str) -> std::result::Result<Self, InvalidEndpoint> {
+        let invalid = |problem| InvalidEndpoint { endpoint: text.to_owned(), problem };
+        let text = text.trim();
+        if text == "memory:" {
+            return Ok(Self::Memory);
+        }
+        if let Some(path) = text.strip_prefix("sqlite:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return match path {
+                "" => Err(invalid("names no file")),
+                path => Ok(Self::Sqlite(path.into())),
+            };
+        }
+        let Some(rest) = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"))
+        else {
+            return Err(invalid("has no scheme that is known"));
+        };
+        let authority = rest.trim_end_matches('/');
+        if authority.contains('/') {
+            return Err(invalid("has a path"));
+        }
+        if authority.contains('@') {
+            return Err(InvalidEndpoint {
+                // The password stays out of logs.
+                endpoint: "…@…".to_owned(),
+                problem: "holds credentials (use --etcd-username and --etcd-password-file)",
+            });
+        }
+        let host = authority.rsplit_once(':').map_or(authority, |(host, port)| {
+            if port.parse::<u16>().is_ok() || authority.ends_with(']') { host } else { "" }
+        });
+        if host.is_empty() || host.contains(char::is_whitespace) {
+            return Err(invalid("has no host or no valid port"));
+        }
+        Ok(Self::Etcd(text.trim_end_matches('/').to_owned()))
+    }
+}
+
+impl TryFrom<String> for Endpoint {
+    type Error = InvalidEndpoint;
+
+    fn try_from(text: String) -> std::result::Result<Self, InvalidEndpoint> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Etcd(url) => f.write_str(url),
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Self::Memory => f.write_str("memory:"),
+        }
+    }
+}
+
+/// How to reach the etcd that `settings` describe, if that is where they lead.
+pub fn etcd_options(settings: &StoreSettings) -> Option<EtcdOptions> {
+    let etcd = |endpoint: &Endpoint| match endpoint {
+        Endpoint::Etcd(url) => Some(url.clone()),
+        _ => None,
+    };
+    Some(EtcdOptions {
+        endpoints: settings.endpoints.iter().map(etcd).collect::<Option<Vec<_>>>()?,
+        ca_file: settings.ca_file.clone(),
+        cert_file: settings.cert_file.clone(),
+        key_file: settings.key_file.clone(),
+        username: settings.username.clone(),
+        password: settings.password.clone(),
+        timeout: settings.timeout,
+    })
+}
+
+/// Opens the store that `settings` describe. An etcd need not answer yet. Call it inside the
+/// runtime that will use the store.
+///
+/// # Errors
+/// A file that cannot be read or opened, or credentials that contradict each other.
+pub fn open(settings: &StoreSettings) -> Result<SharedStore> {
+    if let Some(options) = etcd_options(settings) {
+        return Ok(Arc::new(EtcdStore::new(options)?));
+    }
+    Ok(match settings.endpoints.first() {
+        Some(Endpoint::Sqlite(path)) => Arc::new(SqliteStore::open(path, settings.timeout)?),
+        // Settings hold endpoints of one kind only, and one at least.
+        _ => Arc::new(MemoryStore::new()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_read_as_users_write_them() {
+        for (text, shown) in [
+            ("http://127.0.0.1:2379", "http://127.0.0.1:2379"),
+            ("https://etcd.example:2379/", "https://etcd.example:2379"),
+            ("http://[::1]:2379", "http://[::1]:2379"),
+            ("http://etcd", "http://etcd"),
+            ("sqlite:/var/lib/rebootlock.db", "sqlite:/var/lib/rebootlock.db"),
+            ("sqlite:relative.db", "sqlite:relative.db"),
+            ("memory:", "memory:"),
+        ] {
+            assert_eq!(text.parse::<Endpoint>().map(|e| e.to_string()), Ok(shown.to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_is_not_an_endpoint_is_refused_without_showing_passwords() {
+        for text in [
+            "",
+            "127.0.0.1:2379",
+            "ftp://x",
+            "http://",
+            "http://:2379",
+            "http://h:port",
+            "sqlite:",
+            "http://h/v2",
+        ] {
+            assert!(text.parse::<Endpoint>().is_err(), "{text:?}");
+        }
+        let error = "http://u:secret@h:1".parse::<Endpoint>().map_err(|e| e.to_string());
+        assert!(
+            error.is_err_and(|said| !said.contains("secret") && said.contains("--etcd-username"))
+        );
+    }
+}

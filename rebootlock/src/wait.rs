@@ -1,0 +1,387 @@
+//! Waiting for a slot: a place in the queue, and waking up when it is one's turn.
+//!
+//! Who waits far behind watches one place only, the one [`FRONT`] before its own, and asks again
+//! when that is gone. Who is among the first [`FRONT`] watches the semaphore, the queue and the
+//! pauses, keeps its own copy of them, and commits straight from that copy when a slot is free for
+//! it. So a hand-over costs as many requests with ten waiting as with a thousand.
+//!
+//! The place hangs on a lease. A waiter that was frozen has lost its place, and the transaction
+//! that would take the slot requires the place: it cannot act on what it believed before.
+
+mod front;
+
+use std::time::Duration;
+
+use rand::RngExt as _;
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::id::Group;
+use crate::lock::{Acquired, LockError, LockManager, Scope};
+use crate::record::{Claim, Document, UnixTime};
+use crate::store::{Event, Key, LeaseKeeper, Revision, Select, StoreError, Txn};
+
+/// How many at the head of a queue watch it.
+pub const FRONT: usize = 8;
+
+/// How waiting is done.
+#[derive(Debug, Clone)]
+pub struct WaitOptions {
+    /// A waiter that dies leaves the queue after this long.
+    pub lease: Duration,
+    /// Look again after this long even if nothing was heard, before up to a fifth is added.
+    pub poll: Duration,
+}
+
+impl Default for WaitOptions {
+    fn default() -> Self {
+        Self { lease: Duration::from_secs(30), poll: Duration::from_secs(60) }
+    }
+}
+
+/// What is in the way.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Obstacle {
+    /// Nothing known yet.
+    Asking,
+    /// Others are before us, or all slots are taken.
+    Queued {
+        /// In which group.
+        group: Group,
+        /// How many go first; `None` if so many that they were not counted.
+        ahead: Option<usize>,
+    },
+    /// Somebody paused it.
+    Paused {
+        /// What is paused.
+        scope: Scope,
+        /// By whom and why, in words.
+        why: String,
+    },
+    /// The store does not answer, or a document is damaged.
+    Failing {
+        /// The error with its causes, in words.
+        why: String,
+        /// Whether it is the store that cannot be reached, rather than a document or a right.
+        out_of_reach: bool,
+    },
+}
+
+/// A claim that waits, in a task of its own. Dropping it leaves the queue when the lease ends;
+/// [`Waiting::leave`] does at once.
+#[derive(Debug)]
+pub struct Waiting {
+    obstacle: watch::Receiver<Obstacle>,
+    granted: oneshot::Receiver<Acquired>,
+    cancel: CancellationToken,
+    task: AbortOnDropHandle<Option<Acquired>>,
+}
+
+impl Waiting {
+    /// Begins to wait.
+    pub fn start(locks: LockManager, claim: Claim, options: WaitOptions) -> Self {
+        let (obstacles, obstacle) = watch::channel(Obstacle::Asking);
+        let (grant, granted) = oneshot::channel();
+        let cancel = CancellationToken::new();
+        let waiter = Waiter {
+            locks,
+            since: UnixTime::now(),
+            claim,
+            options,
+            obstacles,
+            cancel: cancel.clone(),
+            place: None,
+        };
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+            let acquired = waiter.run().await?;
+            // Whoever leaves takes the answer from the task instead.
+            match grant.send(acquired) {
+                Ok(()) => None,
+                Err(acquired) => Some(acquired),
+            }
+        }));
+        Self { obstacle, granted, cancel, task }
+    }
+
+    /// What is in the way now.
+    pub fn obstacle(&self) -> Obstacle {
+        self.obstacle.borrow().clone()
+    }
+
+    /// Returns when something else is in the way. Safe to cancel.
+    pub async fn changed(&mut self) {
+        if self.obstacle.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Returns when the slots are taken. Safe to cancel; call it once only to its end.
+    pub async fn granted(&mut self) -> Acquired {
+        match (&mut self.granted).await {
+            Ok(acquired) => acquired,
+            // The task ends without an answer only when it was told to leave.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Leaves the queue. If the slots were taken at that very moment they are the caller's to use
+    /// or release.
+    pub async fn leave(mut self) -> Option<Acquired> {
+        self.cancel.cancel();
+        let from_task = (&mut self.task).await.ok().flatten();
+        self.granted.try_recv().ok().or(from_task)
+    }
+}
+
+struct Waiter {
+    locks: LockManager,
+    since: UnixTime,
+    claim: Claim,
+    options: WaitOptions,
+    obstacles: watch::Sender<Obstacle>,
+    cancel: CancellationToken,
+    place: Option<Place>,
+}
+
+/// Our place in the queue of each group.
+struct Place {
+    lease: LeaseKeeper,
+    /// For each group, when the store saw us come and when the place was last written.
+    tickets: Vec<(Key, Revision, Revision)>,
+}
+
+/// What a round of waiting ended with.
+enum Round {
+    Granted(Acquired),
+    /// Look again at everything.
+    Again,
+    /// The place is gone: take a new one.
+    PlaceLost,
+    Cancelled,
+}
+
+impl Waiter {
+    async fn run(mut self) -> Option<Acquired> {
+        let acquired = loop {
+            let round = match self.round().await {
+                Ok(round) => round,
+                Err(error) => self.failed(&error).await,
+            };
+            match round {
+                Round::Granted(acquired) => break Some(acquired),
+                Round::Again => {}
+                Round::PlaceLost => self.place = None,
+                Round::Cancelled => break None,
+            }
+        };
+        self.leave_queue().await;
+        acquired
+    }
+
+    /// One look at everything, and then waiting until something happens.
+    async fn round(&mut self) -> Result<Round, LockError> {
+        if self.cancel.is_cancelled() {
+            return Ok(Round::Cancelled);
+        }
+        if self.place.is_none() {
+            match self.without_queueing().await {
+                Ok(Some(acquired)) => return Ok(Round::Granted(acquired)),
+                Ok(None) | Err(LockError::Full { .. }) => {}
+                Err(paused @ LockError::Paused { .. }) => return self.sit_out(paused).await,
+                Err(error) => return Err(error),
+            }
+            self.take_place().await?;
+        }
+        match self.guard().await? {
+            Guard::None => self.front().await,
+            Guard::Gone => Ok(Round::PlaceLost),
+            Guard::Behind(group, key, after) => self.behind(group, &key, after).await,
+        }
+    }
+
+    /// Takes the slots at once if nobody waits for them.
+    async fn without_queueing(&self) -> Result<Option<Acquired>, LockError> {
+        for group in self.claim.groups() {
+            let queue = self.locks.keys().queue(group);
+            let first = self.store_call("looking at", &queue, async {
+                self.locks.store().list(&queue, Select::Oldest(1)).await
+            });
+            let first = first.await?;
+            if first
+                .entries
+                .keys()
+                .any(|key| *key != self.locks.keys().waiter(group, &self.claim.machine))
+            {
+                return Ok(None);
+            }
+        }
+        self.locks.acquire(&self.claim).await.map(Some)
+    }
+
+    /// Enters all queues in one transaction. A place left there by an earlier life of this machine
+    /// is taken over with its seniority.
+    async fn take_place(&mut self) -> Result<(), LockError> {
+        let keys = self.locks.keys();
+        let waiters: Vec<_> =
+            self.claim.groups().iter().map(|g| keys.waiter(g, &self.claim.machine)).collect();
+        let first = &waiters[0];
+        let store = self.locks.store().clone();
+        let lease = self
+            .store_call("entering", first, LeaseKeeper::start(store.clone(), self.options.lease))
+            .await?;
+        let document = self.claim.waiter(self.since).to_json();
+        let txn = waiters
+            .iter()
+            .fold(Txn::new(), |txn, key| txn.put_leased(key.clone(), document.clone(), lease.id()));
+        self.store_call("entering", first, store.commit(&txn)).await?;
+        let now = self.store_call("entering", first, store.load(&waiters)).await?;
+        let tickets: Vec<_> =
+            now.entries.into_iter().map(|(key, e)| (key, e.created, e.modified)).collect();
+        if tickets.len() == waiters.len() {
+            self.place = Some(Place { lease, tickets });
+        }
+        Ok(())
+    }
+
+    /// Whom to watch while far behind.
+    async fn guard(&self) -> Result<Guard, LockError> {
+        let Some(place) = &self.place else { return Ok(Guard::Gone) };
+        if self.claim.priority > 0 {
+            return Ok(Guard::None);
+        }
+        for group in self.claim.groups() {
+            let own = self.locks.keys().waiter(group, &self.claim.machine);
+            let Some((_, created, _)) = place.tickets.iter().find(|(key, ..)| *key == own) else {
+                return Ok(Guard::Gone);
+            };
+            let queue = self.locks.keys().queue(group);
+            let before = self
+                .store_call("looking at", &queue, async {
+                    self.locks.store().list(&queue, Select::NewestBefore(*created, FRONT)).await
+                })
+                .await?;
+            if before.entries.len() == FRONT
+                && let Some((key, _)) = before.entries.iter().min_by_key(|(_, e)| e.created)
+            {
+                return Ok(Guard::Behind(group.clone(), key.clone(), before.revision));
+            }
+        }
+        Ok(Guard::None)
+    }
+
+    /// Far behind: until the guard is gone.
+    async fn behind(
+        &mut self,
+        group: Group,
+        guard: &Key,
+        after: Revision,
+    ) -> Result<Round, LockError> {
+        self.report(Obstacle::Queued { group, ahead: None });
+        let mut changes = self.locks.store().watch(guard, after);
+        let poll = tokio::time::sleep(self.poll_interval());
+        tokio::pin!(poll);
+        let Some(place) = &mut self.place else { return Ok(Round::PlaceLost) };
+        loop {
+            tokio::select! {
+                event = changes.next() => match event {
+                    // The guard's key may begin another's.
+                    Some(Event::Changed { key, entry: None, .. }) if key == *guard => {
+                        return Ok(Round::Again);
+                    }
+                    Some(Event::Lost { .. } | Event::Resumed) | None => return Ok(Round::Again),
+                    Some(Event::Changed { .. }) => {}
+                    Some(Event::Interrupted { reason }) => {
+                        let why = reason;
+                        self.obstacles.send_replace(Obstacle::Failing { why, out_of_reach: true });
+                    }
+                },
+                () = place.lease.gone() => return Ok(Round::PlaceLost),
+                () = self.cancel.cancelled() => return Ok(Round::Cancelled),
+                () = &mut poll => return Ok(Round::Again),
+            }
+        }
+    }
+
+    /// Paused: outside the queue until the pause has ended.
+    async fn sit_out(&mut self, paused: LockError) -> Result<Round, LockError> {
+        self.leave_queue().await;
+        let LockError::Paused { scope, .. } = &paused else { return Ok(Round::Again) };
+        self.report(Obstacle::Paused { scope: scope.clone(), why: paused.to_string() });
+        let key = scope.key(self.locks.keys());
+        let now = self
+            .store_call("looking at", &key, async {
+                self.locks.store().load(std::slice::from_ref(&key)).await
+            })
+            .await?;
+        if now.get(&key).is_none() {
+            return Ok(Round::Again);
+        }
+        let mut changes = self.locks.store().watch(&key, now.revision);
+        let poll = tokio::time::sleep(self.poll_interval());
+        tokio::select! {
+            _ = changes.next() => Ok(Round::Again),
+            () = self.cancel.cancelled() => Ok(Round::Cancelled),
+            () = poll => Ok(Round::Again),
+        }
+    }
+
+    /// Says what failed, and waits for a moment before trying again: shorter than a second if the
+    /// store is out of reach, so that its return is noticed at once.
+    async fn failed(&mut self, error: &LockError) -> Round {
+        let out_of_reach = error.is_transient();
+        self.report(Obstacle::Failing { why: error.to_string(), out_of_reach });
+        if matches!(error, LockError::Store { source: StoreError::LeaseGone, .. }) {
+            return Round::PlaceLost;
+        }
+        let longest = if out_of_reach { 750 } else { 5000 };
+        let pause = rand::rng().random_range(longest / 3..=longest);
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(pause)) => Round::Again,
+            () = self.cancel.cancelled() => Round::Cancelled,
+        }
+    }
+
+    async fn leave_queue(&mut self) {
+        let Some(place) = self.place.take() else { return };
+        // When this fails the lease ends by itself, as nobody keeps it alive any more.
+        if let Err(error) = place.lease.end().await {
+            tracing::debug!(%error, "could not leave the queue; the lease will");
+        }
+    }
+
+    fn report(&self, obstacle: Obstacle) {
+        self.obstacles.send_if_modified(|now| {
+            let changed = *now != obstacle;
+            *now = obstacle;
+            changed
+        });
+    }
+
+    fn poll_interval(&self) -> Duration {
+        self.options.poll.mul_f64(rand::rng().random_range(1.0..1.2))
+    }
+
+    async fn store_call<T>(
+        &self,
+        doing: &str,
+        key: &Key,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, LockError> {
+        call.await.map_err(|source| LockError::Store { action: format!("{doing} {key}"), source })
+    }
+}
+
+/// Whom a waiter watches.
+enum Guard {
+    /// Nobody: it is among the first.
+    None,
+    /// It has no place of its own.
+    Gone,
+    /// The one so far before it in this group, present at that revision.
+    Behind(Group, Key, Revision),
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

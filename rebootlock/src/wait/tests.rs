@@ -1,0 +1,212 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+use crate::id::MachineId;
+use crate::keys::Keyspace;
+use crate::queue::Queue;
+use crate::record::{Pause, Via};
+use crate::semaphore::Semaphore;
+use crate::store::{MemoryStore, SharedStore, SqliteStore};
+
+fn claim(name: &str, groups: &[&str]) -> Claim {
+    let groups: Vec<_> = groups.iter().map(|name| Group::new(*name).unwrap()).collect();
+    Claim::new(MachineId::new(name).unwrap(), groups, Via::Agent)
+}
+
+/// No poll: what is not heard of is never found.
+fn options() -> WaitOptions {
+    WaitOptions { lease: Duration::from_secs(5), poll: Duration::from_secs(100_000) }
+}
+
+fn manager() -> (MemoryStore, LockManager) {
+    let store = MemoryStore::new();
+    (store.clone(), LockManager::new(Arc::new(store), Keyspace::default()))
+}
+
+async fn in_queue(locks: &LockManager, count: usize) {
+    let queue = locks.keys().queue(&Group::default());
+    let mut changes = locks.store().watch(&queue, Revision(0));
+    loop {
+        let now = locks.store().list(&queue, Select::All).await.unwrap();
+        if Queue::of(&now).len() == count {
+            return;
+        }
+        changes.next().await;
+    }
+}
+
+async fn release(locks: &LockManager, claim: &Claim) {
+    locks.release(claim.groups(), &claim.machine, Some(claim.token)).await.unwrap();
+}
+
+/// Every machine waits, does its reboot and gives the slot back; `max` is checked at every
+/// revision afterwards.
+async fn drain(store: SharedStore, machines: u32, max: u32, groups: &'static [&'static str]) {
+    let locks = LockManager::new(store, Keyspace::default());
+    for group in groups {
+        locks.set_max(&Group::new(*group).unwrap(), max).await.unwrap();
+    }
+    let down = Arc::new(AtomicU32::new(0));
+    let waiting: Vec<_> = (0..machines)
+        .map(|n| {
+            let (locks, down) = (locks.clone(), down.clone());
+            tokio::spawn(async move {
+                let claim = claim(&format!("m{n}"), groups);
+                let mut waiting = Waiting::start(locks.clone(), claim.clone(), options());
+                assert_eq!(waiting.granted().await, Acquired::Granted);
+                assert!(down.fetch_add(1, Ordering::SeqCst) < max);
+                tokio::task::yield_now().await;
+                down.fetch_sub(1, Ordering::SeqCst);
+                release(&locks, &claim).await;
+            })
+        })
+        .collect();
+    for waiting in waiting {
+        waiting.await.unwrap();
+    }
+    for group in groups {
+        let status = locks.status(&Group::new(*group).unwrap()).await.unwrap();
+        assert!(status.holders.is_empty() && status.queue.is_empty(), "{status:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everybody_gets_through_and_the_limit_holds_at_every_revision() {
+    for (machines, max) in [(40, 1), (40, 3)] {
+        let store = MemoryStore::new();
+        drain(Arc::new(store.clone()), machines, max, &["default"]).await;
+        let semaphore = Keyspace::default().semaphore(&Group::default());
+        for (revision, _, entry) in store.log(&semaphore) {
+            let semaphore = Semaphore::from_json(&entry.unwrap().value).unwrap();
+            assert!(semaphore.available() >= 0, "at revision {revision}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_in_two_groups_do_not_deadlock() {
+    drain(Arc::new(MemoryStore::new()), 20, 1, &["lb", "rack-7"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_queue_works_on_sqlite() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("db"), Duration::from_secs(5)).unwrap();
+    drain(Arc::new(store), 20, 2, &["lb", "rack-7"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_one_that_came_first_goes_first() {
+    let (_store, locks) = manager();
+    let holder = claim("holder", &[]);
+    locks.acquire(&holder).await.unwrap();
+    let mut waiting = Vec::new();
+    for n in 0..30_usize {
+        let claim = claim(&format!("m{:02}", 99 - n), &[]);
+        waiting.push((claim.clone(), Waiting::start(locks.clone(), claim, options())));
+        in_queue(&locks, n + 1).await;
+    }
+    release(&locks, &holder).await;
+    for (claim, mut waiting) in waiting {
+        assert_eq!(waiting.granted().await, Acquired::Granted);
+        release(&locks, &claim).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_higher_priority_goes_before_those_who_came_earlier() {
+    let (_store, locks) = manager();
+    let holder = claim("holder", &[]);
+    locks.acquire(&holder).await.unwrap();
+    let early = claim("early", &[]);
+    let mut late = claim("late", &[]);
+    late.priority = 1;
+    let mut first = Waiting::start(locks.clone(), early, options());
+    in_queue(&locks, 1).await;
+    let mut second = Waiting::start(locks.clone(), late.clone(), options());
+    in_queue(&locks, 2).await;
+    release(&locks, &holder).await;
+    second.granted().await;
+    assert!(matches!(first.obstacle(), Obstacle::Queued { .. }));
+    release(&locks, &late).await;
+    first.granted().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_dies_while_waiting_is_passed_over_when_its_lease_ends() {
+    let (_store, locks) = manager();
+    let holder = claim("holder", &[]);
+    locks.acquire(&holder).await.unwrap();
+    let dead = Waiting::start(locks.clone(), claim("dead", &[]), options());
+    in_queue(&locks, 1).await;
+    let mut alive = Waiting::start(locks.clone(), claim("alive", &[]), options());
+    in_queue(&locks, 2).await;
+    drop(dead);
+    release(&locks, &holder).await;
+    alive.granted().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaving_takes_the_place_away_at_once() {
+    let (_store, locks) = manager();
+    locks.acquire(&claim("holder", &[])).await.unwrap();
+    let waiting = Waiting::start(locks.clone(), claim("a", &[]), options());
+    in_queue(&locks, 1).await;
+    assert_eq!(waiting.leave().await, None);
+    assert!(locks.status(&Group::default()).await.unwrap().queue.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_empties_the_queue_and_its_end_fills_it() {
+    let (_store, locks) = manager();
+    let holder = claim("holder", &[]);
+    locks.acquire(&holder).await.unwrap();
+    let mut waiting = Waiting::start(locks.clone(), claim("a", &[]), options());
+    in_queue(&locks, 1).await;
+    let pause =
+        Pause { by: "eve".into(), reason: None, since: UnixTime(1), unknown: Default::default() };
+    locks.pause(&Scope::Fleet, &pause).await.unwrap();
+    in_queue(&locks, 0).await;
+    release(&locks, &holder).await;
+    while !matches!(waiting.obstacle(), Obstacle::Paused { .. }) {
+        waiting.changed().await;
+    }
+    locks.resume(&Scope::Fleet).await.unwrap();
+    waiting.granted().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_whose_place_is_gone_takes_a_new_one_before_it_takes_a_slot() {
+    let (_store, locks) = manager();
+    let holder = claim("holder", &[]);
+    locks.acquire(&holder).await.unwrap();
+    let mut frozen = Waiting::start(locks.clone(), claim("frozen", &[]), options());
+    in_queue(&locks, 1).await;
+    let mut other = Waiting::start(locks.clone(), claim("other", &[]), options());
+    in_queue(&locks, 2).await;
+    // What the end of a lease does to a frozen waiter.
+    let place = locks.keys().waiter(&Group::default(), &MachineId::new("frozen").unwrap());
+    locks.store().commit(&Txn::new().delete(place)).await.unwrap();
+    in_queue(&locks, 2).await;
+    release(&locks, &holder).await;
+    assert_eq!(other.granted().await, Acquired::Granted);
+    assert!(!matches!(frozen.obstacle(), Obstacle::Failing { .. }));
+    release(&locks, &claim("other", &[])).await;
+    locks.release(&[], &MachineId::new("other").unwrap(), None).await.unwrap();
+    frozen.granted().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn damage_is_waited_out_and_named() {
+    let (_store, locks) = manager();
+    let place = locks.keys().semaphore(&Group::default());
+    locks.store().commit(&Txn::new().put(place.clone(), b"{".to_vec())).await.unwrap();
+    let mut waiting = Waiting::start(locks.clone(), claim("a", &[]), options());
+    waiting.changed().await;
+    let Obstacle::Failing { why, out_of_reach: false } = waiting.obstacle() else { panic!() };
+    assert!(why.contains("not valid JSON") && why.contains("rebootlockctl repair"), "{why}");
+    let mended = Semaphore::default().to_json();
+    locks.store().commit(&Txn::new().put(place, mended)).await.unwrap();
+    waiting.granted().await;
+}
