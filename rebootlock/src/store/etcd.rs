@@ -6,6 +6,7 @@
 
 mod cluster;
 mod failure;
+mod listening;
 mod report;
 mod watch;
 

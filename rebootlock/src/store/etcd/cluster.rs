@@ -9,8 +9,8 @@ use etcd_client::{Certificate, Channel, Client, ConnectOptions, GetOptions, TlsO
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::transport::{Endpoint as Dialer, Uri};
 
-use super::EtcdOptions;
 use super::failure::{Failure, Identity, Task, from_transport, understand};
+use super::{EtcdOptions, listening};
 use crate::store::{Result, StoreError};
 
 /// etcd hangs up on clients that ping more often than every 5 s, or without an open stream.
@@ -187,7 +187,10 @@ impl Cluster {
         if let Some(connection) = endpoint.slot().clone() {
             return Ok((connection, false));
         }
-        let channel = endpoint.dialer.connect().await;
+        let channel = match endpoint.is_encrypted() {
+            true => endpoint.dialer.connect_with_connector(listening::connector()).await,
+            false => endpoint.dialer.connect().await,
+        };
         let channel = channel.map_err(|error| from_transport(&error, self.identity()))?;
         let client = self.log_in(&endpoint.url, Channel::Tonic(channel)).await?;
         let connection = Connection { client: Arc::new(client), answered: Arc::default() };
@@ -304,7 +307,7 @@ impl Attempt<'_> {
         let give_up = Instant::now() + share;
         let mut renewed = false;
         loop {
-            let connecting = timeout_at(give_up, self.connect()).await;
+            let connecting = timeout_at(give_up, self.cluster.connect(self.index)).await;
             let (connection, new) = match connecting.unwrap_or_else(|_| Err(unreached(share))) {
                 Ok(found) => found,
                 Err(failure) => {
@@ -312,69 +315,72 @@ impl Attempt<'_> {
                     return Err(failure);
                 }
             };
-            // From here on it is sent: what cannot be repeated gets all the time there is.
-            let until = if self.repeat == Repeat::Freely { give_up } else { deadline };
-            let sent = Instant::now();
-            let answer = match timeout_at(until, request(connection.clone())).await {
-                Ok(answer) => answer.map_err(|error| self.understand(error)),
-                Err(_) => Err(Failure::Unknown(no_answer(sent.elapsed()))),
-            };
-            let failure = match answer {
-                Ok(answer) => {
-                    connection.has_answered();
-                    return Ok(answer);
+            let (failure, sent) = match self.awake(&connection, give_up).await {
+                Err(failure) => (failure, false),
+                Ok(()) => {
+                    // What cannot be repeated gets all the time there is.
+                    let until = if self.repeat == Repeat::Freely { give_up } else { deadline };
+                    match self.timed(until, request(connection.clone())).await {
+                        Ok(answer) => {
+                            connection.has_answered();
+                            return Ok(answer);
+                        }
+                        Err(failure) => (failure, true),
+                    }
                 }
-                Err(failure) => failure,
             };
+            let harmless = !sent || self.repeat == Repeat::Freely;
             let again = match &failure {
                 Failure::Settled(_) => return Err(failure),
                 // The server may have been restarted since the connection was made.
-                Failure::Broken(_) => !new && self.repeat == Repeat::Freely,
-                Failure::Outdated(_) => true,
+                Failure::Broken(_) => harmless && !new && !renewed,
+                Failure::Outdated(_) => !renewed,
                 _ => false,
             };
-            if again && !renewed {
+            if again {
                 renewed = true;
                 self.cluster.forget(self.index, &connection);
                 continue;
             }
-            match failure {
-                Failure::Outdated(error) => return Err(Failure::Settled(error)),
-                failure => {
-                    self.cluster.failed(self.index, Some(&connection));
-                    return Err(failure);
-                }
-            }
+            self.cluster.failed(self.index, Some(&connection));
+            return Err(match failure {
+                Failure::Outdated(error) => Failure::Settled(error),
+                failure if sent => failure,
+                failure => unsent(failure),
+            });
         }
     }
 
-    /// A connection; for a request that cannot be repeated one whose server is known to be awake.
-    async fn connect(&self) -> std::result::Result<(Connection, bool), Failure> {
-        let (connection, new) = self.cluster.connect(self.index).await?;
+    /// Makes sure that a request which cannot be repeated goes to a server that answers.
+    async fn awake(
+        &self,
+        connection: &Connection,
+        give_up: Instant,
+    ) -> std::result::Result<(), Failure> {
         if self.repeat == Repeat::Freely || connection.is_trusted() {
-            return Ok((connection, new));
+            return Ok(());
         }
-        match self.probe(&connection).await {
-            Ok(()) => Ok((connection, new)),
-            Err(Failure::Broken(_)) if !new => {
-                self.cluster.forget(self.index, &connection);
-                let (connection, new) = self.cluster.connect(self.index).await?;
-                self.probe(&connection).await.map_err(unsent)?;
-                Ok((connection, new))
-            }
-            Err(failure) => Err(unsent(failure)),
-        }
-    }
-
-    async fn probe(&self, connection: &Connection) -> std::result::Result<(), Failure> {
         let options = GetOptions::new().with_serializable().with_count_only();
-        match connection.kv().get("\0", Some(options)).await.map_err(|e| self.understand(e)) {
+        let mut kv = connection.kv();
+        match self.timed(give_up, kv.get("\0", Some(options))).await {
             // Any answer will do, even that we may not read this key.
             Ok(_) | Err(Failure::Settled(_) | Failure::Outdated(_)) => {
                 connection.has_answered();
                 Ok(())
             }
             Err(failure) => Err(failure),
+        }
+    }
+
+    async fn timed<T>(
+        &self,
+        until: Instant,
+        request: impl Future<Output = std::result::Result<T, etcd_client::Error>>,
+    ) -> std::result::Result<T, Failure> {
+        let sent = Instant::now();
+        match timeout_at(until, request).await {
+            Ok(answer) => answer.map_err(|error| self.understand(error)),
+            Err(_) => Err(Failure::Unknown(no_answer(sent.elapsed()))),
         }
     }
 
@@ -443,6 +449,10 @@ impl Endpoint {
             dialing: tokio::sync::Mutex::default(),
             bad_until: Mutex::default(),
         })
+    }
+
+    fn is_encrypted(&self) -> bool {
+        self.dialer.uri().scheme_str() == Some("https")
     }
 
     fn is_bad(&self) -> bool {
