@@ -1,0 +1,193 @@
+//! A TCP proxy that misbehaves on demand: it loses replies, holds bytes back, hangs up.
+
+mod frames;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Result;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use self::frames::{END_STREAM, Frames, HEADERS};
+
+/// A proxy on a port of its own. Dropped, it is gone with all its connections.
+#[derive(Debug)]
+pub struct Proxy {
+    port: u16,
+    shared: Arc<Shared>,
+    _acceptor: JoinSet<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    mode: watch::Sender<Mode>,
+    loss: Mutex<Loss>,
+    lost: watch::Sender<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Pass,
+    Frozen,
+    Refusing,
+}
+
+/// How far the loss of a reply has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    /// None is wanted.
+    Idle,
+    /// The next request is the one.
+    Armed,
+    /// The reply on this HTTP/2 stream of this connection is the one.
+    Awaited { connection: u32, stream: u32 },
+}
+
+impl Proxy {
+    /// A proxy in front of a port of this machine.
+    pub async fn start(target_port: u16) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let port = listener.local_addr()?.port();
+        let shared = Arc::new(Shared {
+            mode: watch::Sender::new(Mode::Pass),
+            loss: Mutex::new(Loss::Idle),
+            lost: watch::Sender::new(0),
+        });
+        let mut acceptor = JoinSet::new();
+        acceptor.spawn(accept(listener, (Ipv4Addr::LOCALHOST, target_port).into(), shared.clone()));
+        Ok(Self { port, shared, _acceptor: acceptor })
+    }
+
+    /// Its own port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its URL.
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Loses one reply: the next HTTP/2 request (without TLS) reaches the server, which answers it
+    /// in full; the client gets none of that but a closed connection.
+    pub fn cut_after_request(&self) {
+        *self.shared.loss() = Loss::Armed;
+    }
+
+    /// How many replies were lost so far.
+    pub fn replies_lost(&self) -> u32 {
+        *self.shared.lost.borrow()
+    }
+
+    /// Holds all bytes back, in both directions.
+    pub fn freeze(&self) {
+        self.shared.mode.send_replace(Mode::Frozen);
+    }
+
+    /// Closes all connections, and new ones as soon as they are made.
+    pub fn refuse(&self) {
+        self.shared.mode.send_replace(Mode::Refusing);
+    }
+
+    /// Passes everything again; what was held back first.
+    pub fn resume(&self) {
+        self.shared.mode.send_replace(Mode::Pass);
+    }
+}
+
+impl Shared {
+    fn loss(&self) -> std::sync::MutexGuard<'_, Loss> {
+        self.loss.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether bytes may go on; waits while frozen.
+    async fn passing(&self) -> bool {
+        let mut mode = self.mode.subscribe();
+        match mode.wait_for(|mode| *mode != Mode::Frozen).await {
+            Ok(mode) => *mode == Mode::Pass,
+            Err(_) => false,
+        }
+    }
+
+    async fn refusing(&self) {
+        let mut mode = self.mode.subscribe();
+        let _ = mode.wait_for(|mode| *mode == Mode::Refusing).await;
+    }
+}
+
+async fn accept(listener: TcpListener, target: SocketAddr, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    let mut number = 0;
+    loop {
+        let Ok((client, _)) = listener.accept().await else { continue };
+        number += 1;
+        if *shared.mode.borrow() == Mode::Refusing {
+            continue;
+        }
+        let shared = shared.clone();
+        connections.spawn(async move {
+            if !shared.passing().await {
+                return;
+            }
+            let Ok(server) = TcpStream::connect(target).await else { return };
+            let _ = (client.set_nodelay(true), server.set_nodelay(true));
+            let ((from_client, to_client), (from_server, to_server)) =
+                (client.into_split(), server.into_split());
+            // Whichever ends first takes the connection with it.
+            tokio::select! {
+                () = upward(from_client, to_server, &shared, number) => {}
+                () = downward(from_server, to_client, &shared, number) => {}
+                () = shared.refusing() => {}
+            }
+        });
+    }
+}
+
+/// From the client to the server: all of it, noting the request whose reply is to be lost.
+async fn upward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared, number: u32) {
+    let mut frames = Frames::of_client();
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        for frame in frames.feed(&buffer[..read]) {
+            let mut loss = shared.loss();
+            if *loss == Loss::Armed && frame.kind == HEADERS {
+                *loss = Loss::Awaited { connection: number, stream: frame.stream };
+            }
+        }
+        if !shared.passing().await || to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// From the server to the client: all but the reply that is to be lost.
+async fn downward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared, number: u32) {
+    let mut frames = Frames::of_server();
+    let mut buffer = vec![0; 64 << 10];
+    let mut withholding = false;
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        for frame in frames.feed(&buffer[..read]) {
+            let awaited = Loss::Awaited { connection: number, stream: frame.stream };
+            let mut loss = shared.loss();
+            if *loss != awaited {
+                continue;
+            }
+            withholding = true;
+            if frame.kind == HEADERS && frame.flags & END_STREAM != 0 {
+                *loss = Loss::Idle;
+                shared.lost.send_modify(|lost| *lost += 1);
+                return;
+            }
+        }
+        if withholding {
+            continue;
+        }
+        if !shared.passing().await || to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
+}
