@@ -68,6 +68,15 @@ pub enum Obstacle {
     },
 }
 
+/// News of a claim that waits.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Progress {
+    /// The slots are taken.
+    Granted(Acquired),
+    /// Something else is in the way.
+    Obstacle(Obstacle),
+}
+
 /// A claim that waits, in a task of its own. Dropping it leaves the queue when the lease ends;
 /// [`Waiting::leave`] does at once.
 #[derive(Debug)]
@@ -96,10 +105,7 @@ impl Waiting {
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
             let acquired = waiter.run().await?;
             // Whoever leaves takes the answer from the task instead.
-            match grant.send(acquired) {
-                Ok(()) => None,
-                Err(acquired) => Some(acquired),
-            }
+            grant.send(acquired).err()
         }));
         Self { obstacle, granted, cancel, task }
     }
@@ -122,6 +128,25 @@ impl Waiting {
             Ok(acquired) => acquired,
             // The task ends without an answer only when it was told to leave.
             Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Whichever of [`Waiting::granted`] and [`Waiting::changed`] comes first. Safe to cancel.
+    pub async fn next(&mut self) -> Progress {
+        tokio::select! {
+            // A grant is the last word, and an obstacle that is gone is not worth a word.
+            biased;
+            acquired = &mut self.granted => match acquired {
+                Ok(acquired) => Progress::Granted(acquired),
+                Err(_) => std::future::pending().await,
+            },
+            changed = self.obstacle.changed() => match changed {
+                Ok(()) => Progress::Obstacle(self.obstacle()),
+                Err(_) => (&mut self.granted).await.map_or_else(
+                    |_| Progress::Obstacle(Obstacle::Asking),
+                    Progress::Granted,
+                ),
+            },
         }
     }
 

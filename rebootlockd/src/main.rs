@@ -1,2 +1,130 @@
-//! Stub.
-fn main() {}
+//! `rebootlockd`: flags, logging, signals and exit codes; everything else is in the library.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use rebootlock::cli::{CommonArgs, exit};
+use rebootlock::lock::LockManager;
+use rebootlock::{host, logging, store};
+use rebootlockd::agent::{Agent, Ending};
+use rebootlockd::coordinator::Coordinator;
+use rebootlockd::notify;
+use rebootlockd::options::{Cli, Command, Options, RunArgs, read};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Longest time given to the agent to leave its queue when it is told to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing is left to be done about a terminal that takes no text.
+            let _ = error.print();
+            return if error.use_stderr() { exit::USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    let Command::Run(run) = cli.command;
+    let options = match read(&cli.common, &run, |name| std::env::var_os(name)) {
+        Ok(options) => options,
+        Err(error) => return fail(&error.into(), exit::CONFIG),
+    };
+    if let Err(error) = logging::start(&options.settings.log) {
+        return fail(&error.into(), exit::CONFIG);
+    }
+    // One thread: an agent waits nearly all of its life, and every thread costs memory.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into(), exit::FAILED),
+    };
+    let code = runtime.block_on(serve(&cli.common, &run, options));
+    // A blocking call into a store that hangs must not keep the process.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    code
+}
+
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    eprintln!("error: {error:#}");
+    code.into()
+}
+
+async fn serve(common: &CommonArgs, run: &RunArgs, mut options: Options) -> ExitCode {
+    let strategy = options.settings.agent.strategy.as_str();
+    let mut coordinator = match Coordinator::take(&run.coordinator_file, strategy) {
+        Ok(coordinator) => coordinator,
+        Err(error) => return fail(&error.into(), exit::FAILED),
+    };
+    let stop = CancellationToken::new();
+    let (mut term, mut int, mut hup) = match (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::hangup()),
+    ) {
+        (Ok(term), Ok(int), Ok(hup)) => (term, int, hup),
+        (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => {
+            return fail(&error.into(), exit::FAILED);
+        }
+    };
+    let mut watchdog = std::pin::pin!(notify::feed_watchdog());
+    loop {
+        coordinator.set_strategy(options.settings.agent.strategy.as_str());
+        let agent = match assemble(&options, coordinator) {
+            Ok(agent) => agent,
+            Err(error) => return fail(&error, exit::CONFIG),
+        };
+        notify::ready();
+        // A child, so that a reload ends this agent and not the daemon.
+        let pause = stop.child_token();
+        let mut reloaded = None;
+        let mut running = std::pin::pin!(agent.run(pause.clone()));
+        let ended = loop {
+            tokio::select! {
+                ended = &mut running => break Some(ended),
+                () = &mut watchdog => {}
+                _ = term.recv() => stop.cancel(),
+                _ = int.recv() => stop.cancel(),
+                _ = hup.recv() => match read(common, run, |name| std::env::var_os(name)) {
+                    Ok(new) => {
+                        tracing::info!("configuration read again");
+                        reloaded = Some(new);
+                        pause.cancel();
+                    }
+                    Err(error) => tracing::error!(
+                        error = format!("{:#}", anyhow::Error::from(error)),
+                        "the configuration is wrong; the old settings stay in force"
+                    ),
+                },
+            }
+            if pause.is_cancelled() {
+                break tokio::time::timeout(STOP_TIMEOUT, &mut running).await.ok();
+            }
+        };
+        match (ended, reloaded) {
+            (Some(Ending { code: Some(code), .. }), _) => {
+                notify::stopping();
+                return code.into();
+            }
+            (Some(Ending { coordinator: taken, .. }), Some(new)) if !stop.is_cancelled() => {
+                coordinator = taken;
+                options = new;
+            }
+            _ => {
+                notify::stopping();
+                tracing::info!("stopped");
+                return ExitCode::SUCCESS;
+            }
+        }
+    }
+}
+
+fn assemble(options: &Options, coordinator: Coordinator) -> anyhow::Result<Agent> {
+    let settings = &options.settings;
+    let machine = host::machine_id(&settings.machine.id_file)?;
+    let boot_id = host::boot_id(&settings.machine.boot_id_file)?;
+    let store = store::open(&settings.store)?;
+    let locks = Arc::new(LockManager::new(store, settings.store.keys.clone()));
+    Ok(Agent::new(options.clone(), locks, machine, boot_id, coordinator))
+}

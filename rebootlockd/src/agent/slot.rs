@@ -1,0 +1,369 @@
+//! Finding the slot of an earlier life, and getting a new one.
+
+use std::collections::BTreeMap;
+
+use rebootlock::cli::exit;
+use rebootlock::config::Strategy;
+use rebootlock::id::Group;
+use rebootlock::lock::{Acquired, LockError};
+use rebootlock::record::{HolderRecord, HolderState, UnixTime, Via, sorted_groups};
+use rebootlock::wait::{Obstacle, Progress, WaitOptions, Waiting};
+
+use super::{Agent, Held, PassOver, WINDOW_TICK};
+use crate::failpoint;
+use crate::memento::Memento;
+use crate::policy::Event;
+use crate::requests;
+use crate::want::Want;
+
+impl Agent {
+    /// Whether this machine holds a slot from an earlier life of its agent, and from which boot.
+    pub(super) async fn look_at_slot(&mut self) -> Event {
+        let memento = self.memento.load();
+        if memento.boot_id.as_ref().is_some_and(|boot| *boot != self.boot_id) {
+            self.request_is_fulfilled().await;
+        }
+        let groups = self.options.settings.machine.groups.iter().cloned();
+        let groups = sorted_groups(groups.chain(memento.groups.clone()));
+        loop {
+            match self.locks.holding(&groups, &self.machine).await {
+                Ok(held) => {
+                    self.looked = true;
+                    self.clear_trouble();
+                    if let Some(event) = self.judge(held, &memento).await {
+                        return event;
+                    }
+                }
+                Err(error) if !self.needs_slot() || self.may_do_without() => {
+                    tracing::info!(%error, "whether this machine holds a slot is not known");
+                    return Event::HoldsNothing;
+                }
+                Err(error) => {
+                    self.stuck("cannot see whether this machine holds a slot", &error).await;
+                }
+            }
+        }
+    }
+
+    /// `None`: look again.
+    async fn judge(
+        &mut self,
+        held: BTreeMap<Group, Option<HolderRecord>>,
+        memento: &Memento,
+    ) -> Option<Event> {
+        self.held = None;
+        if held.is_empty() {
+            self.remember(None);
+            return Some(Event::HoldsNothing);
+        }
+        let groups: Vec<Group> = held.keys().cloned().collect();
+        let record = held.into_values().flatten().next();
+        match self.origin(record.as_ref(), memento) {
+            Origin::Another => {
+                let record = record.as_ref();
+                tracing::warn!(
+                    via = record.and_then(|r| r.via.as_ref()).map(tracing::field::display),
+                    hostname = record.and_then(|r| r.hostname.as_ref()),
+                    "the slot of this machine was taken by somebody else and is left alone; \
+                     rebootlockctl unlock frees it"
+                );
+                Some(Event::HoldsNothing)
+            }
+            Origin::ThisBoot => self.carry_on(groups, record).await,
+            Origin::EarlierBoot => {
+                // Without a boot id it cannot be told from one taken in this boot by a program
+                // that writes no records and may be rebooting just now.
+                if record.as_ref().is_none_or(|record| record.boot_id.is_none())
+                    && !self.is_certainly_up().await
+                {
+                    tracing::info!("this machine is going down; its slot is left alone");
+                    tokio::time::sleep(self.poll()).await;
+                    return None;
+                }
+                self.take_over(groups, record, HolderState::Verifying)
+                    .await
+                    .then_some(Event::CameBack)
+            }
+        }
+    }
+
+    /// Whose slot it is, and from when.
+    fn origin(&self, record: Option<&HolderRecord>, memento: &Memento) -> Origin {
+        let Some(record) = record else { return Origin::EarlierBoot };
+        // A machine-id may have been copied with a disk image.
+        let same_token = record.token.is_some() && record.token == memento.token;
+        let same_host = record.hostname.as_ref().is_none_or(|name| *name == self.hostname);
+        let this_boot = record.boot_id.as_ref() == Some(&self.boot_id);
+        if !this_boot && !same_token && !same_host {
+            return Origin::Another;
+        }
+        match &record.via {
+            Some(Via::Agent) if this_boot => Origin::ThisBoot,
+            Some(Via::Agent | Via::CtlReboot) if !this_boot => Origin::EarlierBoot,
+            // An operator's lock ends with the boot it was taken in, like locksmith's; one taken
+            // from elsewhere does not say which boot that was.
+            Some(Via::Ctl | Via::Exec) if !this_boot && record.boot_id.is_some() => {
+                Origin::EarlierBoot
+            }
+            // rebootlockd's ancestor: nothing but an id and a time.
+            None => Origin::EarlierBoot,
+            _ => Origin::Another,
+        }
+    }
+
+    /// The daemon was restarted within the boot.
+    async fn carry_on(
+        &mut self,
+        groups: Vec<Group>,
+        record: Option<HolderRecord>,
+    ) -> Option<Event> {
+        let state = record.as_ref().and_then(|record| record.state.clone());
+        let permitted = state == Some(HolderState::Rebooting);
+        let whole = groups == self.options.settings.machine.groups;
+        let state = state.unwrap_or(HolderState::Holding);
+        if !self.take_over(groups, record, state).await {
+            return None;
+        }
+        Some(match permitted {
+            true if !self.is_certainly_up().await => Event::GoingDown,
+            true if whole => Event::HoldsPermit,
+            false if whole => Event::HoldsStill,
+            // Its groups were changed since: give back what it has, and ask anew.
+            _ => Event::CameBack,
+        })
+    }
+
+    /// Goes on under a token of our own, so that nothing of an earlier life can act on the slot.
+    async fn take_over(
+        &mut self,
+        groups: Vec<Group>,
+        record: Option<HolderRecord>,
+        state: HolderState,
+    ) -> bool {
+        let claim = self.claim(groups);
+        loop {
+            match self.locks.adopt(&claim, record.as_ref(), state.clone()).await {
+                Ok(()) => break,
+                Err(LockError::NotOurs { .. }) => return false,
+                Err(error) => self.stuck("cannot take over this machine's slot", &error).await,
+            }
+        }
+        self.clear_trouble();
+        self.remember(Some((&claim.token, claim.groups())));
+        self.held = Some(Held { groups: claim.groups().to_vec(), token: claim.token });
+        self.found = record;
+        true
+    }
+
+    /// Queues for the slots until they are ours.
+    pub(super) async fn ask_for_slot(&mut self) -> Result<Event, PassOver> {
+        if !self.needs_slot() {
+            return Ok(Event::SlotGranted);
+        }
+        let claim = self.claim(self.options.settings.machine.groups.clone());
+        let held = Held { groups: claim.groups().to_vec(), token: claim.token };
+        // Before the slot, so that after a crash it is known to be ours.
+        self.remember(Some((&claim.token, claim.groups())));
+        if self.options.run.once {
+            let acquired = match self.locks.acquire(&claim).await {
+                Ok(acquired) => acquired,
+                Err(error) => return self.pass_without_slot(&error),
+            };
+            return Ok(self.acquired(acquired, held));
+        }
+        self.waiting = Some(Waiting::start(
+            (*self.locks).clone(),
+            claim,
+            WaitOptions { poll: self.options.settings.agent.poll, ..WaitOptions::default() },
+        ));
+        failpoint::reach("queued");
+        let mut away_since = None;
+        let mut last = Obstacle::Asking;
+        loop {
+            let Some(waiting) = &mut self.waiting else { return Ok(Event::SlotOccupied) };
+            let give_up = self.options.settings.agent.best_effort_wait;
+            let give_up = away_since
+                .filter(|_| self.options.settings.agent.strategy == Strategy::BestEffort)
+                .map(|since: tokio::time::Instant| since + give_up);
+            let event = tokio::select! {
+                progress = waiting.next() => match progress {
+                    Progress::Granted(acquired) => {
+                        self.waiting = None;
+                        return Ok(self.acquired(acquired, held));
+                    }
+                    Progress::Obstacle(_) => None,
+                },
+                () = self.wants.changed() => {
+                    (self.wants.now() == Want::Nothing).then_some(Event::Unwanted)
+                }
+                () = tokio::time::sleep(WINDOW_TICK), if !self.options.windows.0.is_empty() => {
+                    (!self.window_is_open()).then_some(Event::WindowClosed)
+                }
+                () = at(give_up) => {
+                    tracing::warn!("the store does not answer; rebooting without a slot, as best-effort says");
+                    Some(Event::SlotGranted)
+                }
+            };
+            if let Some(event) = event {
+                if self.leave_queue(&held).await {
+                    self.held = Some(held);
+                    if event != Event::SlotGranted {
+                        self.release().await;
+                    }
+                }
+                return Ok(event);
+            }
+            let Some(obstacle) = self.waiting.as_ref().map(Waiting::obstacle) else { continue };
+            let away = matches!(obstacle, Obstacle::Failing { out_of_reach: true, .. });
+            away_since = away.then(|| away_since.unwrap_or_else(tokio::time::Instant::now));
+            if obstacle != last {
+                self.say_obstacle(&obstacle).await;
+                last = obstacle;
+            }
+        }
+    }
+
+    /// Leaves the queue; whether a slot came at that very moment.
+    async fn leave_queue(&mut self, held: &Held) -> bool {
+        let Some(waiting) = self.waiting.take() else { return false };
+        let late = waiting.leave().await;
+        tracing::debug!(token = %held.token, late = late.is_some(), "left the queue");
+        late == Some(Acquired::Granted)
+    }
+
+    fn acquired(&mut self, acquired: Acquired, held: Held) -> Event {
+        failpoint::reach("slot-granted");
+        self.clear_trouble();
+        match acquired {
+            Acquired::Granted => {
+                tracing::info!(groups = ?names(&held.groups), token = %held.token, "slot taken");
+                self.held = Some(held);
+                Event::SlotGranted
+            }
+            Acquired::Already(record) => {
+                let via = record.and_then(|record| record.via).map(|via| via.to_string());
+                let sentence = "this machine's slot is held by somebody else; \
+                                rebootlockctl status says by whom";
+                tracing::warn!(via, "{sentence}");
+                self.say(sentence);
+                Event::SlotOccupied
+            }
+        }
+    }
+
+    fn pass_without_slot(&self, error: &LockError) -> Result<Event, PassOver> {
+        if error.is_out_of_reach() && self.may_do_without() {
+            return Ok(Event::SlotGranted);
+        }
+        tracing::error!(%error, "no slot");
+        Err(PassOver(match error {
+            LockError::Full { .. } => exit::NO_SLOT,
+            LockError::Paused { .. } => exit::PAUSED,
+            _ => exit::FAILED,
+        }))
+    }
+
+    async fn say_obstacle(&mut self, obstacle: &Obstacle) {
+        match obstacle {
+            Obstacle::Asking => self.say("asking for a slot"),
+            Obstacle::Paused { why, .. } => {
+                tracing::info!(why, "waiting: paused");
+                self.say(&format!("a reboot is wanted; {why}"));
+            }
+            Obstacle::Failing { why, .. } => {
+                if self.trouble.as_ref() != Some(why) {
+                    tracing::warn!(why, "waiting for a slot");
+                    self.trouble = Some(why.clone());
+                }
+                self.say(&format!("waiting for a slot: {why}"));
+            }
+            Obstacle::Queued { group, ahead } => {
+                if self.trouble.take().is_some() {
+                    tracing::info!("the store answers again; waiting for a slot");
+                }
+                let mut sentence = format!("waiting for a slot in group {group}");
+                if let Ok(status) = self.locks.status(group).await {
+                    let (taken, max) = (status.holders.len(), status.semaphore.max());
+                    sentence.push_str(&format!(": {taken} of {max} held"));
+                    if let Some(holder) = status.holders.first() {
+                        let record = holder.record.as_ref().and_then(|record| record.as_ref().ok());
+                        let name = record.and_then(|record| record.hostname.clone());
+                        sentence.push_str(&format!(
+                            " by {}",
+                            name.unwrap_or(holder.machine.to_string())
+                        ));
+                        if let Some(record) = record {
+                            let held = UnixTime::now().seconds_since(record.start_time);
+                            sentence.push_str(&format!(" for {}", in_words(held)));
+                        }
+                        if status.holders.len() > 1 {
+                            sentence.push_str(" and others");
+                        }
+                    }
+                }
+                match ahead {
+                    Some(0) => {}
+                    Some(ahead) => sentence.push_str(&format!("; {ahead} go first")),
+                    None => sentence.push_str("; many go first"),
+                }
+                tracing::info!("{sentence}");
+                self.say(&sentence);
+            }
+        }
+    }
+
+    pub(super) fn needs_slot(&self) -> bool {
+        matches!(self.options.settings.agent.strategy, Strategy::EtcdLock | Strategy::BestEffort)
+    }
+
+    fn may_do_without(&self) -> bool {
+        self.options.settings.agent.strategy == Strategy::BestEffort
+    }
+
+    fn remember(&self, held: Option<(&rebootlock::id::Token, &[Group])>) {
+        let memento = Memento {
+            boot_id: Some(self.boot_id.clone()),
+            token: held.map(|(token, _)| *token),
+            groups: held.map(|(_, groups)| groups.to_vec()).unwrap_or_default(),
+        };
+        if let Err(error) = self.memento.save(&memento) {
+            tracing::warn!(%error, dir = %self.options.run.state_dir.display(), "nothing can be kept in the state folder");
+        }
+    }
+
+    /// A new boot fulfils the request that there was before.
+    pub(super) async fn request_is_fulfilled(&mut self) {
+        if let Err(error) = requests::fulfil(&self.locks, &self.machine).await {
+            tracing::warn!(%error, "a request for this machine may still be there");
+        }
+    }
+}
+
+/// Where a slot in this machine's name comes from.
+enum Origin {
+    /// Not from this machine's agent, or not for it to judge.
+    Another,
+    /// From this agent, in this boot.
+    ThisBoot,
+    /// From this machine, before this boot.
+    EarlierBoot,
+}
+
+async fn at(moment: Option<tokio::time::Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn names(groups: &[Group]) -> Vec<&str> {
+    groups.iter().map(Group::as_str).collect()
+}
+
+fn in_words(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..7200 => format!("{} min", seconds / 60),
+        _ => format!("{} h", seconds / 3600),
+    }
+}

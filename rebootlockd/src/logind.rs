@@ -1,0 +1,187 @@
+//! systemd-logind: who is logged in, what inhibits a shutdown, and the reboot itself. See
+//! `proto-docs/dbus.md`.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use zbus::{Connection, OwnedObjectPath};
+
+use crate::bus;
+
+#[zbus::proxy(
+    interface = "org.freedesktop.login1.Manager",
+    default_service = "org.freedesktop.login1",
+    default_path = "/org/freedesktop/login1"
+)]
+trait Manager {
+    fn reboot(&self, interactive: bool) -> zbus::Result<()>;
+    fn can_reboot(&self) -> zbus::Result<String>;
+    #[allow(clippy::type_complexity)]
+    fn list_inhibitors(&self) -> zbus::Result<Vec<(String, String, String, String, u32, u32)>>;
+    fn list_sessions(&self) -> zbus::Result<Vec<(String, u32, String, String, OwnedObjectPath)>>;
+    fn set_wall_message(&self, message: &str, enable: bool) -> zbus::Result<()>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn preparing_for_shutdown(&self) -> zbus::Result<bool>;
+    #[zbus(signal)]
+    fn session_removed(&self, id: String, path: OwnedObjectPath) -> zbus::Result<()>;
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.login1.Session",
+    default_service = "org.freedesktop.login1"
+)]
+trait Session {
+    #[zbus(property(emits_changed_signal = "false"), name = "TTY")]
+    fn tty(&self) -> zbus::Result<String>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn class(&self) -> zbus::Result<String>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn state(&self) -> zbus::Result<String>;
+}
+
+/// Somebody who is logged in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggedIn {
+    /// Their name.
+    pub user: String,
+    /// Their terminal, as `pts/0`; empty without one.
+    pub tty: String,
+}
+
+/// Somebody who does not want a shutdown now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inhibitor {
+    /// The program.
+    pub who: String,
+    /// Its reason.
+    pub why: String,
+}
+
+/// logind on the system bus.
+#[derive(Debug, Clone)]
+pub struct Logind {
+    manager: ManagerProxy<'static>,
+}
+
+impl Logind {
+    /// Connects to the bus; that logind answers is not asked yet.
+    ///
+    /// # Errors
+    /// Why there is no bus.
+    pub async fn connect() -> zbus::Result<Self> {
+        Self::on(bus::connect().await?).await
+    }
+
+    async fn on(connection: Connection) -> zbus::Result<Self> {
+        let manager = ManagerProxy::builder(&connection)
+            .cache_properties(zbus::proxy::CacheProperties::No)
+            .build()
+            .await?;
+        Ok(Self { manager })
+    }
+
+    /// Users who are logged in, each session once. Greeters and background sessions do not count.
+    ///
+    /// # Errors
+    /// What logind answers.
+    pub async fn logged_in(&self) -> zbus::Result<Vec<LoggedIn>> {
+        let mut found = Vec::new();
+        for (_, _, user, _, path) in self.manager.list_sessions().await? {
+            let session = SessionProxy::builder(self.manager.inner().connection())
+                .path(path)
+                .cache_properties(zbus::proxy::CacheProperties::No)
+                .build()
+                .await?;
+            let details = async {
+                let (class, state) = (session.class().await?, session.state().await?);
+                Ok::<_, zbus::Error>((class, state, session.tty().await?))
+            };
+            match details.await {
+                Ok((class, state, tty)) => {
+                    if class == "user" && state != "closing" {
+                        found.push(LoggedIn { user, tty });
+                    }
+                }
+                // It ended between the two questions.
+                Err(error) => tracing::debug!(%error, user, "a session cannot be looked at"),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Returns when somebody logs out, or the bus goes.
+    pub async fn somebody_left(&self) {
+        use futures::StreamExt as _;
+        match self.manager.receive_session_removed().await {
+            Ok(mut removed) => {
+                removed.next().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// What blocks a shutdown. Inhibitors that only delay it are logind's to wait for.
+    ///
+    /// # Errors
+    /// What logind answers.
+    pub async fn inhibitors(&self) -> zbus::Result<Vec<Inhibitor>> {
+        let all = self.manager.list_inhibitors().await?;
+        let blocks = |what: &str, mode: &str| {
+            mode.starts_with("block") && what.split(':').any(|what| what == "shutdown")
+        };
+        Ok(all
+            .into_iter()
+            .filter(|(what, _, _, mode, ..)| blocks(what, mode))
+            .map(|(_, who, why, ..)| Inhibitor { who, why })
+            .collect())
+    }
+
+    /// Whether a shutdown or reboot is under way.
+    ///
+    /// # Errors
+    /// What logind answers.
+    pub async fn is_going_down(&self) -> zbus::Result<bool> {
+        self.manager.preparing_for_shutdown().await
+    }
+
+    /// Whether we may order a reboot: `yes`, or why not.
+    ///
+    /// # Errors
+    /// What logind answers.
+    pub async fn can_reboot(&self) -> zbus::Result<String> {
+        self.manager.can_reboot().await
+    }
+
+    /// Orders the reboot, with `message` for everybody's terminal.
+    ///
+    /// # Errors
+    /// What logind answers. It may go down all the same.
+    pub async fn reboot(&self, message: &str) -> zbus::Result<()> {
+        if let Err(error) = self.manager.set_wall_message(message, true).await {
+            tracing::debug!(%error, "logind takes no wall message");
+        }
+        self.manager.reboot(false).await
+    }
+}
+
+/// Writes `message` to the terminals of `users`. A terminal that does not take it is passed over:
+/// a user who stopped his output must not stop a fleet.
+pub fn tell(users: &[LoggedIn], message: &str) {
+    // O_NONBLOCK | O_NOCTTY
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+    for user in users.iter().filter(|user| !user.tty.is_empty()) {
+        let terminal = Path::new("/dev").join(&user.tty);
+        let written = OpenOptions::new()
+            .write(true)
+            .custom_flags(i32::try_from(flags.bits()).unwrap_or(0))
+            .open(&terminal)
+            .and_then(|mut terminal| {
+                terminal.write_all(format!("\r\n\x07{message}\r\n").as_bytes())
+            });
+        if let Err(error) = written {
+            tracing::warn!(user = user.user, terminal = %terminal.display(), %error, "not told");
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! What the agent remembers on disk: which boot it last ran in, and which slots it took.
+//!
+//! The store knows who holds; this file only tells apart what the store cannot: a slot of our own
+//! from one that another machine took under a copied machine-id. Without it the hostname decides.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use rebootlock::id::{BootId, Group, Token};
+use serde::{Deserialize, Serialize};
+
+/// The file's content.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Memento {
+    /// The boot it was written in.
+    pub boot_id: Option<BootId>,
+    /// The acquisition it was written for.
+    pub token: Option<Token>,
+    /// The groups of that acquisition.
+    pub groups: Vec<Group>,
+}
+
+/// Where it is kept.
+#[derive(Debug)]
+pub struct MementoFile {
+    path: PathBuf,
+}
+
+impl MementoFile {
+    /// In the agent's state folder.
+    pub fn new(state_dir: &Path) -> Self {
+        Self { path: state_dir.join("agent.json") }
+    }
+
+    /// What was remembered; nothing if the file is missing or unreadable.
+    pub fn load(&self) -> Memento {
+        match std::fs::read(&self.path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                tracing::warn!(path = %self.path.display(), %error, "forgotten: the file is damaged");
+                Memento::default()
+            }),
+            Err(_) => Memento::default(),
+        }
+    }
+
+    /// Remembers. It survives a power cut.
+    ///
+    /// # Errors
+    /// Why the file cannot be written.
+    pub fn save(&self, memento: &Memento) -> io::Result<()> {
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder)?;
+        let new = self.path.with_extension("json.new");
+        let mut file = std::fs::File::create(&new)?;
+        serde_json::to_writer(&mut file, memento)?;
+        file.flush()?;
+        file.sync_all()?;
+        std::fs::rename(&new, &self.path)
+    }
+}

@@ -1,0 +1,179 @@
+//! Flags, variables and files become what the agent needs.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use rebootlock::cli::{CommonArgs, locksmith_fragment};
+use rebootlock::config::{AgentFragment, ConfigError, Fragment, Settings, Strategy};
+
+use crate::window::{InvalidWindow, Window, Windows};
+
+const EXAMPLES: &str = "\
+Examples:
+  rebootlockd run                                  as the service does
+  rebootlockd run --endpoint http://10.0.0.5:2379  with an etcd elsewhere
+  rebootlockd run --dry-run -v                     everything but the reboot
+  rebootlockd run --once                           one pass: 0 done, 3 window, 4 no slot, 5 paused
+
+REBOOT_STRATEGY, REBOOT_WINDOW_START, REBOOT_WINDOW_LENGTH and locksmith's LOCKSMITHD_… variables
+work as they did.";
+
+/// The agent of the rebootlock fleet reboot lock.
+#[derive(Debug, Parser)]
+#[command(name = "rebootlockd", version, about, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Flags of every program.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// What the daemon can be told to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Wait for a reason to reboot, take a slot, reboot, and give it back afterwards
+    Run(RunArgs),
+}
+
+/// Flags of `run`.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// What to do when a reboot is wanted [default: etcd-lock]
+    #[arg(long, env = "REBOOTLOCK_STRATEGY", value_name = "STRATEGY")]
+    pub strategy: Option<Strategy>,
+    /// Tells update-engine's tools who reboots this machine
+    #[arg(long, value_name = "FILE", default_value = "/run/update-engine/coordinator.conf")]
+    pub coordinator_file: PathBuf,
+    /// What the agent keeps on disk
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/rebootlock")]
+    pub state_dir: PathBuf,
+    /// Do everything but reboot
+    #[arg(long)]
+    pub dry_run: bool,
+    /// One pass: reboot if it is wanted and possible now, else say why not and exit
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// Everything `run` was told.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Files, variables and flags of every program.
+    pub settings: Settings,
+    /// When reboots may begin.
+    pub windows: Windows,
+    /// Flags of `run`.
+    pub run: RunArgs,
+}
+
+/// Reads files and variables and lays the flags on top.
+///
+/// # Errors
+/// [`ConfigError`] says which file or setting is wrong.
+pub fn read(
+    common: &CommonArgs,
+    run: &RunArgs,
+    variable: impl Fn(&str) -> Option<OsString> + Copy,
+) -> Result<Options, ConfigError> {
+    let text = |name: &str| {
+        variable(name)
+            .map(|value| value.to_string_lossy().trim().to_owned())
+            .filter(|value| !value.is_empty())
+    };
+    let legacy = locksmith_fragment("LOCKSMITHD", variable)?;
+    let strategy = match text("LOCKSMITHD_REBOOT_STRATEGY").or_else(|| text("REBOOT_STRATEGY")) {
+        Some(name) => Some(parse_strategy(&name)?),
+        None => None,
+    };
+    let legacy =
+        Fragment { agent: AgentFragment { strategy, ..AgentFragment::default() }, ..legacy };
+    let mut fragment = common.fragment_over(legacy)?;
+    fragment.agent.strategy = run.strategy.or(fragment.agent.strategy);
+    let settings = Settings::decide(fragment)?;
+
+    let either = |name: &str| text(&format!("LOCKSMITHD_{name}")).or_else(|| text(name));
+    let invalid = |setting, error: InvalidWindow| ConfigError::Setting {
+        setting,
+        problem: error.to_string(),
+    };
+    let mut windows = Vec::new();
+    for window in &settings.windows {
+        let parsed = Window::parse(&window.start, &window.length);
+        windows.push(parsed.map_err(|error| invalid("[[window]]", error))?);
+    }
+    let from_variables = match (either("REBOOT_WINDOW_START"), either("REBOOT_WINDOW_LENGTH")) {
+        (None, None) => None,
+        (Some(start), Some(length)) => Some(Window::parse(&start, &length)),
+        (Some(_), None) => Some(Err(InvalidWindow::Half("REBOOT_WINDOW_START"))),
+        (None, Some(_)) => Some(Err(InvalidWindow::Half("REBOOT_WINDOW_LENGTH"))),
+    };
+    if let Some(window) = from_variables {
+        // The host's own variables replace what files say, as every later layer does.
+        windows = vec![window.map_err(|error| invalid("REBOOT_WINDOW_START", error))?];
+    }
+    Ok(Options { settings, windows: Windows(windows), run: run.clone() })
+}
+
+fn parse_strategy(name: &str) -> Result<Strategy, ConfigError> {
+    clap::ValueEnum::from_str(name, true).map_err(|_| ConfigError::Setting {
+        setting: "REBOOT_STRATEGY",
+        problem: format!("{name:?} is none; allowed are etcd-lock, lock, reboot, best-effort, off"),
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn options(variables: &[(&str, &str)], flags: &[&str]) -> Result<Options, ConfigError> {
+        let config = tempfile::NamedTempFile::new().unwrap();
+        let config = config.path().to_str().unwrap().to_owned();
+        let words = ["rebootlockd", "run", "--config", &config];
+        let cli = Cli::try_parse_from(words.iter().chain(flags)).unwrap();
+        let Command::Run(run) = cli.command;
+        let find = |name: &str| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into())
+        };
+        read(&cli.common, &run, find)
+    }
+
+    #[test]
+    fn flatcars_update_conf_works_unchanged() {
+        let options = options(
+            &[
+                ("REBOOT_STRATEGY", "best-effort"),
+                ("LOCKSMITHD_REBOOT_WINDOW_START", "Thu 23:00"),
+                ("REBOOT_WINDOW_LENGTH", "1h30m"),
+                ("LOCKSMITHD_ENDPOINT", "http://127.0.0.1:2379,http://127.0.0.1:4001"),
+                ("LOCKSMITHD_GROUP", "rack 7"),
+            ],
+            &[],
+        )
+        .unwrap();
+        assert_eq!(options.settings.agent.strategy, Strategy::BestEffort);
+        assert_eq!(options.windows.0.len(), 1);
+        assert_eq!(options.settings.store.endpoints.len(), 2);
+        assert_eq!(options.settings.machine.groups[0].as_str(), "rack 7");
+    }
+
+    #[test]
+    fn a_flag_wins_over_a_variable() {
+        let options = options(&[("REBOOT_STRATEGY", "off")], &["--strategy", "lock"]).unwrap();
+        assert_eq!(options.settings.agent.strategy, Strategy::EtcdLock);
+    }
+
+    #[test]
+    fn half_a_window_or_a_wrong_one_does_not_start() {
+        let said = |variables| options(variables, &[]).unwrap_err().to_string();
+        assert!(said(&[("REBOOT_WINDOW_START", "23:00")]).contains("go together"));
+        assert!(
+            said(&[("REBOOT_WINDOW_START", "25:00"), ("REBOOT_WINDOW_LENGTH", "1h")])
+                .contains("\"25:00\" is not a time")
+        );
+        assert!(said(&[("REBOOT_STRATEGY", "maybe")]).contains("allowed are etcd-lock"));
+    }
+}
