@@ -29,6 +29,10 @@ const ELECTION_PAUSE: Duration = Duration::from_millis(100);
 /// Larger answers than the client library takes by default: a fleet in one list.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 
+/// Bytes a server may send ahead of its reader. A connection has room for many times that, so
+/// watches that nobody reads do not hold up everything else.
+const STREAM_WINDOW: u32 = 1 << 20;
+
 /// Whether a request may be sent again when its outcome is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Repeat {
@@ -430,7 +434,9 @@ impl Endpoint {
             .tcp_nodelay(true)
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
-            .keep_alive_while_idle(false);
+            .keep_alive_while_idle(false)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(STREAM_WINDOW * 64);
         let dialer = match tls {
             Some(tls) if uri.scheme_str() == Some("https") => {
                 dialer.tls_config(tls.clone()).map_err(|error| {
