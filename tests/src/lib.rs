@@ -1,5 +1,11 @@
 //! What fleet-wide tests need: real servers, and what goes wrong between them and us.
 
+pub mod binaries;
 pub mod etcd;
+pub mod machine;
 pub mod pki;
+pub mod process;
 pub mod proxy;
+mod wait;
+
+pub use wait::{eventually, within};
