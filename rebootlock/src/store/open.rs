@@ -10,6 +10,9 @@ use serde::Deserialize;
 use super::{EtcdOptions, EtcdStore, MemoryStore, Result, SharedStore, SqliteStore};
 use crate::config::StoreSettings;
 
+/// Where etcd listens unless told otherwise.
+const ETCD_PORT: u16 = 2379;
+
 /// Where a store is, as a user writes it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -64,12 +67,21 @@ impl FromStr for Endpoint {
             });
         }
         let host = authority.rsplit_once(':').map_or(authority, |(host, port)| {
-            if port.parse::<u16>().is_ok() || authority.ends_with(']') { host } else { "" }
+            match port.parse::<u16>() {
+                Ok(_) => host,
+                Err(_) if authority.ends_with(']') => authority,
+                Err(_) => "",
+            }
         });
         if host.is_empty() || host.contains(char::is_whitespace) {
             return Err(invalid("has no host or no valid port"));
         }
-        Ok(Self::Etcd(text.trim_end_matches('/').to_owned()))
+        let url = text.trim_end_matches('/');
+        Ok(Self::Etcd(if authority == host {
+            format!("{url}:{ETCD_PORT}")
+        } else {
+            url.to_owned()
+        }))
     }
 }
 
@@ -134,7 +146,8 @@ mod tests {
             ("http://127.0.0.1:2379", "http://127.0.0.1:2379"),
             ("https://etcd.example:2379/", "https://etcd.example:2379"),
             ("http://[::1]:2379", "http://[::1]:2379"),
-            ("http://etcd", "http://etcd"),
+            ("http://etcd", "http://etcd:2379"),
+            ("http://[::1]", "http://[::1]:2379"),
             ("sqlite:/var/lib/rebootlock.db", "sqlite:/var/lib/rebootlock.db"),
             ("sqlite:relative.db", "sqlite:relative.db"),
             ("memory:", "memory:"),
