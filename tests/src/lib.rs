@@ -2,6 +2,7 @@
 
 pub mod binaries;
 pub mod etcd;
+pub mod fleet;
 pub mod machine;
 pub mod pki;
 pub mod process;
