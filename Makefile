@@ -1,0 +1,127 @@
+# `make help` lists what there is. Cargo does the building; this file knows the order of things and
+# where they land.
+
+PREFIX     ?= /usr
+SYSCONFDIR ?= /etc
+DESTDIR    ?=
+CARGO      ?= cargo
+INSTALL    ?= install
+
+# The tests start programs from folders of their own: the build folder must be named in full.
+ifdef CARGO_TARGET_DIR
+export CARGO_TARGET_DIR := $(abspath $(CARGO_TARGET_DIR))
+TARGET := $(CARGO_TARGET_DIR)
+else
+TARGET := $(CURDIR)/target
+endif
+
+PROGRAMS := rebootlockd rebootlockctl
+LICENCES := LICENSE-APACHE LICENSE-MIT
+DOCS     := $(wildcard README.md ARCHITECTURE.md CHANGELOG.md CONTRIBUTING.md)
+
+BINDIR  := $(PREFIX)/bin
+DOCDIR  := $(PREFIX)/share/doc/rebootlock
+BASHDIR := $(PREFIX)/share/bash-completion/completions
+ZSHDIR  := $(PREFIX)/share/zsh/site-functions
+FISHDIR := $(PREFIX)/share/fish/vendor_completions.d
+CONFDIR := $(SYSCONFDIR)/rebootlock
+# systemd and the bus read these folders in /usr and in /etc, and in no other prefix.
+ifeq ($(PREFIX),/usr)
+UNITDIR     := /usr/lib/systemd/system
+SYSUSERSDIR := /usr/lib/sysusers.d
+TMPFILESDIR := /usr/lib/tmpfiles.d
+DBUSDIR     := /usr/share/dbus-1/system.d
+else
+UNITDIR     := $(SYSCONFDIR)/systemd/system
+SYSUSERSDIR := $(SYSCONFDIR)/sysusers.d
+TMPFILESDIR := $(SYSCONFDIR)/tmpfiles.d
+DBUSDIR     := $(SYSCONFDIR)/dbus-1/system.d
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build release demo test test-rust test-doc check-units bench fmt lint deny install uninstall clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  with PREFIX=$(PREFIX) (or /opt where /usr is read-only) and DESTDIR= for packages"
+
+setup: ## install missing system packages, fetch newer etcd servers for the tests
+	scripts/setup
+
+build: ## debug build of everything
+	$(CARGO) build --workspace --bins
+
+release: ## optimised build of what is installed
+	$(CARGO) build --release --locked $(PROGRAMS:%=--package %)
+
+demo: setup build ## five machines that reboot one at a time, in this terminal
+	$(TARGET)/debug/demo
+
+test: setup ## every test: Rust, documentation examples, units
+	$(MAKE) test-rust
+	$(MAKE) test-doc
+	$(MAKE) check-units
+
+# The fleet-wide tests run the programs themselves, which `cargo test` would not build.
+test-rust: build ## the Rust tests alone
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	  set -x; $(CARGO) nextest run --workspace; \
+	else \
+	  set -x; $(CARGO) test --workspace --lib --bins --tests; \
+	fi
+
+test-doc: ## the examples in the documentation
+	$(CARGO) test --doc --workspace
+
+check-units: ## units, bus policy, sysusers, tmpfiles and the default config
+	scripts/check-units
+
+bench: setup ## figures beside a reference from the same run
+	$(CARGO) build --release --workspace --bins
+	$(TARGET)/release/bench
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+lint: ## formatting, clippy, dependencies
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- --deny warnings
+	@$(MAKE) --no-print-directory deny
+
+deny: ## licences, sources and known faults of what we depend on
+	scripts/check-dependencies
+
+install: release ## programs, systemd/, documents and completions into DESTDIR
+	$(INSTALL) -d $(addprefix $(DESTDIR),$(BINDIR) $(DOCDIR)/proto-docs $(UNITDIR)/update-engine.service.wants \
+	  $(SYSUSERSDIR) $(TMPFILESDIR) $(DBUSDIR) $(CONFDIR)/rebootlock.d $(BASHDIR) $(ZSHDIR) $(FISHDIR))
+	$(INSTALL) -m 0755 $(PROGRAMS:%=$(TARGET)/release/%) $(DESTDIR)$(BINDIR)
+	sed 's,=/usr/bin/rebootlockd,=$(BINDIR)/rebootlockd,; s,/usr/share/doc/,$(PREFIX)/share/doc/,' \
+	  systemd/usr/lib/systemd/system/rebootlockd.service >$(DESTDIR)$(UNITDIR)/rebootlockd.service
+	chmod 0644 $(DESTDIR)$(UNITDIR)/rebootlockd.service
+	ln -sfn ../rebootlockd.service $(DESTDIR)$(UNITDIR)/update-engine.service.wants/rebootlockd.service
+	$(INSTALL) -m 0644 systemd/usr/lib/sysusers.d/rebootlock.conf $(DESTDIR)$(SYSUSERSDIR)
+	$(INSTALL) -m 0644 systemd/usr/lib/tmpfiles.d/rebootlock.conf $(DESTDIR)$(TMPFILESDIR)
+	$(INSTALL) -m 0644 systemd/usr/share/dbus-1/system.d/rebootlock.conf $(DESTDIR)$(DBUSDIR)
+	@# What somebody has configured is theirs: the new defaults go beside it.
+	@new=systemd/etc/rebootlock/rebootlock.toml; old=$(DESTDIR)$(CONFDIR)/rebootlock.toml; \
+	if [ -e "$$old" ] && ! cmp -s "$$new" "$$old"; then \
+	  echo "keeping $$old; the defaults are in $$old.new"; old=$$old.new; \
+	fi; \
+	$(INSTALL) -m 0644 "$$new" "$$old"
+	$(INSTALL) -m 0644 $(LICENCES) $(DOCS) $(DESTDIR)$(DOCDIR)
+	cp -R proto-docs/. $(DESTDIR)$(DOCDIR)/proto-docs
+	$(TARGET)/release/rebootlockctl completions bash >$(DESTDIR)$(BASHDIR)/rebootlockctl
+	$(TARGET)/release/rebootlockctl completions zsh >$(DESTDIR)$(ZSHDIR)/_rebootlockctl
+	$(TARGET)/release/rebootlockctl completions fish >$(DESTDIR)$(FISHDIR)/rebootlockctl.fish
+
+uninstall: ## what install put there, but never the configuration or the state
+	rm -f $(PROGRAMS:%=$(DESTDIR)$(BINDIR)/%)
+	rm -f $(addprefix $(DESTDIR),$(UNITDIR)/update-engine.service.wants/rebootlockd.service \
+	  $(UNITDIR)/rebootlockd.service $(SYSUSERSDIR)/rebootlock.conf $(TMPFILESDIR)/rebootlock.conf \
+	  $(DBUSDIR)/rebootlock.conf $(BASHDIR)/rebootlockctl $(ZSHDIR)/_rebootlockctl $(FISHDIR)/rebootlockctl.fish)
+	rm -rf $(DESTDIR)$(DOCDIR)
+	-rmdir $(DESTDIR)$(UNITDIR)/update-engine.service.wants
+	@echo "left in place: $(DESTDIR)$(CONFDIR) and $(DESTDIR)/var/lib/rebootlock"
+
+clean: ## remove what was built, and the servers fetched for the tests
+	$(CARGO) clean
