@@ -31,7 +31,7 @@ async fn sqlite_keeps_every_promise() {
     let path = folder.path().join("lock.db");
     let open: conformance::Open<'_> = &|| open(&path);
     // Leases of a second or two do not go together with thirty checks that each wait for the disk.
-    let (leases, others): (Vec<_>, Vec<_>) =
+    let (leases, others): (Vec<&conformance::Check>, Vec<_>) =
         conformance::CHECKS.iter().partition(|check| check.name.contains("lease"));
     for checks in [others, leases] {
         join_all(checks.into_iter().map(|check| check.run(open, "conformance"))).await;

@@ -1,0 +1,80 @@
+//! The example files of `proto-docs` are read as they say, and printed again.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use rebootlock::record::{Document, HolderRecord, HolderState, Pause, Request, Via, Waiter};
+use rebootlock::semaphore::Semaphore;
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../proto-docs/examples")
+}
+
+fn text(name: &str) -> String {
+    std::fs::read_to_string(folder().join(name)).unwrap()
+}
+
+/// Reads and prints a document of this kind.
+fn printed<D: Document>(name: &str) -> String {
+    String::from_utf8(D::from_json(text(name).as_bytes()).unwrap().to_json()).unwrap()
+}
+
+fn semaphore(name: &str) -> Semaphore {
+    Semaphore::from_json(text(name).as_bytes()).unwrap()
+}
+
+#[test]
+fn semaphores_are_printed_as_they_are_written() {
+    for name in ["semaphore.json", "semaphore-fresh.json", "semaphore-lowered.json"] {
+        assert_eq!(String::from_utf8(semaphore(name).to_json()).unwrap(), text(name));
+    }
+    assert_eq!(semaphore("semaphore-lowered.json").available(), -1);
+}
+
+#[test]
+fn other_ways_to_write_a_semaphore_mean_the_same() {
+    assert_eq!(semaphore("semaphore-null.json"), semaphore("semaphore-fresh.json"));
+    let indented = semaphore("semaphore-indented.json");
+    assert_eq!((indented.available(), indented.max()), (1, 2));
+    let printed = String::from_utf8(indented.to_json()).unwrap();
+    assert!(printed.ends_with(r#","comment":{"by":"hand"}}"#), "{printed}");
+}
+
+#[test]
+fn damaged_semaphores_are_refused() {
+    let damaged = |name: &str| name.starts_with("damaged-");
+    let mut seen = 0;
+    for name in names().iter().filter(|name| damaged(name)) {
+        assert!(Semaphore::from_json(text(name).as_bytes()).is_err(), "{name}");
+        seen += 1;
+    }
+    assert_eq!(seen, 4);
+}
+
+#[test]
+fn the_other_documents_are_printed_as_they_are_written() {
+    assert_eq!(printed::<HolderRecord>("holder-coreos.json"), text("holder-coreos.json"));
+    assert_eq!(printed::<HolderRecord>("holder.json"), text("holder.json"));
+    assert_eq!(printed::<Waiter>("waiter.json"), text("waiter.json"));
+    assert_eq!(printed::<Pause>("pause.json"), text("pause.json"));
+    assert_eq!(printed::<Request>("request.json"), text("request.json"));
+    let holder = HolderRecord::from_json(text("holder.json").as_bytes()).unwrap();
+    assert_eq!(holder.state, Some(HolderState::Rebooting));
+    assert_eq!(holder.via, Some(Via::Agent));
+    assert!(holder.unknown.is_empty());
+}
+
+#[test]
+fn every_example_is_in_the_documents_page() {
+    let page = std::fs::read_to_string(folder().join("../documents.md")).unwrap();
+    for name in names() {
+        assert!(page.contains(&format!("(examples/{name})")), "{name}");
+    }
+}
+
+fn names() -> BTreeSet<String> {
+    let files = std::fs::read_dir(folder()).unwrap();
+    files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
+}
