@@ -60,8 +60,10 @@ pub struct Agent {
     coordinator: Coordinator,
     memento: MementoFile,
     wants: Wants,
-    /// Ends when the agent does.
-    _sources: Vec<AbortOnDropHandle<()>>,
+    /// They end when the agent does.
+    sources: Vec<AbortOnDropHandle<()>>,
+    /// Where requests will be told, until they are listened to.
+    requests: Option<watch::Sender<Want>>,
     logind: Option<Logind>,
     waiting: Option<Waiting>,
     held: Option<Held>,
@@ -100,6 +102,7 @@ impl Agent {
     ) -> Self {
         let mut receivers = Vec::new();
         let mut sources = Vec::new();
+        let mut requests = None;
         if options.settings.agent.strategy != Strategy::Off {
             let (want, receiver) = watch::channel(Want::Unknown);
             receivers.push(receiver);
@@ -113,14 +116,14 @@ impl Agent {
             };
             let (want, receiver) = watch::channel(initially);
             receivers.push(receiver);
-            let follow = requests::follow(locks.clone(), machine.clone(), want);
-            sources.push(AbortOnDropHandle::new(tokio::spawn(follow)));
+            requests = Some(want);
         }
         Self {
             memento: MementoFile::new(&options.run.state_dir),
             hostname: host::hostname(),
             wants: Wants::new(receivers),
-            _sources: sources,
+            sources,
+            requests,
             logind: None,
             waiting: None,
             held: None,
@@ -188,6 +191,9 @@ impl Agent {
     }
 
     async fn act(&mut self, action: Action) -> Result<Event, PassOver> {
+        if !matches!(action, Action::LookAtSlot | Action::Verify | Action::Release) {
+            self.listen_to_requests();
+        }
         Ok(match action {
             Action::LookAtSlot => self.look_at_slot().await,
             Action::AwaitWant => self.await_want().await?,
@@ -202,6 +208,14 @@ impl Agent {
             Action::Release => self.release().await,
             Action::BackOff => self.back_off().await,
         })
+    }
+
+    /// Only after the request that this boot has fulfilled is gone: it must not be fulfilled twice.
+    fn listen_to_requests(&mut self) {
+        if let Some(want) = self.requests.take() {
+            let follow = requests::follow(self.locks.clone(), self.machine.clone(), want);
+            self.sources.push(AbortOnDropHandle::new(tokio::spawn(follow)));
+        }
     }
 
     /// What an event means for the round after this one.

@@ -86,14 +86,14 @@ async fn serve(common: &CommonArgs, run: &RunArgs, mut options: Options) -> Exit
                 () = &mut watchdog => {}
                 _ = term.recv() => stop.cancel(),
                 _ = int.recv() => stop.cancel(),
-                _ = hup.recv() => match read(common, run, |name| std::env::var_os(name)) {
+                _ = hup.recv() => match reread(common, run) {
                     Ok(new) => {
                         tracing::info!("configuration read again");
                         reloaded = Some(new);
                         pause.cancel();
                     }
                     Err(error) => tracing::error!(
-                        error = format!("{:#}", anyhow::Error::from(error)),
+                        error = format!("{error:#}"),
                         "the configuration is wrong; the old settings stay in force"
                     ),
                 },
@@ -118,6 +118,13 @@ async fn serve(common: &CommonArgs, run: &RunArgs, mut options: Options) -> Exit
             }
         }
     }
+}
+
+/// Reads the configuration again, and tries whether its store can be opened.
+fn reread(common: &CommonArgs, run: &RunArgs) -> anyhow::Result<Options> {
+    let options = read(common, run, |name| std::env::var_os(name))?;
+    store::open(&options.settings.store)?;
+    Ok(options)
 }
 
 fn assemble(options: &Options, coordinator: Coordinator) -> anyhow::Result<Agent> {

@@ -76,7 +76,7 @@ impl Agent {
                 if record.as_ref().is_none_or(|record| record.boot_id.is_none())
                     && !self.is_certainly_up().await
                 {
-                    tracing::info!("this machine is going down; its slot is left alone");
+                    tracing::info!("this machine may be going down; its slot is left alone");
                     tokio::time::sleep(self.poll()).await;
                     return None;
                 }
@@ -331,10 +331,16 @@ impl Agent {
         }
     }
 
-    /// A new boot fulfils the request that there was before.
+    /// A new boot fulfils the request that there was before. A request that stayed would be
+    /// fulfilled twice, so this goes on trying where requests count.
     pub(super) async fn request_is_fulfilled(&mut self) {
-        if let Err(error) = requests::fulfil(&self.locks, &self.machine).await {
-            tracing::warn!(%error, "a request for this machine may still be there");
+        while let Err(source) = requests::fulfil(&self.locks, &self.machine).await {
+            if !self.needs_slot() || self.may_do_without() {
+                tracing::info!(error = %source, "a request for this machine may still be there");
+                return;
+            }
+            let action = format!("reading {}", self.locks.keys().request(&self.machine));
+            self.stuck("waiting for the store", &LockError::Store { action, source }).await;
         }
     }
 }
