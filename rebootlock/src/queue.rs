@@ -67,6 +67,11 @@ impl Queue {
         }
     }
 
+    /// Whether the place under `key` is still the one that was written at `modified`.
+    pub fn keeps(&self, key: &Key, modified: Revision) -> bool {
+        self.tickets.get(key).is_some_and(|ticket| ticket.modified == modified)
+    }
+
     /// How many wait.
     pub fn len(&self) -> usize {
         self.tickets.len()

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -24,6 +25,9 @@ use crate::store::{Event, Key, LeaseKeeper, Revision, Select, StoreError, Txn};
 
 /// How many at the head of a queue watch it.
 pub const FRONT: usize = 8;
+
+/// A place lost again within this time was not lost by chance.
+const LOSES_AGAIN: Duration = Duration::from_secs(60);
 
 /// How waiting is done.
 #[derive(Debug, Clone)]
@@ -101,6 +105,7 @@ impl Waiting {
             obstacles,
             cancel: cancel.clone(),
             place: None,
+            last_loss: None,
         };
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
             let acquired = waiter.run().await?;
@@ -167,6 +172,8 @@ struct Waiter {
     obstacles: watch::Sender<Obstacle>,
     cancel: CancellationToken,
     place: Option<Place>,
+    /// When a place was lost last.
+    last_loss: Option<Instant>,
 }
 
 /// Our place in the queue of each group.
@@ -196,7 +203,7 @@ impl Waiter {
             match round {
                 Round::Granted(acquired) => break Some(acquired),
                 Round::Again => {}
-                Round::PlaceLost => self.place = None,
+                Round::PlaceLost => self.place_lost().await,
                 Round::Cancelled => break None,
             }
         };
@@ -364,6 +371,22 @@ impl Waiter {
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(pause)) => Round::Again,
             () = self.cancel.cancelled() => Round::Cancelled,
+        }
+    }
+
+    /// A lost place is taken anew at once. One that is lost again and again is another process's,
+    /// waiting for the same machine: the two must not take it from each other at full speed.
+    async fn place_lost(&mut self) {
+        self.place = None;
+        let again = self.last_loss.is_some_and(|last| last.elapsed() < LOSES_AGAIN);
+        self.last_loss = Some(Instant::now());
+        if again {
+            tracing::warn!(machine = %self.claim.machine, "another process waits for this machine too");
+            let pause = rand::rng().random_range(1000..=5000);
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(pause)) => {}
+                () = self.cancel.cancelled() => {}
+            }
         }
     }
 

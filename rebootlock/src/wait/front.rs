@@ -30,6 +30,9 @@ impl Waiter {
     /// Among the first: until it is our turn and the slots are ours.
     pub(super) async fn front(&mut self) -> Result<Round, LockError> {
         let (mut view, after) = self.view().await?;
+        if self.place_is_gone(&view) {
+            return Ok(Round::PlaceLost);
+        }
         let mut watches = self.watches(after);
         let poll = tokio::time::sleep(self.poll_interval());
         tokio::pin!(poll);
@@ -40,7 +43,7 @@ impl Waiter {
                 Turn::Wait(Obstacle::Paused { .. }) => {
                     // Outside the queue one waits for the end of a pause.
                     self.leave_queue().await;
-                    return Ok(Round::PlaceLost);
+                    return Ok(Round::Again);
                 }
                 Turn::Wait(obstacle) => self.report(obstacle),
             }
@@ -121,9 +124,12 @@ impl Waiter {
         };
     }
 
+    /// Whether our place ended with its lease, or another process waits for the same machine.
     fn place_is_gone(&self, view: &View) -> bool {
-        let now = UnixTime::now();
-        view.queues.values().any(|queue| queue.ahead_of(&self.claim.machine, now).is_none())
+        let kept = |(key, _, modified): &(Key, Revision, Revision)| {
+            view.queues.values().any(|queue| queue.keeps(key, *modified))
+        };
+        !self.place.as_ref().is_some_and(|place| place.tickets.iter().all(kept))
     }
 
     /// Takes the slots if it is our turn.

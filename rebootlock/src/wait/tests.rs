@@ -210,3 +210,20 @@ async fn damage_is_waited_out_and_named() {
     locks.store().commit(&Txn::new().put(place, mended)).await.unwrap();
     waiting.granted().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn two_processes_that_wait_for_one_machine_do_not_fight_at_full_speed() {
+    let (store, locks) = manager();
+    let holder = claim("holder", &[]);
+    locks.acquire(&holder).await.unwrap();
+    let mut first = Waiting::start(locks.clone(), claim("twin", &[]), options());
+    in_queue(&locks, 1).await;
+    let mut second = Waiting::start(locks.clone(), claim("twin", &[]), options());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let places = store.log(&locks.keys().queue(&Group::default())).len();
+    assert!(places < 120, "{places} changes of one place in a minute");
+    release(&locks, &holder).await;
+    let (one, two) = tokio::join!(first.granted(), second.granted());
+    let granted = |acquired: &Acquired| *acquired == Acquired::Granted;
+    assert_eq!([&one, &two].into_iter().filter(|a| granted(a)).count(), 1, "{one:?} {two:?}");
+}
