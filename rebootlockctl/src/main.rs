@@ -1,2 +1,41 @@
-//! Stub.
-fn main() {}
+//! `rebootlockctl`: the operator's command.
+
+mod bus;
+mod cli;
+mod commands;
+mod duration;
+mod failure;
+mod output;
+mod session;
+mod view;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use rebootlock::cli::exit;
+
+use crate::cli::Cli;
+use crate::output::say;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(asked) => {
+            // Help and version are answers, everything else is a wrong command line. A reader
+            // that has gone cannot be told so.
+            let _ = asked.print();
+            return if asked.use_stderr() { exit::USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say(format_args!("error: cannot start: {error}"));
+            return exit::FAILED.into();
+        }
+    };
+    match runtime.block_on(commands::run(cli)) {
+        Ok(code) => code,
+        Err(error) => failure::report(&error),
+    }
+}

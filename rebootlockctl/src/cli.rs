@@ -1,0 +1,278 @@
+//! The command line.
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use rebootlock::cli::CommonArgs;
+use rebootlock::id::MachineId;
+
+use crate::duration;
+
+const EXAMPLES: &str = "\
+Examples:
+  rebootlockctl status                      who holds a slot, who waits, what is paused
+  rebootlockctl status --all-groups --watch the same for all groups, redrawn on every change
+  rebootlockctl set-max 4                   let four machines be down at once
+  rebootlockctl lock web-3 --wait 10m       take a slot for web-3, wait for it if need be
+  rebootlockctl unlock web-3                free the slot of a machine that will not come back
+  rebootlockctl pause --reason \"bad kernel\" nobody new gets a slot until `resume`
+  rebootlockctl doctor                      check everything, and say how to mend it
+
+Exit codes:
+  0 done, 1 failed, 2 bad configuration, 3 blocked by an inhibitor, 4 no slot, 5 paused,
+  7 holds no slot, 64 wrong command line";
+
+/// Operates the reboot lock of a fleet: who may be down, and how many at once.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show who holds a slot, who waits, and what is paused
+    #[command(after_help = "\
+Examples:
+  rebootlockctl status --group lb
+  rebootlockctl status --all-groups --watch
+  rebootlockctl status --output json | jq '.[0].holders[] | select(.overdue)'")]
+    Status(Status),
+    /// Take a slot for this machine, or for the one named
+    #[command(after_help = "\
+Examples:
+  rebootlockctl lock                        this machine, if a slot is free
+  rebootlockctl lock --wait 1h30m           wait in the queue for as long
+  rebootlockctl lock web-3 --reason \"disk\"  a machine that cannot ask itself")]
+    Lock(Lock),
+    /// Free the slot of this machine, or of the one named
+    #[command(after_help = "\
+Examples:
+  rebootlockctl unlock web-3
+  rebootlockctl unlock --overdue 2h         the forgotten ones, each after asking")]
+    Unlock(Unlock),
+    /// Set how many machines of a group may be down at once
+    #[command(after_help = "\
+Examples:
+  rebootlockctl set-max 4 --group lb
+  rebootlockctl set-max 0                   nobody reboots; holders keep their slots")]
+    SetMax {
+        /// The new limit; 0: nobody
+        #[arg(value_name = "N", value_parser = limit, allow_negative_numbers = true)]
+        max: u32,
+    },
+    /// Take a slot, then reboot this machine
+    #[command(after_help = "\
+Examples:
+  rebootlockctl reboot --reason \"new firmware\"
+  rebootlockctl reboot --wait               in turn, however long it takes
+
+The agent on this machine frees the slot when it is back and healthy.")]
+    Reboot(Reboot),
+    /// Emit update-engine's signal that an update waits for a reboot, to try a set-up
+    SendNeedReboot,
+    /// Show who waits for a slot, for how long, and what is in the way
+    Queue {
+        #[command(flatten)]
+        scope: Scope,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List the groups
+    Groups {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Let nobody new have a slot
+    #[command(after_help = "\
+Examples:
+  rebootlockctl pause --group lb --reason \"kernel trouble\"
+  rebootlockctl pause --fleet               all groups, also future ones")]
+    Pause {
+        /// Why, for others to read
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        /// Everything, not only a group
+        #[arg(long)]
+        fleet: bool,
+    },
+    /// End a pause
+    Resume {
+        /// The pause of the fleet, not that of a group
+        #[arg(long)]
+        fleet: bool,
+    },
+    /// Wish that a machine reboot: its agent takes it from there
+    Request {
+        /// Which machine
+        #[arg(value_name = "ID")]
+        machine: MachineId,
+        /// Why, for others to read
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        /// Place in the queue: higher goes first
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        priority: u32,
+    },
+    /// Take such a wish back
+    Cancel {
+        /// Which machine
+        #[arg(value_name = "ID")]
+        machine: MachineId,
+    },
+    /// Show how damaged documents would be mended; write it with --yes
+    Repair {
+        #[command(flatten)]
+        scope: Scope,
+        /// Write what is shown
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Check everything the lock needs, and say how to mend what is wrong
+    Doctor {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Print a completion script for a shell
+    #[command(after_help = "\
+Example:
+  rebootlockctl completions bash > /usr/share/bash-completion/completions/rebootlockctl")]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) scope: Scope,
+    /// Stay, and show it again whenever the store changes; Ctrl-C ends it
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Lock {
+    /// Which machine [default: this one]
+    #[arg(value_name = "ID")]
+    pub(crate) machine: Option<MachineId>,
+    /// Why, for others to read
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Unlock {
+    /// Which machine [default: this one]
+    #[arg(value_name = "ID")]
+    pub(crate) machine: Option<MachineId>,
+    /// All that hold a slot for longer than this and are not expected back later
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, conflicts_with = "machine")]
+    pub(crate) overdue: Option<Duration>,
+    /// Free them without asking
+    #[arg(long, requires = "overdue")]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Reboot {
+    /// Why, for others to read
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Wait {
+    /// Wait in the queue for so long, as 30s, 5m or 1h30m; without a duration, for ever
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "forever", value_parser = patience)]
+    pub(crate) wait: Option<Patience>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Scope {
+    /// All groups, not only those named by --group
+    #[arg(long)]
+    pub(crate) all_groups: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Output {
+    /// For people, or for programs
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+/// How long to wait for a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    For(Duration),
+    Forever,
+}
+
+fn patience(text: &str) -> Result<Patience, String> {
+    match text {
+        "forever" => Ok(Patience::Forever),
+        text => duration::parse(text).map(Patience::For),
+    }
+}
+
+fn limit(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| match text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
+        true => format!("max must be {} or less", u32::MAX),
+        false => "max must be 0 or more".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn limits_are_whole_numbers_from_zero_up() {
+        assert_eq!(limit("0"), Ok(0));
+        for wrong in ["-3", "x", "", "1.5", "+"] {
+            assert_eq!(limit(wrong), Err("max must be 0 or more".to_owned()), "{wrong}");
+        }
+        assert!(limit("4294967296").is_err());
+    }
+
+    #[test]
+    fn waiting_without_a_duration_is_for_ever() {
+        let wait = |args: &[&str]| match Cli::try_parse_from(args).map(|cli| cli.command) {
+            Ok(Command::Lock(lock)) => lock.wait.wait,
+            _ => None,
+        };
+        assert_eq!(wait(&["ctl", "lock"]), None);
+        assert_eq!(wait(&["ctl", "lock", "m", "--wait"]), Some(Patience::Forever));
+        let five = Patience::For(Duration::from_secs(300));
+        assert_eq!(wait(&["ctl", "lock", "--wait", "5m"]), Some(five));
+        assert!(Cli::try_parse_from(["ctl", "lock", "--wait", "web-3"]).is_err());
+    }
+}

@@ -1,0 +1,55 @@
+//! The subcommands, one a file.
+
+mod completions;
+mod doctor;
+mod groups;
+mod lock;
+mod pause;
+mod queue;
+mod reboot;
+mod repair;
+mod request;
+mod send_need_reboot;
+mod set_max;
+mod status;
+mod unlock;
+mod waiting;
+
+use std::process::ExitCode;
+
+use rebootlock::id::Group;
+
+use crate::cli::{Cli, Command, Scope};
+use crate::session::Session;
+
+/// Does what the command line says.
+pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let open = || Session::open(&cli.common);
+    match cli.command {
+        Command::Status(args) => status::run(open()?, args).await,
+        Command::Lock(args) => lock::run(open()?, args).await,
+        Command::Unlock(args) => unlock::run(open()?, args).await,
+        Command::SetMax { max } => set_max::run(open()?, max).await,
+        Command::Reboot(args) => reboot::run(open()?, args).await,
+        Command::SendNeedReboot => send_need_reboot::run(&cli.common).await,
+        Command::Queue { scope, output } => queue::run(open()?, scope, output).await,
+        Command::Groups { output } => groups::run(open()?, output).await,
+        Command::Pause { reason, fleet } => pause::pause(open()?, reason, fleet).await,
+        Command::Resume { fleet } => pause::resume(open()?, fleet).await,
+        Command::Request { machine, reason, priority } => {
+            request::request(open()?, machine, reason, priority).await
+        }
+        Command::Cancel { machine } => request::cancel(open()?, machine).await,
+        Command::Repair { scope, yes } => repair::run(open()?, scope, yes).await,
+        Command::Doctor { output } => doctor::run(&cli.common, output).await,
+        Command::Completions { shell } => completions::run(shell),
+    }
+}
+
+/// The groups that a command about `scope` looks at.
+async fn groups_of(session: &Session, scope: &Scope) -> anyhow::Result<Vec<Group>> {
+    match scope.all_groups {
+        true => Ok(session.locks.groups().await?),
+        false => Ok(session.groups().to_vec()),
+    }
+}

@@ -1,0 +1,74 @@
+//! `queue`: who waits, for how long, and what is in the way.
+
+use std::process::ExitCode;
+
+use rebootlock::lock::GroupStatus;
+use rebootlock::record::UnixTime;
+use serde::Serialize;
+
+use super::groups_of;
+use crate::cli::{Format, Output, Scope};
+use crate::output::{Field, clean, print, print_json, say, table};
+use crate::session::{Session, in_groups};
+use crate::view;
+use crate::view::json::WaiterView;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row<'a> {
+    group: &'a str,
+    position: usize,
+    #[serde(flatten)]
+    waiter: WaiterView<'a>,
+    in_the_way: String,
+}
+
+fn rows(status: &GroupStatus, now: UnixTime) -> impl Iterator<Item = Row<'_>> {
+    status.queue.iter().enumerate().map(move |(n, ticket)| Row {
+        group: status.group.as_str(),
+        position: n + 1,
+        waiter: view::json::waiter(ticket, now),
+        in_the_way: view::obstacle(status, n),
+    })
+}
+
+fn text(status: &GroupStatus, now: UnixTime) -> String {
+    let fields = status.queue.iter().enumerate().map(|(n, ticket)| {
+        let mut row = view::waiter(ticket, now);
+        row.push(Field::new(view::priority(ticket).to_string()));
+        row.push(Field::new(view::obstacle(status, n)));
+        row
+    });
+    let headings = ["MACHINE ID", "HOST", "WAITING FOR", "PRIORITY", "IN THE WAY"];
+    table(&headings, fields.collect(), false)
+}
+
+pub(super) async fn run(
+    session: Session,
+    scope: Scope,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
+    let groups = groups_of(&session, &scope).await?;
+    let mut found = Vec::new();
+    for group in &groups {
+        found.push(session.locks.status(group).await?);
+    }
+    let now = UnixTime::now();
+    if output.output == Format::Json {
+        print_json(&found.iter().flat_map(|status| rows(status, now)).collect::<Vec<_>>())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    found.retain(|status| !status.queue.is_empty());
+    if found.is_empty() {
+        say(format_args!("nobody waits in {}", in_groups(&groups)));
+    }
+    let parts: Vec<_> = found
+        .iter()
+        .map(|status| match groups.len() {
+            1 => text(status, now),
+            _ => format!("Group: {}\n{}", clean(status.group.as_str()), text(status, now)),
+        })
+        .collect();
+    print(&parts.join("\n"))?;
+    Ok(ExitCode::SUCCESS)
+}

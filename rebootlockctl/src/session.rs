@@ -1,0 +1,105 @@
+//! What a command works with: the settings, the lock, and who asks.
+
+use std::os::unix::fs::MetadataExt as _;
+
+use anyhow::Context as _;
+use rebootlock::cli::{CommonArgs, locksmith_fragment};
+use rebootlock::config::{Settings, StoreSettings};
+use rebootlock::host;
+use rebootlock::id::{Group, MachineId};
+use rebootlock::lock::LockManager;
+use rebootlock::logging;
+use rebootlock::record::{Claim, Via};
+use rebootlock::store::{self, SharedStore, etcd_options};
+
+use crate::failure::{BadConfiguration, Usage};
+
+/// Everything a command needs that does not depend on which it is.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// What was configured.
+    pub(crate) settings: Settings,
+    /// The lock.
+    pub(crate) locks: LockManager,
+}
+
+/// Reads files, variables and flags, and starts logging.
+pub(crate) fn settings(common: &CommonArgs) -> anyhow::Result<Settings> {
+    let legacy = locksmith_fragment("LOCKSMITHCTL", |name| std::env::var_os(name))?;
+    let mut fragment = common.fragment_over(legacy)?;
+    // A person at a terminal is told by the command itself what happens.
+    fragment.log.level.get_or_insert_with(|| "warn".to_owned());
+    let settings = Settings::decide(fragment)?;
+    logging::start(&settings.log)?;
+    Ok(settings)
+}
+
+/// Opens the store. Options that no etcd could satisfy are the configuration's fault.
+pub(crate) fn open_store(settings: &StoreSettings) -> anyhow::Result<SharedStore> {
+    store::open(settings).map_err(|error| match etcd_options(settings) {
+        Some(_) => BadConfiguration(error.to_string()).into(),
+        None => anyhow::Error::from(error).context("cannot open the store"),
+    })
+}
+
+impl Session {
+    /// Opens what `common` and everything below it describe.
+    pub(crate) fn open(common: &CommonArgs) -> anyhow::Result<Self> {
+        let settings = settings(common)?;
+        let locks = LockManager::new(open_store(&settings.store)?, settings.store.keys.clone());
+        Ok(Self { settings, locks })
+    }
+
+    /// The groups that are meant: those named, else those of this machine, else the default one.
+    pub(crate) fn groups(&self) -> &[Group] {
+        &self.settings.machine.groups
+    }
+
+    /// The one group that is meant, for what cannot be done to several at once.
+    pub(crate) fn one_group(&self) -> anyhow::Result<&Group> {
+        match self.groups() {
+            [group] => Ok(group),
+            several => {
+                let names = names(several);
+                Err(Usage(format!("which of {names}? name one with --group")).into())
+            }
+        }
+    }
+
+    /// This machine's id.
+    pub(crate) fn machine_id(&self) -> anyhow::Result<MachineId> {
+        host::machine_id(&self.settings.machine.id_file)
+            .context("cannot tell which machine this is; name one, or see --machine-id-file")
+    }
+
+    /// A claim of this machine, known by its name and boot.
+    pub(crate) fn own_claim(&self, via: Via, reason: Option<String>) -> anyhow::Result<Claim> {
+        let mut claim = Claim::new(self.machine_id()?, self.groups().iter().cloned(), via);
+        claim.hostname = Some(host::hostname());
+        claim.boot_id = Some(host::boot_id(&self.settings.machine.boot_id_file)?);
+        claim.reason = reason;
+        Ok(claim)
+    }
+}
+
+/// `a`, or `a, b`.
+pub(crate) fn names(groups: &[Group]) -> String {
+    groups.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// `group a`, or `groups a, b`.
+pub(crate) fn in_groups(groups: &[Group]) -> String {
+    format!("group{} {}", if groups.len() == 1 { "" } else { "s" }, names(groups))
+}
+
+/// Who gives the order, as others will read it: the person behind sudo, at this machine.
+pub(crate) fn operator() -> String {
+    let named = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let user = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(named).unwrap_or_else(|| {
+        match std::fs::metadata("/proc/self") {
+            Ok(own) => format!("uid {}", own.uid()),
+            Err(_) => "somebody".to_owned(),
+        }
+    });
+    format!("{user}@{}", host::hostname())
+}
