@@ -8,10 +8,10 @@ use anyhow::{Context, Result, bail, ensure};
 use rebootlock::config::StoreSettings;
 use rebootlock::id::{Group, MachineId};
 use rebootlock::keys::Keyspace;
-use rebootlock::lock::LockManager;
-use rebootlock::record::{HolderRecord, HolderState};
+use rebootlock::lock::{Acquired, LockManager, Released, Scope};
+use rebootlock::record::{Claim, HolderRecord, HolderState, Pause, UnixTime, Via};
 use rebootlock::semaphore::Semaphore;
-use rebootlock::store::{Event, Revision, Watch, open};
+use rebootlock::store::{Event, Key, Revision, Txn, Watch, open};
 use tokio::process::Command;
 
 use crate::machine::Machine;
@@ -65,6 +65,17 @@ impl Member {
         Ok(())
     }
 
+    /// Changes what the agent reads when it starts next, or at its next SIGHUP.
+    pub fn configure(&self, config: &str) -> Result<()> {
+        std::fs::write(&self.config, config).context("cannot write the configuration")
+    }
+
+    /// Kills the agent as a power cut would, and starts it again in the same boot.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.kill().await?;
+        self.start().await
+    }
+
     /// The running agent.
     pub fn agent(&mut self) -> Result<&mut Process> {
         self.agent.as_mut().context("the agent was not started")
@@ -85,9 +96,31 @@ impl Member {
         self.start().await
     }
 
+    /// Reboots as ordered and gives its slot back: the second half of every good story.
+    pub async fn reboot_and_give_back(&mut self) -> Result<()> {
+        self.machine.logind.wait_reboot(SOON).await?;
+        self.go_down_and_come_back().await?;
+        self.wait_log("slot given back").await.map(drop)
+    }
+
     /// Waits until the agent logs `text`.
     pub async fn wait_log(&mut self, text: &str) -> Result<String> {
         self.agent()?.wait_line(text, SOON).await
+    }
+
+    /// How many lines with `text` the running agent has logged.
+    pub fn count_log(&mut self, text: &str) -> Result<usize> {
+        let lines = self.agent()?.stderr().lines();
+        Ok(lines.iter().filter(|line| line.contains(text)).count())
+    }
+
+    /// Waits until `systemctl status` would show a sentence with `text`.
+    pub async fn wait_status(&self, text: &str) -> Result<String> {
+        eventually(&format!("the status says {text:?}"), SOON, async || {
+            let status = self.machine.notify.status().unwrap_or_default();
+            if status.contains(text) { Ok(status) } else { Err(status) }
+        })
+        .await
     }
 }
 
@@ -167,18 +200,52 @@ impl Onlooker {
 
     /// Writes the semaphore's document down as it is, whatever it is.
     pub async fn put_semaphore(&self, text: &str) -> Result<()> {
-        use rebootlock::store::Txn;
-        let key = self.locks.keys().semaphore(&Group::default());
-        self.locks.store().commit(&Txn::new().put(key, text.into())).await?;
-        Ok(())
+        self.put(self.locks.keys().semaphore(&Group::default()), text).await
     }
 
     /// The semaphore's document as it is.
     pub async fn semaphore_text(&self) -> Result<String> {
         let key = self.locks.keys().semaphore(&Group::default());
-        let now = self.locks.store().load(std::slice::from_ref(&key)).await?;
-        let entry = now.get(&key).context("there is no semaphore")?;
-        Ok(String::from_utf8(entry.value.clone())?)
+        self.get(&key).await?.context("there is no semaphore")
+    }
+
+    /// Takes a slot for `machine`, as an operator would from another computer.
+    pub async fn lock(&self, machine: &str) -> Result<Acquired> {
+        let claim = Claim::new(MachineId::new(machine)?, [Group::default()], Via::Ctl);
+        Ok(self.locks.acquire(&claim).await?)
+    }
+
+    /// Frees the slot of `machine`, as an operator would.
+    pub async fn unlock(&self, machine: &str) -> Result<()> {
+        let (groups, machine) = ([Group::default()], MachineId::new(machine)?);
+        let released = self.locks.release(&groups, &machine, None).await?;
+        ensure!(matches!(released, Released::Freed(_)), "{machine} held no slot");
+        Ok(())
+    }
+
+    /// Pauses the whole fleet.
+    pub async fn pause(&self, by: &str, reason: &str) -> Result<()> {
+        let (since, unknown) = (UnixTime::now(), Default::default());
+        let pause = Pause { by: by.to_owned(), reason: Some(reason.to_owned()), since, unknown };
+        Ok(self.locks.pause(&Scope::Fleet, &pause).await?)
+    }
+
+    /// Ends that pause.
+    pub async fn resume(&self) -> Result<()> {
+        self.locks.resume(&Scope::Fleet).await?;
+        Ok(())
+    }
+
+    /// Writes any document of the store down as it is, whatever it is.
+    pub async fn put(&self, key: Key, text: &str) -> Result<()> {
+        self.locks.store().commit(&Txn::new().put(key, text.into())).await?;
+        Ok(())
+    }
+
+    /// Any document of the store as it is.
+    pub async fn get(&self, key: &Key) -> Result<Option<String>> {
+        let now = self.locks.store().load(std::slice::from_ref(key)).await?;
+        Ok(now.get(key).map(|entry| String::from_utf8_lossy(&entry.value).into_owned()))
     }
 
     /// Begins to record every revision of the semaphore from the first on.
@@ -199,6 +266,22 @@ impl Revisions {
     /// fails if at any revision there were more holders than `max`. Gives the holders in the
     /// order in which they came.
     pub async fn replay(&mut self, max: u32, acquisitions: usize) -> Result<Vec<String>> {
+        self.read(max, |_, holders, order| holders == 0 && order >= acquisitions).await
+    }
+
+    /// The same up to this moment: all there was, and not only what was expected.
+    pub async fn replay_all(&mut self, max: u32, look: &Onlooker) -> Result<Vec<String>> {
+        let key = look.locks.keys().semaphore(&Group::default());
+        let now = look.locks.store().load(std::slice::from_ref(&key)).await?;
+        let Some(last) = now.get(&key).map(|entry| entry.modified) else { return Ok(Vec::new()) };
+        self.read(max, |revision, _, _| revision >= last).await
+    }
+
+    async fn read(
+        &mut self,
+        max: u32,
+        done: impl Fn(Revision, usize, usize) -> bool,
+    ) -> Result<Vec<String>> {
         let mut before: Vec<String> = Vec::new();
         let mut order = Vec::new();
         loop {
@@ -212,7 +295,7 @@ impl Revisions {
                     ensure!(now.len() <= limit, "{now:?} hold at revision {revision}");
                     order.extend(now.iter().filter(|id| !before.contains(id)).cloned());
                     before = now;
-                    if before.is_empty() && order.len() >= acquisitions {
+                    if done(revision, before.len(), order.len()) {
                         return Ok(order);
                     }
                 }
