@@ -1,0 +1,117 @@
+//! Each endpoint by itself: a store may work while half of it is dead.
+
+use std::time::Duration;
+
+use rebootlock::config::StoreSettings;
+use rebootlock::store::{EndpointReport, EndpointStatus, EtcdStore, StoreError, etcd_options};
+
+use super::Finding;
+
+/// A round trip longer than this makes hand-overs slow.
+const SLOW: Duration = Duration::from_millis(100);
+
+pub(super) async fn check(settings: &StoreSettings) -> Vec<Finding> {
+    let Some(options) = etcd_options(settings) else {
+        let shown = settings.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let found = "a store of this machine only; no server to check";
+        return vec![Finding::ok(shown.join(", "), found)];
+    };
+    let store = match EtcdStore::new(options) {
+        Ok(store) => store,
+        Err(error) => {
+            return vec![Finding::fail("endpoints", error.to_string(), "mend what it names")];
+        }
+    };
+    let reports = store.check_endpoints().await;
+    let mut findings: Vec<_> = reports.iter().flat_map(endpoint).collect();
+    findings.extend(cluster(&reports));
+    findings.push(Finding::ok(
+        "clocks",
+        "not compared: etcd does not tell the time, and no decision depends on clocks",
+    ));
+    findings
+}
+
+fn endpoint(report: &EndpointReport) -> Vec<Finding> {
+    let about = &report.url;
+    match &report.status {
+        Err(error) => vec![Finding::fail(about, error.to_string(), advice(error))],
+        Ok(status) => {
+            let mut findings = vec![described(about, status)];
+            let alarm = |alarm: &String| {
+                Finding::fail(about, format!("alarm: {alarm}"), advice_on_alarm(alarm))
+            };
+            findings.extend(status.errors.iter().map(alarm));
+            if status.is_learner {
+                let mend = "wait until it has caught up, or promote it: etcdctl member promote";
+                findings.push(Finding::warn(about, "is a learner without a vote", mend));
+            }
+            findings
+        }
+    }
+}
+
+fn described(about: &str, status: &EndpointStatus) -> Finding {
+    let tls = if about.starts_with("https://") { "TLS" } else { "no TLS" };
+    let role = if status.is_leader { ", the leader" } else { "" };
+    let found = format!(
+        "etcd {}, {tls}{role}, round trip {:.1} ms, revision {}, {} KiB on disk",
+        status.version,
+        status.round_trip.as_secs_f64() * 1000.0,
+        status.revision,
+        status.database_bytes / 1024,
+    );
+    if status.round_trip > SLOW {
+        return Finding::warn(about, found, "slow: look at its disk, its load and the network");
+    }
+    Finding::ok(about, found)
+}
+
+fn advice(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Unavailable(_) => {
+            "start etcd there, open the way to its client port, or take the endpoint out of the \
+             configuration"
+        }
+        StoreError::Refused(_) => {
+            "compare --etcd-cafile, --etcd-certfile, --etcd-username and --etcd-password-file with \
+             what the server expects"
+        }
+        StoreError::Forbidden(_) => {
+            "grant the user readwrite on the prefix: etcdctl role grant-permission"
+        }
+        StoreError::LeaseGone | StoreError::Broken(_) => "look at the log of that etcd",
+    }
+}
+
+fn advice_on_alarm(alarm: &str) -> &'static str {
+    if alarm.to_uppercase().contains("NOSPACE") {
+        "nothing can be written: compact and defragment, then etcdctl alarm disarm"
+    } else {
+        "look at the log of that etcd, then etcdctl alarm list"
+    }
+}
+
+/// What only shows when all endpoints are looked at together.
+fn cluster(reports: &[EndpointReport]) -> Vec<Finding> {
+    let members: Vec<_> = reports.iter().filter_map(|report| report.status.as_ref().ok()).collect();
+    let mut findings = Vec::new();
+    let Some(first) = members.first() else { return findings };
+    if members.iter().any(|member| member.cluster_id != first.cluster_id) {
+        findings.push(Finding::fail(
+            "endpoints",
+            "belong to different clusters, which would be different locks",
+            "name the members of one cluster only",
+        ));
+    }
+    let leaders = members.iter().filter(|member| member.is_leader).count();
+    if leaders == 0 && members.len() == reports.len() && reports.len() > 1 {
+        findings.push(Finding::warn(
+            "endpoints",
+            "none of them leads the cluster",
+            "if the cluster has more members than are named here that is fine; else it has lost \
+             its quorum: start the others",
+        ));
+    }
+    findings
+}
