@@ -246,4 +246,25 @@ mod tests {
             assert!(decide(text).is_err(), "{text}");
         }
     }
+
+    #[test]
+    fn the_default_file_shows_every_setting_with_its_default() {
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd/etc/rebootlock/rebootlock.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let setting = |line: &str| {
+            line.strip_prefix('#')
+                .is_some_and(|rest| rest.starts_with(|c: char| c == '[' || c.is_ascii_lowercase()))
+        };
+        let shown: Vec<_> =
+            text.lines().map(|line| if setting(line) { &line[1..] } else { line }).collect();
+        let shown = Fragment::parse(&path, &shown.join("\n")).unwrap();
+        assert!(shown.store.timeout_secs == Some(5) && shown.window.is_some());
+        // As it is installed it decides nothing.
+        let installed = Settings::decide(Fragment::parse(&path, &text).unwrap()).unwrap();
+        assert_eq!(installed, decide("").unwrap());
+        let agent = shown.agent;
+        let shown = Settings::decide(Fragment { agent, ..Fragment::default() }).unwrap();
+        assert_eq!(shown.agent, installed.agent);
+    }
 }

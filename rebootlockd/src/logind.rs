@@ -17,6 +17,7 @@ use crate::bus;
 )]
 trait Manager {
     fn reboot(&self, interactive: bool) -> zbus::Result<()>;
+    fn reboot_with_flags(&self, flags: u64) -> zbus::Result<()>;
     fn can_reboot(&self) -> zbus::Result<String>;
     #[allow(clippy::type_complexity)]
     fn list_inhibitors(&self) -> zbus::Result<Vec<(String, String, String, String, u32, u32)>>;
@@ -39,6 +40,20 @@ trait Session {
     fn class(&self) -> zbus::Result<String>;
     #[zbus(property(emits_changed_signal = "false"))]
     fn state(&self) -> zbus::Result<String>;
+}
+
+/// `SD_LOGIND_ROOT_CHECK_INHIBITORS`: without it, logind before systemd 257 lets root pass an
+/// inhibitor that came between our look at them and the order.
+const ROOT_CHECK_INHIBITORS: u64 = 1;
+
+fn is_unknown_method(error: &zbus::Error) -> bool {
+    match error {
+        zbus::Error::FDO(error) => matches!(**error, zbus::fdo::Error::UnknownMethod(_)),
+        zbus::Error::MethodError(name, ..) => {
+            name.as_str() == "org.freedesktop.DBus.Error.UnknownMethod"
+        }
+        _ => false,
+    }
 }
 
 /// Somebody who is logged in.
@@ -100,7 +115,8 @@ impl Logind {
             };
             match details.await {
                 Ok((class, state, tty)) => {
-                    if class == "user" && state != "closing" {
+                    // `user`, and since systemd 256 `user-early` and `user-light` too.
+                    if class.starts_with("user") && state != "closing" {
                         found.push(LoggedIn { user, tty });
                     }
                 }
@@ -162,7 +178,11 @@ impl Logind {
         if let Err(error) = self.manager.set_wall_message(message, true).await {
             tracing::debug!(%error, "logind takes no wall message");
         }
-        self.manager.reboot(false).await
+        match self.manager.reboot_with_flags(ROOT_CHECK_INHIBITORS).await {
+            // Old ones have only this.
+            Err(error) if is_unknown_method(&error) => self.manager.reboot(false).await,
+            answer => answer,
+        }
     }
 }
 
