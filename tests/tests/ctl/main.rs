@@ -1,0 +1,15 @@
+//! `rebootlockctl` as its users run it: what it prints, what it exits with, what it writes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod damage;
+mod doctor;
+mod etcd;
+mod fleet;
+mod operator;
+mod reboot;
+mod slots;
+mod status;
+mod usage;
+mod waiting;
+mod watch;

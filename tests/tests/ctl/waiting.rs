@@ -1,0 +1,75 @@
+//! `lock --wait`: in turn, and out of the queue whatever happens.
+
+use rebootlock_tests::eventually;
+use rebootlock_tests::process::Signal;
+use serde_json::Value;
+
+use crate::operator::{Operator, SOON, semaphore};
+
+/// Waits until exactly these machines wait, in this order.
+pub(crate) async fn wait_for_queue(op: &Operator, expected: &[&str]) {
+    eventually("the queue is as expected", SOON, async || {
+        let shown = op.ctl("queue --output json").await.ok().out;
+        let rows: Vec<Value> = serde_json::from_str(&shown).unwrap();
+        let ids: Vec<_> = rows.iter().map(|row| row["machineID"].as_str().unwrap()).collect();
+        if ids == expected { Ok(()) } else { Err(shown) }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_freed_slot_goes_to_who_waits_for_it() {
+    let op = Operator::new();
+    op.ctl("lock a").await.ok();
+    let mut waiting = op.start("lock b --wait 1h");
+    waiting
+        .wait_line("waiting for a slot in group default: next in the queue", SOON)
+        .await
+        .unwrap();
+    wait_for_queue(&op, &["b"]).await;
+    op.ctl("unlock a").await.ok();
+    assert_eq!(waiting.wait_exit(SOON).await.unwrap().code(), Some(0));
+    assert!(waiting.stdout().is_empty());
+    assert!(op.get(&semaphore()).await.unwrap().contains(r#""holders":["b"]"#));
+    wait_for_queue(&op, &[]).await;
+}
+
+#[tokio::test]
+async fn patience_ends_with_exit_4_and_an_empty_queue() {
+    let op = Operator::new();
+    op.ctl("lock a").await.ok();
+    let ran = op.ctl("lock b --wait 1s").await;
+    ran.failed(4, &["error: waited for 1s: all 1 slots of group default are taken"]);
+    wait_for_queue(&op, &[]).await;
+    op.ctl("pause").await.ok();
+    op.ctl("lock b --wait 1s").await.failed(5, &["waited for 1s: group default is paused by"]);
+    assert!(!op.get(&semaphore()).await.unwrap().contains("\"b\""));
+}
+
+#[tokio::test]
+async fn interrupted_it_leaves_the_queue() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let op = Operator::new();
+        op.ctl("lock a").await.ok();
+        let mut waiting = op.start("lock b --wait");
+        wait_for_queue(&op, &["b"]).await;
+        waiting.signal(signal).unwrap();
+        assert_eq!(waiting.wait_exit(SOON).await.unwrap().code(), Some(1));
+        let said = waiting.stderr().lines().join("\n");
+        assert!(said.ends_with("error: interrupted; b waits no longer"), "{said}");
+        let shown = op.ctl("queue --output json").await.ok().out;
+        assert_eq!(shown, "[]\n");
+    }
+}
+
+#[tokio::test]
+async fn a_pause_is_waited_out_and_named() {
+    let op = Operator::new();
+    op.ctl("pause --reason flood").await.ok();
+    let mut waiting = op.start("lock b --wait");
+    waiting.wait_line("waiting: group default is paused by alice@", SOON).await.unwrap();
+    op.ctl("resume").await.ok();
+    assert_eq!(waiting.wait_exit(SOON).await.unwrap().code(), Some(0));
+    assert!(op.get(&semaphore()).await.unwrap().contains("\"b\""));
+}
