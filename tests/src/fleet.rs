@@ -99,6 +99,11 @@ impl Member {
     /// Reboots as ordered and gives its slot back: the second half of every good story.
     pub async fn reboot_and_give_back(&mut self) -> Result<()> {
         self.machine.logind.wait_reboot(SOON).await?;
+        self.come_back_and_give_back().await
+    }
+
+    /// The same once the reboot was ordered.
+    pub async fn come_back_and_give_back(&mut self) -> Result<()> {
         self.go_down_and_come_back().await?;
         self.wait_log("slot given back").await.map(drop)
     }
@@ -239,6 +244,12 @@ impl Onlooker {
     /// Writes any document of the store down as it is, whatever it is.
     pub async fn put(&self, key: Key, text: &str) -> Result<()> {
         self.locks.store().commit(&Txn::new().put(key, text.into())).await?;
+        Ok(())
+    }
+
+    /// Takes any document of the store away.
+    pub async fn remove(&self, key: &Key) -> Result<()> {
+        self.locks.store().commit(&Txn::new().delete(key.clone())).await?;
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use self::frames::{END_STREAM, Frames, HEADERS};
+use self::frames::{DATA, END_STREAM, Frame, Frames, HEADERS};
 
 /// A proxy on a port of its own. Dropped, it is gone with all its connections.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ enum Loss {
     Idle,
     /// The next request is the one.
     Armed,
+    /// The next request whose body contains this is the one.
+    ArmedFor(&'static str),
     /// The reply on this HTTP/2 stream of this connection is the one.
     Awaited { connection: u32, stream: u32 },
 }
@@ -76,6 +78,12 @@ impl Proxy {
     /// in full; the client gets none of that but a closed connection.
     pub fn cut_after_request(&self) {
         *self.shared.loss() = Loss::Armed;
+    }
+
+    /// Loses the reply to the next HTTP/2 request (without TLS) whose body contains `text`, in one
+    /// frame and not compressed, in the same way.
+    pub fn cut_after_request_with(&self, text: &'static str) {
+        *self.shared.loss() = Loss::ArmedFor(text);
     }
 
     /// How many replies were lost so far.
@@ -150,17 +158,50 @@ async fn accept(listener: TcpListener, target: SocketAddr, shared: Arc<Shared>) 
 /// From the client to the server: all of it, noting the request whose reply is to be lost.
 async fn upward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared, number: u32) {
     let mut frames = Frames::of_client();
+    let mut body = Body::default();
     let mut buffer = vec![0; 64 << 10];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        for frame in frames.feed(&buffer[..read]) {
+        // One at a time, to know which bytes are a body's.
+        for byte in &buffer[..read] {
+            let frame = frames.feed(std::slice::from_ref(byte)).pop();
+            body.take(frame, *byte);
             let mut loss = shared.loss();
-            if *loss == Loss::Armed && frame.kind == HEADERS {
-                *loss = Loss::Awaited { connection: number, stream: frame.stream };
+            let wanted = match *loss {
+                Loss::Armed => frame.filter(|frame| frame.kind == HEADERS).map(|f| f.stream),
+                Loss::ArmedFor(text) => body.stream_if_it_ends_with(text),
+                Loss::Idle | Loss::Awaited { .. } => None,
+            };
+            if let Some(stream) = wanted {
+                *loss = Loss::Awaited { connection: number, stream };
             }
         }
         if !shared.passing().await || to.write_all(&buffer[..read]).await.is_err() {
             return;
         }
+    }
+}
+
+/// What has come so far of one frame of a request's body.
+#[derive(Debug, Default)]
+struct Body {
+    stream: Option<u32>,
+    bytes: Vec<u8>,
+}
+
+impl Body {
+    fn take(&mut self, frame: Option<Frame>, byte: u8) {
+        match frame {
+            Some(frame) => {
+                self.stream = (frame.kind == DATA).then_some(frame.stream);
+                self.bytes.clear();
+            }
+            None if self.stream.is_some() => self.bytes.push(byte),
+            None => {}
+        }
+    }
+
+    fn stream_if_it_ends_with(&self, text: &str) -> Option<u32> {
+        self.stream.filter(|_| self.bytes.ends_with(text.as_bytes()))
     }
 }
 

@@ -1,6 +1,9 @@
 //! The frames of HTTP/2, as far as a proxy needs them: where each begins, of what kind, on which
 //! stream.
 
+/// The kind of frame that carries a body.
+pub(super) const DATA: u8 = 0;
+
 /// The kind of frame that begins a request and ends a gRPC reply.
 pub(super) const HEADERS: u8 = 1;
 
