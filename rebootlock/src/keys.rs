@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::id::{Group, MachineId};
+use crate::id::{Group, MachineId, Token};
 use crate::store::Key;
 
 /// What CoreOS's rebootlockd and locksmith used, without their leading slash.
@@ -105,6 +105,11 @@ impl Keyspace {
     /// An operator's wish that this machine reboot.
     pub fn request(&self, machine: &MachineId) -> Key {
         Key::new(format!("{}/requests/{machine}", self.prefix))
+    }
+
+    /// Present while the command that holds a slot by this token lives.
+    pub fn alive(&self, token: Token) -> Key {
+        Key::new(format!("{}/alive/{token}", self.prefix))
     }
 
     /// Presence of one agent.

@@ -56,6 +56,17 @@ Examples:
   rebootlockctl unlock web-3
   rebootlockctl unlock --overdue 2h         the forgotten ones, each after asking")]
     Unlock(Unlock),
+    /// Hold a slot while a command runs, then give it back
+    #[command(after_help = "\
+Examples:
+  rebootlockctl exec -- ./maintenance.sh
+  rebootlockctl exec --wait 1h --group lb -- ansible-playbook upgrade.yml
+
+The exit code is the command's, 128 and its signal, or 127 if it cannot be started; without a
+slot it is 4, or 5 when paused, and the command is not run. The command finds
+REBOOTLOCK_MACHINE_ID, REBOOTLOCK_GROUPS and REBOOTLOCK_TOKEN in its environment. When exec
+itself is killed, the slot stays, and status shows it as orphaned.")]
+    Exec(Exec),
     /// Set how many machines of a group may be down at once
     #[command(after_help = "\
 Examples:
@@ -169,6 +180,18 @@ pub(crate) struct Lock {
     pub(crate) reason: Option<String>,
     #[command(flatten)]
     pub(crate) wait: Wait,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// Why, for others to read [default: the command]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+    /// The command and its arguments
+    #[arg(value_name = "COMMAND", required = true, last = true)]
+    pub(crate) command: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 mod completions;
 mod doctor;
+mod exec;
 mod groups;
 mod lock;
 mod pause;
@@ -29,6 +30,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::run(open()?, args).await,
         Command::Lock(args) => lock::run(open()?, args).await,
         Command::Unlock(args) => unlock::run(open()?, args).await,
+        Command::Exec(args) => exec::run(open()?, args).await,
         Command::SetMax { max } => set_max::run(open()?, max).await,
         Command::Reboot(args) => reboot::run(open()?, args).await,
         Command::SendNeedReboot => send_need_reboot::run(&cli.common).await,

@@ -6,7 +6,7 @@ use super::{LockError, LockManager, Result, Scope};
 use crate::id::{Group, MachineId};
 use crate::keys::last_segment;
 use crate::queue::{Queue, Ticket};
-use crate::record::{Document, HolderRecord, Pause};
+use crate::record::{Document, HolderRecord, HolderState, Pause, Via};
 use crate::semaphore::Semaphore;
 use crate::semaphore::json::Damage;
 use crate::store::{Key, Revision, Select, Snapshot};
@@ -56,11 +56,13 @@ impl LockManager {
         )
         .map_err(failed)?;
         let semaphore = self.semaphore(&now, group)?;
+        let mut holders = holders(&semaphore, &records);
+        self.mark_orphans(&mut holders).await.map_err(failed)?;
         Ok(GroupStatus {
             group: group.clone(),
             revision: now.revision,
             exists: now.get(&place).is_some(),
-            holders: holders(&semaphore, &records),
+            holders,
             queue: Queue::of(&waiting).in_order(crate::record::UnixTime::now()),
             paused: [Scope::Fleet, Scope::Group(group.clone())]
                 .into_iter()
@@ -71,6 +73,27 @@ impl LockManager {
                 .collect(),
             semaphore,
         })
+    }
+
+    /// Shows the slots of commands that died as orphaned. Their records say what they were.
+    async fn mark_orphans(&self, holders: &mut [Holder]) -> crate::store::Result<()> {
+        let mut commands: Vec<(Key, &mut HolderRecord)> = holders
+            .iter_mut()
+            .filter_map(|holder| holder.record.as_mut()?.as_mut().ok())
+            .filter(|record| record.via == Some(Via::Exec))
+            .filter_map(|record| Some((self.keys.alive(record.token?), record)))
+            .collect();
+        // Each is a key of one transaction, and a transaction has only so many.
+        for some in commands.chunks_mut(100) {
+            let keys: Vec<Key> = some.iter().map(|(key, _)| key.clone()).collect();
+            let now = self.store.load(&keys).await?;
+            for (key, record) in some {
+                if now.get(key).is_none() {
+                    record.state = Some(HolderState::Other("orphaned".to_owned()));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// All groups that have a semaphore, and the default one.
