@@ -58,7 +58,7 @@ async fn an_inconsistent_semaphore_is_waited_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_semaphore_is_waited_out() {
-    waits_for_repair(r#"{"semaphore":4,"max":"4","holders":[]}"#, "max").await;
+    waits_for_repair(r#"{"semaphore":4,"max":"4","holders":[]}"#, "invalid type: string").await;
 }
 
 /// Damage that comes while the daemon waits in the queue or holds a slot.
@@ -137,7 +137,7 @@ async fn a_limit_below_the_holders_throws_nobody_out_and_lets_nobody_in() {
     other.wait_status("waiting for a slot in group default: 2 of 1 held").await.unwrap();
     member.machine.logind.remove_session(&ann).await.unwrap();
     member.reboot_and_give_back().await.unwrap();
-    other.wait_status("1 of 1 held by db-1").await.ok();
+    other.wait_status("1 of 1 held by db-1").await.unwrap();
     assert_eq!(other.machine.logind.attempts(), 0);
     look.unlock("db-1").await.unwrap();
     other.reboot_and_give_back().await.unwrap();

@@ -185,6 +185,8 @@ impl Agent {
             let give_up = away_since
                 .filter(|_| self.options.settings.agent.strategy == Strategy::BestEffort)
                 .map(|since: tokio::time::Instant| since + give_up);
+            let tick = self.options.settings.agent.poll.min(WINDOW_TICK);
+            let mut look_again = false;
             let event = tokio::select! {
                 progress = waiting.next() => match progress {
                     Progress::Granted(acquired) => {
@@ -196,7 +198,8 @@ impl Agent {
                 () = self.wants.changed() => {
                     (self.wants.now() == Want::Nothing).then_some(Event::Unwanted)
                 }
-                () = tokio::time::sleep(WINDOW_TICK), if !self.options.windows.0.is_empty() => {
+                () = tokio::time::sleep(tick) => {
+                    look_again = true;
                     (!self.window_is_open()).then_some(Event::WindowClosed)
                 }
                 () = at(give_up) => {
@@ -219,6 +222,10 @@ impl Agent {
             if obstacle != last {
                 self.say_obstacle(&obstacle).await;
                 last = obstacle;
+            } else if look_again && let Obstacle::Queued { group, ahead: Some(ahead) } = &last {
+                // Who holds, and for how long, changes while the place in the queue does not.
+                let sentence = self.queued(group, Some(*ahead)).await;
+                self.say(&sentence);
             }
         }
     }
@@ -281,35 +288,38 @@ impl Agent {
                 if self.trouble.take().is_some() {
                     tracing::info!("the store answers again; waiting for a slot");
                 }
-                let mut sentence = format!("waiting for a slot in group {group}");
-                if let Ok(status) = self.locks.status(group).await {
-                    let (taken, max) = (status.holders.len(), status.semaphore.max());
-                    sentence.push_str(&format!(": {taken} of {max} held"));
-                    if let Some(holder) = status.holders.first() {
-                        let record = holder.record.as_ref().and_then(|record| record.as_ref().ok());
-                        let name = record.and_then(|record| record.hostname.clone());
-                        sentence.push_str(&format!(
-                            " by {}",
-                            name.unwrap_or(holder.machine.to_string())
-                        ));
-                        if let Some(record) = record {
-                            let held = UnixTime::now().seconds_since(record.start_time);
-                            sentence.push_str(&format!(" for {}", in_words(held)));
-                        }
-                        if status.holders.len() > 1 {
-                            sentence.push_str(" and others");
-                        }
-                    }
-                }
-                match ahead {
-                    Some(0) => {}
-                    Some(ahead) => sentence.push_str(&format!("; {ahead} go first")),
-                    None => sentence.push_str("; many go first"),
-                }
+                let sentence = self.queued(group, *ahead).await;
                 tracing::info!("{sentence}");
                 self.say(&sentence);
             }
         }
+    }
+
+    /// For whom this machine waits, in a sentence.
+    async fn queued(&self, group: &Group, ahead: Option<usize>) -> String {
+        let mut sentence = format!("waiting for a slot in group {group}");
+        if let Ok(status) = self.locks.status(group).await {
+            let (taken, max) = (status.holders.len(), status.semaphore.max());
+            sentence.push_str(&format!(": {taken} of {max} held"));
+            if let Some(holder) = status.holders.first() {
+                let record = holder.record.as_ref().and_then(|record| record.as_ref().ok());
+                let name = record.and_then(|record| record.hostname.clone());
+                sentence.push_str(&format!(" by {}", name.unwrap_or(holder.machine.to_string())));
+                if let Some(record) = record {
+                    let held = UnixTime::now().seconds_since(record.start_time);
+                    sentence.push_str(&format!(" for {}", in_words(held)));
+                }
+                if status.holders.len() > 1 {
+                    sentence.push_str(" and others");
+                }
+            }
+        }
+        match ahead {
+            Some(0) => {}
+            Some(ahead) => sentence.push_str(&format!("; {ahead} go first")),
+            None => sentence.push_str("; many go first"),
+        }
+        sentence
     }
 
     pub(super) fn needs_slot(&self) -> bool {
