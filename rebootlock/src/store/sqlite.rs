@@ -4,8 +4,8 @@
 //! that was granted and then forgotten would be granted twice. Every write transaction begins
 //! `IMMEDIATE`, so deciding and writing are one.
 //!
-//! Other processes' commits are noticed by inotify on the folder of the file: each one writes to
-//! the log beside it. Leases end by the machine's clock since boot, which no one sets; a lease of
+//! Other processes' commits are noticed by inotify on the folder of the file: each one touches the
+//! file once it can be read. Leases end by the machine's clock since boot, which no one sets; a lease of
 //! an earlier boot has ended.
 
 mod schema;
@@ -55,15 +55,14 @@ impl SqliteStore {
         let broken = |what: &dyn fmt::Display| {
             StoreError::Broken(format!("cannot open sqlite:{}: {what}", path.display()))
         };
-        // SQLite gives the log and the index beside the file the mode of the file.
-        std::fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(|error| broken(&error))?;
+        // SQLite gives the log and the index beside the file the mode of the file. One that is there
+        // is not opened here: closing it would drop the locks of another store of this process.
+        let made = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
+        if let Err(error) = made
+            && error.kind() != std::io::ErrorKind::AlreadyExists
+        {
+            return Err(broken(&error));
+        }
         let path = path.canonicalize().map_err(|error| broken(&error))?;
         let connection = Connection::open(&path).map_err(|error| broken(&error))?;
         connection.busy_timeout(timeout).map_err(|error| broken(&error))?;
@@ -94,6 +93,20 @@ impl SqliteStore {
         match outcome {
             Ok(outcome) => outcome.map_err(|error| self.store_error(&error)),
             Err(join) => Err(StoreError::Broken(format!("{}: {join}", self.location()))),
+        }
+    }
+
+    /// Wakes all watches, those of other processes too. Writing to the log is not enough: inotify
+    /// tells of it before the commit can be read, so whoever looks then sees nothing new. By path,
+    /// because closing a descriptor of the file would drop SQLite's locks on it.
+    fn announce(&self) {
+        self.wake.send_replace(());
+        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+        let now = rustix::fs::Timestamps { last_access: now, last_modification: now };
+        let flags = rustix::fs::AtFlags::empty();
+        // Where this fails they look again after a while by themselves.
+        if let Err(error) = rustix::fs::utimensat(rustix::fs::CWD, &self.path, &now, flags) {
+            tracing::debug!(%error, path = %self.path.display(), "cannot touch");
         }
     }
 
@@ -163,7 +176,7 @@ impl Store for SqliteStore {
         let outcome =
             self.with(move |connection, clock| commit(connection, clock, &wanted)).await?;
         let Some(commit) = outcome else { return Err(StoreError::LeaseGone) };
-        self.wake.send_replace(());
+        self.announce();
         Ok(commit)
     }
 
@@ -204,7 +217,7 @@ impl Store for SqliteStore {
             ended(connection, clock)?.commit()
         })
         .await?;
-        self.wake.send_replace(());
+        self.announce();
         Ok(())
     }
 

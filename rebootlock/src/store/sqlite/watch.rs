@@ -27,7 +27,7 @@ impl FolderWatcher {
     pub(super) fn start(path: &Path, wake: tokio::sync::watch::Sender<()>) -> io::Result<Self> {
         let folder = path.parent().unwrap_or(Path::new("/"));
         let inotify = Inotify::init()?;
-        inotify.watches().add(folder, WatchMask::MODIFY | WatchMask::CREATE)?;
+        inotify.watches().add(folder, WatchMask::ATTRIB | WatchMask::MODIFY | WatchMask::CREATE)?;
         let mut events = inotify.into_event_stream(vec![0; 4096])?;
         let name = path.file_name().map(ToOwned::to_owned).unwrap_or_default();
         let task = tokio::spawn(async move {
