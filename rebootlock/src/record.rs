@@ -213,6 +213,34 @@ pub struct Request {
     pub unknown: Map<String, Value>,
 }
 
+/// An agent that is there. It hangs on a lease: a machine that is off has none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Presence {
+    /// Which machine.
+    #[serde(rename = "machineID")]
+    pub machine_id: String,
+    /// What it calls itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// The boot it is in.
+    #[serde(rename = "bootID", default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<BootId>,
+    /// Its groups.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// What the agent is doing, in its own words: `idle`, `queued`, …
+    pub state: String,
+    /// Since when.
+    pub state_since: UnixTime,
+    /// Version of the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Members of other programs.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
 /// A document of this module, in its JSON form.
 pub trait Document: Serialize + DeserializeOwned {
     /// Reads it.
@@ -234,6 +262,7 @@ impl Document for HolderRecord {}
 impl Document for Waiter {}
 impl Document for Pause {}
 impl Document for Request {}
+impl Document for Presence {}
 
 /// Who asks for slots, and how it wants to be known while it holds them.
 #[derive(Debug, Clone)]
@@ -370,6 +399,7 @@ mod tests {
         fn no_bytes_make_reading_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = (HolderRecord::from_json(&bytes), Waiter::from_json(&bytes));
             let _ = (Pause::from_json(&bytes), Request::from_json(&bytes));
+            let _ = Presence::from_json(&bytes);
         }
     }
 }

@@ -5,7 +5,9 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use rebootlock::record::{Document, HolderRecord, HolderState, Pause, Request, Via, Waiter};
+use rebootlock::record::{
+    Document, HolderRecord, HolderState, Pause, Presence, Request, Via, Waiter,
+};
 use rebootlock::semaphore::Semaphore;
 
 fn folder() -> PathBuf {
@@ -60,6 +62,7 @@ fn the_other_documents_are_printed_as_they_are_written() {
     assert_eq!(printed::<Waiter>("waiter.json"), text("waiter.json"));
     assert_eq!(printed::<Pause>("pause.json"), text("pause.json"));
     assert_eq!(printed::<Request>("request.json"), text("request.json"));
+    assert_eq!(printed::<Presence>("presence.json"), text("presence.json"));
     let holder = HolderRecord::from_json(text("holder.json").as_bytes()).unwrap();
     assert_eq!(holder.state, Some(HolderState::Rebooting));
     assert_eq!(holder.via, Some(Via::Agent));

@@ -99,6 +99,11 @@ The agent on this machine frees the slot when it is back and healthy.")]
         #[command(flatten)]
         output: Output,
     },
+    /// Show which agents are there, and what each is doing
+    Machines {
+        #[command(flatten)]
+        output: Output,
+    },
     /// Let nobody new have a slot
     #[command(after_help = "\
 Examples:

@@ -5,6 +5,7 @@ mod doctor;
 mod exec;
 mod groups;
 mod lock;
+mod machines;
 mod pause;
 mod queue;
 mod reboot;
@@ -36,6 +37,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::SendNeedReboot => send_need_reboot::run(&cli.common).await,
         Command::Queue { scope, output } => queue::run(open()?, scope, output).await,
         Command::Groups { output } => groups::run(open()?, output).await,
+        Command::Machines { output } => machines::run(open()?, output).await,
         Command::Pause { reason, fleet } => pause::pause(open()?, reason, fleet).await,
         Command::Resume { fleet } => pause::resume(open()?, fleet).await,
         Command::Request { machine, reason, priority } => {

@@ -13,7 +13,7 @@ use rebootlock::config::Strategy;
 use rebootlock::host;
 use rebootlock::id::{BootId, Group, MachineId, Token};
 use rebootlock::lock::{LockError, LockManager};
-use rebootlock::record::{Claim, HolderRecord, Via};
+use rebootlock::record::{Claim, HolderRecord, Presence, UnixTime, Via};
 use rebootlock::wait::Waiting;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ use crate::memento::MementoFile;
 use crate::options::Options;
 use crate::policy::{Action, Event, START, State, step};
 use crate::want::{Want, Wants};
-use crate::{notify, requests, update_engine};
+use crate::{notify, presence, requests, update_engine};
 
 /// How often a closed window is compared with the clock while something else is being waited for.
 const WINDOW_TICK: Duration = Duration::from_secs(15);
@@ -64,6 +64,8 @@ pub struct Agent {
     sources: Vec<AbortOnDropHandle<()>>,
     /// Where requests will be told, until they are listened to.
     requests: Option<watch::Sender<Want>>,
+    /// What the others see of us, where there is a store to show it.
+    presence: Option<watch::Sender<State>>,
     logind: Option<Logind>,
     waiting: Option<Waiting>,
     held: Option<Held>,
@@ -103,6 +105,7 @@ impl Agent {
         let mut receivers = Vec::new();
         let mut sources = Vec::new();
         let mut requests = None;
+        let mut presence = None;
         if options.settings.agent.strategy != Strategy::Off {
             let (want, receiver) = watch::channel(Want::Unknown);
             receivers.push(receiver);
@@ -117,6 +120,20 @@ impl Agent {
             let (want, receiver) = watch::channel(initially);
             receivers.push(receiver);
             requests = Some(want);
+            let (state, changes) = watch::channel(START.0);
+            let present = Presence {
+                machine_id: machine.to_string(),
+                hostname: Some(host::hostname()),
+                boot_id: Some(boot_id.clone()),
+                groups: options.settings.machine.groups.iter().map(ToString::to_string).collect(),
+                state: String::new(),
+                state_since: UnixTime::now(),
+                version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+                unknown: serde_json::Map::new(),
+            };
+            let keep = presence::keep(locks.clone(), machine.clone(), present, changes);
+            sources.push(AbortOnDropHandle::new(tokio::spawn(keep)));
+            presence = Some(state);
         }
         Self {
             memento: MementoFile::new(&options.run.state_dir),
@@ -124,6 +141,7 @@ impl Agent {
             wants: Wants::new(receivers),
             sources,
             requests,
+            presence,
             logind: None,
             waiting: None,
             held: None,
@@ -172,6 +190,9 @@ impl Agent {
                     }
                     self.prepare(event);
                     (state, action) = (next, then);
+                    if let Some(presence) = &self.presence {
+                        presence.send_if_modified(|now| std::mem::replace(now, state) != state);
+                    }
                     self.coordinate(coordinator_state(state, self.options.settings.agent.strategy));
                 }
                 Err(unexpected) => {

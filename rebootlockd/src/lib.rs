@@ -5,7 +5,7 @@
 //! - [`update_engine`], [`requests`]: who wants a reboot, as [`want`] puts it together.
 //! - [`logind`]: users, inhibitors, and the reboot itself, over the system [`bus`].
 //! - [`window`]: when a reboot may begin, pure.
-//! - [`coordinator`], [`notify`]: whom we tell what we do. [`memento`]: what we keep on disk.
+//! - [`coordinator`], [`notify`], [`presence`]: whom we tell what we do. [`memento`]: what we keep on disk.
 //! - [`options`]: flags, variables and files become settings.
 
 pub mod agent;
@@ -17,6 +17,7 @@ pub mod memento;
 pub mod notify;
 pub mod options;
 pub mod policy;
+pub mod presence;
 pub mod requests;
 pub mod update_engine;
 pub mod want;

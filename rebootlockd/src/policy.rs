@@ -41,6 +41,25 @@ pub enum State {
     BackingOff,
 }
 
+impl State {
+    /// As operators read it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Idle => "idle",
+            Self::Closed => "waiting-for-window",
+            Self::Queued => "waiting-for-slot",
+            Self::Holding => "holding",
+            Self::Draining => "draining",
+            Self::Permitting => "permitting",
+            Self::Rebooting => "rebooting",
+            Self::Verifying => "verifying",
+            Self::Releasing => "releasing",
+            Self::BackingOff => "backing-off",
+        }
+    }
+}
+
 /// What an action found out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Event {

@@ -6,7 +6,8 @@
 use rebootlock::id::Group;
 use rebootlock::record::HolderState;
 use rebootlock_tests::etcd::{EtcdSetup, versions};
-use rebootlock_tests::fleet::{Member, Onlooker, SOON};
+use rebootlock_tests::eventually;
+use rebootlock_tests::fleet::{Member, Onlooker, SOON, ctl};
 
 /// Nobody is logged in, so nothing takes time.
 const CONFIG: &str = "[agent]\npoll_secs = 5\n";
@@ -82,4 +83,28 @@ async fn three_machines_go_one_at_a_time_and_all_get_through() {
     assert_eq!(order, ["web-1", "web-2", "web-3"]);
     let status = look.locks.status(&Group::default()).await.unwrap();
     assert!(status.holders.is_empty() && status.queue.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_that_are_there_are_listed_with_what_they_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let endpoints = sqlite(&folder);
+    let look = Onlooker::new(&endpoints).unwrap();
+    look.locks.set_max(&Group::default(), 0).await.unwrap();
+    let mut member = Member::new("web-1", &endpoints, CONFIG).await.unwrap();
+    member.start().await.unwrap();
+    let listed = async |state: &str| {
+        eventually(state, SOON, async || {
+            let shown = ctl(&endpoints, &["machines"]).await?;
+            let shown = String::from_utf8(shown.stdout)?;
+            let row = shown.lines().find(|line| line.starts_with("web-1 ")).map(str::to_owned);
+            anyhow::ensure!(row.is_some_and(|row| row.contains(state)), "{shown}");
+            Ok::<_, anyhow::Error>(())
+        })
+        .await
+        .unwrap();
+    };
+    listed("idle").await;
+    member.machine.update_engine.need_reboot().await.unwrap();
+    listed("waiting-for-slot").await;
 }
