@@ -6,6 +6,9 @@ use anyhow::Context as _;
 use zbus::Connection;
 use zbus::connection::Builder;
 
+/// How long the sender of a signal stays on the bus for those who ask who it was.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// Longest time one call on the bus may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(25);
 
@@ -92,7 +95,10 @@ impl SystemBus {
             .await
             .context("cannot emit the signal")?;
         // An answer to a later question proves that the bus has taken the signal.
-        self.has_owner(UPDATE_ENGINE).await.map(drop)
+        self.has_owner(UPDATE_ENGINE).await?;
+        // The agent asks the bus whose signal it was, which the bus only knows of those still there.
+        tokio::time::sleep(LINGER).await;
+        Ok(())
     }
 
     async fn logind<B>(&self, method: &str, body: &B) -> zbus::Result<zbus::Message>

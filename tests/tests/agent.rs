@@ -108,3 +108,16 @@ async fn agents_that_are_there_are_listed_with_what_they_do() {
     member.machine.update_engine.need_reboot().await.unwrap();
     listed("waiting-for-slot").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn send_need_reboot_tries_the_whole_set_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut member = Member::new("web-1", &sqlite(&folder), CONFIG).await.unwrap();
+    member.start().await.unwrap();
+    member.wait_log("Idle").await.unwrap();
+    let binary = rebootlock_tests::binaries::path("rebootlockctl").unwrap();
+    let mut command = member.machine.command(&binary);
+    let sent = command.args(["--config", "/dev/null", "send-need-reboot"]).output().await.unwrap();
+    assert!(sent.status.success(), "{sent:?}");
+    member.machine.logind.wait_reboot(SOON).await.unwrap();
+}
