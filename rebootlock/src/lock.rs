@@ -42,7 +42,7 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(15);
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LockError {
     /// Ask again later.
-    #[error("all {max} slots of group {group} are taken")]
+    #[error("no slot is free in group {group} (limit {max})")]
     Full {
         /// The group without a free slot.
         group: Group,

@@ -44,7 +44,7 @@ async fn locking_again_succeeds_and_says_so() {
 async fn without_a_free_slot_it_exits_4_and_while_paused_5() {
     let op = Operator::new();
     op.ctl("lock a").await.ok();
-    op.ctl("lock b").await.failed(4, &["error: all 1 slots of group default are taken"]);
+    op.ctl("lock b").await.failed(4, &["error: no slot is free in group default (limit 1)"]);
     op.ctl("pause --fleet --reason flood").await.ok();
     op.ctl("lock b --group other").await.failed(5, &["the fleet is paused by alice@", ": flood"]);
 }

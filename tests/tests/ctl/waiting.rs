@@ -45,7 +45,7 @@ async fn patience_ends_with_exit_4_and_an_empty_queue() {
     let op = Operator::new();
     op.ctl("lock a").await.ok();
     let ran = op.ctl("lock b --wait 1s").await;
-    ran.failed(4, &["error: waited for 1s: all 1 slots of group default are taken"]);
+    ran.failed(4, &["error: waited for 1s: no slot is free in group default (limit 1)"]);
     wait_for_queue(&op, &[]).await;
     op.ctl("pause").await.ok();
     op.ctl("lock b --wait 1s").await.failed(5, &["waited for 1s: group default is paused by"]);
