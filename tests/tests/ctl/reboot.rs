@@ -42,7 +42,7 @@ async fn it_takes_the_slot_gets_the_permit_and_reboots_once() {
 async fn without_a_slot_or_while_paused_nothing_reboots() {
     let (op, fake) = on_machine().await;
     op.ctl("lock other").await.ok();
-    op.ctl("reboot").await.failed(4, &["all 1 slots"]);
+    op.ctl("reboot").await.failed(4, &["no slot is free"]);
     op.ctl("unlock other").await.ok();
     op.ctl("pause").await.ok();
     op.ctl("reboot").await.failed(5, &["paused"]);
