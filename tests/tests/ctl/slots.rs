@@ -154,7 +154,7 @@ async fn the_limit_is_changed_and_both_are_printed() {
     let op = Operator::new();
     assert_eq!(op.ctl("set-max 4").await.ok().out, "Old: 1\nNew: 4\n");
     assert_eq!(op.ctl("set-max 0").await.ok().out, "Old: 4\nNew: 0\n");
-    op.ctl("lock a").await.failed(4, &["all 0 slots"]);
+    op.ctl("lock a").await.failed(4, &["no slot is free"]);
     for wrong in ["set-max -- -3", "set-max -3", "set-max x", "set-max 1.5"] {
         op.ctl(wrong).await.failed(64, &["max must be 0 or more"]);
     }
