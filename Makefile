@@ -39,7 +39,7 @@ DBUSDIR     := $(SYSCONFDIR)/dbus-1/system.d
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build release demo test test-rust test-doc check-units bench fmt lint deny install uninstall clean
+.PHONY: help setup build release demo test test-rust test-doc check-units bench model fmt lint deny install uninstall clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ test-doc: ## the examples in the documentation
 
 check-units: ## units, bus policy, sysusers, tmpfiles and the default config
 	scripts/check-units
+
+model: ## the protocol's model, deeper than the tests check it: minutes, and gigabytes
+	$(CARGO) run --release --package rebootlock-tests --bin model
 
 bench: setup ## figures beside a reference from the same run
 	$(CARGO) build --release --workspace --bins

@@ -4,6 +4,7 @@ pub mod binaries;
 pub mod etcd;
 pub mod fleet;
 pub mod machine;
+pub mod model;
 pub mod pki;
 pub mod process;
 pub mod proxy;
