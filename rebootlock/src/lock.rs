@@ -16,7 +16,6 @@ mod status;
 use std::future::Future;
 use std::time::Duration;
 
-use rand::RngExt as _;
 use tokio::time::Instant;
 
 pub use self::acquire::Acquired;
@@ -25,6 +24,7 @@ pub use self::pause::{Resumed, Scope};
 pub use self::release::Released;
 pub use self::repair::Repair;
 pub use self::status::{GroupStatus, Holder};
+use crate::chance;
 use crate::id::{Group, MachineId};
 use crate::keys::Keyspace;
 use crate::record::{Document, HolderRecord, Pause};
@@ -295,7 +295,7 @@ enum Decision<T> {
 /// Pause before attempt number `attempt` + 1: full jitter, so that losers do not meet again.
 fn backoff(attempt: u32) -> Duration {
     let ceiling = Duration::from_millis(1 << attempt.min(8)).min(MAX_BACKOFF);
-    rand::rng().random_range(Duration::ZERO..=ceiling)
+    chance::between(Duration::ZERO, ceiling)
 }
 
 #[cfg(test)]

@@ -12,12 +12,12 @@ mod front;
 
 use std::time::Duration;
 
-use rand::RngExt as _;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::chance;
 use crate::id::Group;
 use crate::lock::{Acquired, LockError, LockManager, Scope};
 use crate::record::{Claim, Document, UnixTime};
@@ -316,6 +316,9 @@ impl Waiter {
         let Some(place) = &mut self.place else { return Ok(Round::PlaceLost) };
         loop {
             tokio::select! {
+                biased;
+                () = place.lease.gone() => return Ok(Round::PlaceLost),
+                () = self.cancel.cancelled() => return Ok(Round::Cancelled),
                 event = changes.next() => match event {
                     // The guard's key may begin another's.
                     Some(Event::Changed { key, entry: None, .. }) if key == *guard => {
@@ -328,8 +331,6 @@ impl Waiter {
                         self.obstacles.send_replace(Obstacle::Failing { why, out_of_reach: true });
                     }
                 },
-                () = place.lease.gone() => return Ok(Round::PlaceLost),
-                () = self.cancel.cancelled() => return Ok(Round::Cancelled),
                 () = &mut poll => return Ok(Round::Again),
             }
         }
@@ -352,6 +353,7 @@ impl Waiter {
         let mut changes = self.locks.store().watch(&key, now.revision);
         let poll = tokio::time::sleep(self.poll_interval());
         tokio::select! {
+            biased;
             _ = changes.next() => Ok(Round::Again),
             () = self.cancel.cancelled() => Ok(Round::Cancelled),
             () = poll => Ok(Round::Again),
@@ -366,10 +368,11 @@ impl Waiter {
         if matches!(error, LockError::Store { source: StoreError::LeaseGone, .. }) {
             return Round::PlaceLost;
         }
-        let longest = if out_of_reach { 750 } else { 5000 };
-        let pause = rand::rng().random_range(longest / 3..=longest);
+        let longest = Duration::from_millis(if out_of_reach { 750 } else { 5000 });
+        let pause = chance::between(longest / 3, longest);
         tokio::select! {
-            () = tokio::time::sleep(Duration::from_millis(pause)) => Round::Again,
+            biased;
+            () = tokio::time::sleep(pause) => Round::Again,
             () = self.cancel.cancelled() => Round::Cancelled,
         }
     }
@@ -382,9 +385,10 @@ impl Waiter {
         self.last_loss = Some(Instant::now());
         if again {
             tracing::warn!(machine = %self.claim.machine, "another process waits for this machine too");
-            let pause = rand::rng().random_range(1000..=5000);
+            let pause = chance::between(Duration::from_secs(1), Duration::from_secs(5));
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(pause)) => {}
+                biased;
+                () = tokio::time::sleep(pause) => {}
                 () = self.cancel.cancelled() => {}
             }
         }
@@ -407,7 +411,7 @@ impl Waiter {
     }
 
     fn poll_interval(&self) -> Duration {
-        self.options.poll.mul_f64(rand::rng().random_range(1.0..1.2))
+        chance::between(self.options.poll, self.options.poll.mul_f64(1.2))
     }
 
     async fn store_call<T>(

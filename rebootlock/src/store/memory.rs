@@ -1,6 +1,6 @@
 //! A store in this process: for tests and simulation. It is gone with the process.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub struct MemoryStore {
 struct State {
     revision: u64,
     entries: BTreeMap<Key, Stored>,
-    leases: HashMap<LeaseId, Lease>,
+    leases: BTreeMap<LeaseId, Lease>,
     last_lease: i64,
     /// Every change ever, so that a watch can begin in the past. A simulation is short.
     log: Vec<(Revision, Key, Option<Entry>)>,
@@ -187,6 +187,7 @@ impl Store for MemoryStore {
             loop {
                 let next_end = this.state().leases.values().map(|lease| lease.ends).min();
                 tokio::select! {
+                    biased;
                     change = changes.recv() => {
                         let Some(change) = change else { return };
                         if sender.send(change).await.is_err() { return }

@@ -49,9 +49,11 @@ impl Waiter {
             }
             let Some(place) = &mut self.place else { return Ok(Round::PlaceLost) };
             let event = tokio::select! {
-                (event, ..) = select_all(watches.iter_mut().map(|watch| watch.next().boxed())) => event,
+                // Changes may come without end: what ends the round comes first.
+                biased;
                 () = place.lease.gone() => return Ok(Round::PlaceLost),
                 () = self.cancel.cancelled() => return Ok(Round::Cancelled),
+                (event, ..) = select_all(watches.iter_mut().map(|watch| watch.next().boxed())) => event,
                 () = &mut poll => return Ok(Round::Again),
             };
             match event {
@@ -74,6 +76,7 @@ impl Waiter {
     async fn until_resumed(&self, watches: &mut [Watch]) {
         let any = select_all(watches.iter_mut().map(|watch| watch.next().boxed()));
         tokio::select! {
+            biased;
             _ = any => {}
             () = self.cancel.cancelled() => {}
             () = tokio::time::sleep(self.options.poll) => {}
