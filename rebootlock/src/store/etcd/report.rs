@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::clock;
 use super::cluster::{Cluster, within};
 use super::failure::{Failure, Task, understand};
 use super::unsigned;
@@ -41,6 +42,8 @@ pub struct EndpointStatus {
     pub errors: Vec<String>,
     /// One request and its answer on an open connection.
     pub round_trip: Duration,
+    /// How many seconds its clock is ahead of ours; negative: behind. Only known without TLS.
+    pub clock_ahead_secs: Option<i64>,
 }
 
 pub(super) async fn check(cluster: &Cluster) -> Vec<EndpointReport> {
@@ -76,5 +79,6 @@ async fn ask(cluster: &Cluster, index: usize) -> std::result::Result<EndpointSta
         raft_index: answer.raft_index(),
         errors: answer.errors().to_vec(),
         round_trip,
+        clock_ahead_secs: clock::seconds_ahead(cluster.url(index)).await,
     })
 }

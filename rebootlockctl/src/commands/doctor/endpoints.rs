@@ -10,6 +10,9 @@ use super::Finding;
 /// A round trip longer than this makes hand-overs slow.
 const SLOW: Duration = Duration::from_millis(100);
 
+/// Clocks that differ by no more than this mislead nobody.
+const TOLERABLE_SECS: i64 = 2;
+
 pub(super) async fn check(settings: &StoreSettings) -> Vec<Finding> {
     let Some(options) = etcd_options(settings) else {
         let shown = settings.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -25,10 +28,6 @@ pub(super) async fn check(settings: &StoreSettings) -> Vec<Finding> {
     let reports = store.check_endpoints().await;
     let mut findings: Vec<_> = reports.iter().flat_map(endpoint).collect();
     findings.extend(cluster(&reports));
-    findings.push(Finding::ok(
-        "clocks",
-        "not compared: etcd does not tell the time, and no decision depends on clocks",
-    ));
     findings
 }
 
@@ -37,7 +36,7 @@ fn endpoint(report: &EndpointReport) -> Vec<Finding> {
     match &report.status {
         Err(error) => vec![Finding::fail(about, error.to_string(), advice(error))],
         Ok(status) => {
-            let mut findings = vec![described(about, status)];
+            let mut findings = vec![described(about, status), clock(about, status)];
             let alarm = |alarm: &String| {
                 Finding::fail(about, format!("alarm: {alarm}"), advice_on_alarm(alarm))
             };
@@ -65,6 +64,22 @@ fn described(about: &str, status: &EndpointStatus) -> Finding {
         return Finding::warn(about, found, "slow: look at its disk, its load and the network");
     }
     Finding::ok(about, found)
+}
+
+/// No decision depends on clocks, but people read times that several machines wrote.
+fn clock(about: &str, status: &EndpointStatus) -> Finding {
+    match status.clock_ahead_secs {
+        None => Finding::ok(about, "clock not compared: over TLS etcd does not tell the time"),
+        Some(ahead) if ahead.abs() <= TOLERABLE_SECS => {
+            Finding::ok(about, "clock agrees with ours")
+        }
+        Some(ahead) => {
+            let side = if ahead > 0 { "ahead of" } else { "behind" };
+            let found = format!("its clock is {} s {side} ours", ahead.abs());
+            let mend = "let both follow the same time servers; slots are safe, times shown are not";
+            Finding::warn(about, found, mend)
+        }
+    }
 }
 
 fn advice(error: &StoreError) -> &'static str {
