@@ -59,8 +59,17 @@ impl Member {
 
     /// Starts the agent by this command, and waits until it has said something.
     pub async fn start_with(&mut self, command: Command) -> Result<()> {
-        let process = Process::spawn(self.machine.id(), command)?;
-        process.wait_line("started", SOON).await?;
+        let mut process = Process::spawn(self.machine.id(), command)?;
+        let started = process.stderr().clone();
+        tokio::select! {
+            line = started.wait_for(SOON, |line| line.contains("started")) => {
+                line.context("the agent does not start")?;
+            }
+            status = process.wait_exit(SOON) => {
+                let said = process.stderr().lines().join("\n");
+                bail!("the agent ended at once, {}: {said}", status?);
+            }
+        }
         self.agent = Some(process);
         Ok(())
     }

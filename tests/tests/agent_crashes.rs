@@ -64,6 +64,9 @@ async fn crash(point: &str, then: Then, acquisitions: usize, reboots: usize) {
         first.machine.new_boot().await.unwrap();
     }
     first.start().await.unwrap();
+    if point == "ordered" && then == SameBoot {
+        first.wait_log("GoingDown").await.unwrap();
+    }
     let wanted = !returning && then == SameBoot;
     let first_gets_through = async {
         if wanted {

@@ -188,7 +188,7 @@ async fn files_that_are_missing_or_hold_something_else_exit_2_and_are_named() {
         // A flag may come only once, so not after those of the machine.
         let program = binaries::path("rebootlockd").unwrap();
         let mut command = member.machine.command(&program);
-        let mut flags = vec![
+        let mut flags = [
             ("--config", "/dev/null".to_owned()),
             ("--machine-id-file", member.machine.machine_id_file().display().to_string()),
             ("--boot-id-file", member.machine.boot_id_file().display().to_string()),
