@@ -240,10 +240,10 @@ pub struct Watch {
 
 impl Watch {
     /// How many events wait for a slow reader before the feeder waits for it.
-    pub(crate) const BUFFER: usize = 64;
+    pub const BUFFER: usize = 64;
 
     /// A watch fed by `feeder` through the other end of `events`.
-    pub(crate) fn new(
+    pub fn new(
         events: mpsc::Receiver<Event>,
         feeder: tokio_util::task::AbortOnDropHandle<()>,
     ) -> Self {

@@ -8,6 +8,7 @@ pub mod model;
 pub mod pki;
 pub mod process;
 pub mod proxy;
+pub mod simulation;
 mod wait;
 
 pub use wait::{eventually, within};
