@@ -405,11 +405,10 @@ async fn a_process_is_heard_signalled_and_killed() -> Result<()> {
     let mut command = Command::new("sh");
     command
         .arg("-c")
-        .arg("trap 'echo bye >&2; exit 3' TERM; echo ready >&2; while :; do read x; done");
+        .arg("trap 'echo bye >&2; exit 3' TERM; echo ready >&2; while :; do sleep 0.05; done");
     let mut shell = Process::spawn("sh", command)?;
     shell.wait_line("ready", SOON).await?;
     shell.signal(Signal::TERM)?;
-    shell.send_line("").await?;
     assert_eq!(shell.wait_exit(SOON).await?.code(), Some(3));
     assert_eq!(shell.stderr().lines(), ["ready", "bye"]);
     shell.signal(Signal::TERM).unwrap_err();

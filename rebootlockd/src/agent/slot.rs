@@ -298,20 +298,19 @@ impl Agent {
     /// For whom this machine waits, in a sentence.
     async fn queued(&self, group: &Group, ahead: Option<usize>) -> String {
         let mut sentence = format!("waiting for a slot in group {group}");
-        if let Ok(status) = self.locks.status(group).await {
-            let (taken, max) = (status.holders.len(), status.semaphore.max());
-            sentence.push_str(&format!(": {taken} of {max} held"));
-            if let Some(holder) = status.holders.first() {
-                let record = holder.record.as_ref().and_then(|record| record.as_ref().ok());
-                let name = record.and_then(|record| record.hostname.clone());
-                sentence.push_str(&format!(" by {}", name.unwrap_or(holder.machine.to_string())));
-                if let Some(record) = record {
-                    let held = UnixTime::now().seconds_since(record.start_time);
-                    sentence.push_str(&format!(" for {}", in_words(held)));
-                }
-                if status.holders.len() > 1 {
-                    sentence.push_str(" and others");
-                }
+        if let Ok((semaphore, record)) = self.locks.glance(group).await {
+            let holders = semaphore.holders();
+            sentence.push_str(&format!(": {} of {} held", holders.len(), semaphore.max()));
+            if let Some(first) = holders.first() {
+                let name = record.as_ref().and_then(|record| record.hostname.clone());
+                sentence.push_str(&format!(" by {}", name.unwrap_or(first.to_string())));
+            }
+            if let Some(record) = record {
+                let held = UnixTime::now().seconds_since(record.start_time);
+                sentence.push_str(&format!(" for {}", in_words(held)));
+            }
+            if holders.len() > 1 {
+                sentence.push_str(" and others");
             }
         }
         match ahead {
