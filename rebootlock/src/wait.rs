@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::chance;
-use crate::id::Group;
+use crate::id::{Group, MachineId};
 use crate::lock::{Acquired, LockError, LockManager, Scope};
 use crate::record::{Claim, Document, UnixTime};
 use crate::store::{Event, Key, LeaseKeeper, Revision, Select, StoreError, Txn};
@@ -70,6 +70,25 @@ pub enum Obstacle {
         /// Whether it is the store that cannot be reached, rather than a document or a right.
         out_of_reach: bool,
     },
+}
+
+/// Takes away the places that an earlier life of `machine` left in the queues of `groups`, so that
+/// nobody waits for them until their lease ends.
+///
+/// # Errors
+/// What the store says; the lease then ends by itself.
+pub async fn forget_places(
+    locks: &LockManager,
+    groups: &[Group],
+    machine: &MachineId,
+) -> Result<(), StoreError> {
+    let places: Vec<Key> = groups.iter().map(|g| locks.keys().waiter(g, machine)).collect();
+    let left = locks.store().load(&places).await?;
+    if !left.entries.is_empty() {
+        let txn = left.entries.into_keys().fold(Txn::new(), Txn::delete);
+        locks.store().commit(&txn).await?;
+    }
+    Ok(())
 }
 
 /// News of a claim that waits.

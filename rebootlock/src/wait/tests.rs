@@ -2,7 +2,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
-use crate::id::MachineId;
 use crate::keys::Keyspace;
 use crate::queue::Queue;
 use crate::record::{Pause, Via};
@@ -226,4 +225,20 @@ async fn two_processes_that_wait_for_one_machine_do_not_fight_at_full_speed() {
     let (one, two) = tokio::join!(first.granted(), second.granted());
     let granted = |acquired: &Acquired| *acquired == Acquired::Granted;
     assert_eq!([&one, &two].into_iter().filter(|a| granted(a)).count(), 1, "{one:?} {two:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn places_of_an_earlier_life_can_be_taken_away() {
+    let (store, locks) = manager();
+    locks.acquire(&claim("holder", &[])).await.unwrap();
+    drop(Waiting::start(locks.clone(), claim("a", &[]), options()));
+    let waiting = Waiting::start(locks.clone(), claim("a", &[]), options());
+    in_queue(&locks, 1).await;
+    drop(waiting);
+    let a = MachineId::new("a").unwrap();
+    forget_places(&locks, &[Group::default()], &a).await.unwrap();
+    assert!(locks.status(&Group::default()).await.unwrap().queue.is_empty());
+    let before = store.log(&locks.keys().queue(&Group::default())).len();
+    forget_places(&locks, &[Group::default()], &a).await.unwrap();
+    assert_eq!(store.log(&locks.keys().queue(&Group::default())).len(), before);
 }

@@ -7,7 +7,7 @@ use rebootlock::config::Strategy;
 use rebootlock::id::Group;
 use rebootlock::lock::{Acquired, LockError};
 use rebootlock::record::{HolderRecord, HolderState, UnixTime, Via, sorted_groups};
-use rebootlock::wait::{Obstacle, Progress, WaitOptions, Waiting};
+use rebootlock::wait::{Obstacle, Progress, WaitOptions, Waiting, forget_places};
 
 use super::{Agent, Held, PassOver, WINDOW_TICK};
 use crate::failpoint;
@@ -22,6 +22,10 @@ impl Agent {
         let memento = self.memento.load();
         if memento.boot_id.as_ref().is_some_and(|boot| *boot != self.boot_id) {
             self.request_is_fulfilled().await;
+            let groups = sorted_groups(memento.groups.clone());
+            if let Err(error) = forget_places(&self.locks, &groups, &self.machine).await {
+                tracing::debug!(%error, "a place in the queue may be left until its lease ends");
+            }
         }
         let groups = self.options.settings.machine.groups.iter().cloned();
         let groups = sorted_groups(groups.chain(memento.groups.clone()));
