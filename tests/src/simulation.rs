@@ -37,6 +37,7 @@ use rebootlockd::policy::State;
 use tokio::time::{Instant, sleep};
 
 use self::machine::{Agent, Machine};
+pub use self::store::Sabotage;
 use self::store::{Faults, FaultyStore, OnCommit};
 
 /// How long things go wrong.
@@ -98,13 +99,18 @@ pub struct Outcome {
 
 /// Runs the schedule of a seed.
 pub fn run(seed: u64) -> Outcome {
+    run_sabotaged(seed, Sabotage::None)
+}
+
+/// Runs the schedule of a seed with a promise broken on purpose.
+pub fn run_sabotaged(seed: u64, sabotage: Sabotage) -> Outcome {
     chance::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime without I/O needs nothing from the system");
-    runtime.block_on(Fleet::run(seed))
+    runtime.block_on(Fleet::run(seed, sabotage))
 }
 
 struct Fleet {
@@ -117,7 +123,7 @@ struct Fleet {
 }
 
 impl Fleet {
-    async fn run(seed: u64) -> Outcome {
+    async fn run(seed: u64, sabotage: Sabotage) -> Outcome {
         let dice = Dice(Arc::new(Mutex::new(StdRng::seed_from_u64(seed))));
         let trace = Trace { began: Instant::now(), lines: Arc::default() };
         let faults = Faults {
@@ -125,6 +131,7 @@ impl Fleet {
             dice: dice.clone(),
             on: Arc::new(AtomicBool::new(true)),
             per_mille: [0, 20, 100, 300][dice.below(4) as usize],
+            sabotage,
         };
         let groups: Vec<Group> =
             ["default", "lb"].iter().map(|name| Group::new(*name).unwrap()).collect();
@@ -223,8 +230,9 @@ impl Fleet {
 
     /// One machine, through all lives of its agent.
     async fn live(self: Arc<Self>, machine: Arc<Machine>) {
+        let looks_again = self.faults.sabotage != Sabotage::NotLookingAgain;
         loop {
-            let agent = Agent::new(machine.clone(), self.locks(false)).run();
+            let agent = Agent::new(machine.clone(), self.locks(false), looks_again).run();
             let rough = self.faults.on.load(Ordering::Relaxed);
             let crash = match self.dice.below(3) {
                 0 if rough => self.dice.seconds(40),

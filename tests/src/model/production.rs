@@ -172,12 +172,15 @@ impl Fleet {
     }
 }
 
+/// How many go before a machine, by the queue in the order of arrival and the machine.
+type Turns = HashMap<(Vec<u8>, usize), Option<usize>>;
+
 /// Asks production, each question about the same documents once.
 #[derive(Debug)]
 pub struct Production {
     fleet: Fleet,
     known: Mutex<HashMap<(usize, Question, Documents), Answer>>,
-    turns: Mutex<HashMap<(Vec<u8>, usize), Option<usize>>>,
+    turns: Mutex<Turns>,
     runtime: tokio::runtime::Runtime,
 }
 

@@ -120,12 +120,13 @@ pub struct Agent {
     held: Vec<Group>,
     /// Whether no slot of its own can come late.
     looked: bool,
+    looks_again: bool,
 }
 
 impl Agent {
-    /// A new process.
-    pub fn new(machine: Arc<Machine>, locks: LockManager) -> Self {
-        Self { machine, locks, held: Vec::new(), looked: true }
+    /// A new process. It `looks_again` for a slot that may come late.
+    pub fn new(machine: Arc<Machine>, locks: LockManager, looks_again: bool) -> Self {
+        Self { machine, locks, held: Vec::new(), looked: true, looks_again }
     }
 
     /// Until it is aborted.
@@ -243,7 +244,7 @@ impl Agent {
             tokio::select! {
                 biased;
                 () = self.machine.changed.notified() => {}
-                () = sleep(LOOK_AGAIN), if !self.looked => {
+                () = sleep(LOOK_AGAIN), if !self.looked && self.looks_again => {
                     let held = self.locks.holding(&self.machine.groups, &self.machine.id).await;
                     if held.is_ok_and(|held| !held.is_empty()) {
                         return Event::SlotFound;

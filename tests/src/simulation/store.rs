@@ -18,6 +18,26 @@ use super::{Dice, LATEST};
 /// Told of every commit that happened, at the moment it happens.
 pub type OnCommit = Arc<dyn Fn(&Txn) + Send + Sync>;
 
+/// A promise that is broken on purpose, to show that it is found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sabotage {
+    /// None.
+    None,
+    /// The store overlooks preconditions on keys that contain this.
+    Overlook(&'static str),
+    /// Agents that left the queue do not look whether a slot came late.
+    NotLookingAgain,
+}
+
+impl Sabotage {
+    fn spoil(self, mut txn: Txn) -> Txn {
+        if let Self::Overlook(part) = self {
+            txn.preconditions.retain(|precondition| !precondition.key.as_str().contains(part));
+        }
+        txn
+    }
+}
+
 /// What the faulty stores of one simulation share.
 #[derive(Debug, Clone)]
 pub struct Faults {
@@ -29,6 +49,8 @@ pub struct Faults {
     pub on: Arc<AtomicBool>,
     /// How many of a thousand calls go wrong.
     pub per_mille: u32,
+    /// What the store is made to overlook.
+    pub sabotage: Sabotage,
 }
 
 impl Faults {
@@ -71,7 +93,11 @@ impl FaultyStore {
 
     /// Sends a transaction on its way; it arrives even if whoever sent it dies meanwhile.
     fn send(&self, txn: &Txn, after: Duration) -> tokio::task::JoinHandle<Result<Commit>> {
-        let (inner, txn, told) = (self.faults.inner.clone(), txn.clone(), self.on_commit.clone());
+        let (inner, txn, told) = (
+            self.faults.inner.clone(),
+            self.faults.sabotage.spoil(txn.clone()),
+            self.on_commit.clone(),
+        );
         tokio::spawn(async move {
             sleep(after).await;
             let committed = inner.commit(&txn).await;
