@@ -41,10 +41,10 @@ pub use self::store::Sabotage;
 use self::store::{Faults, FaultyStore, OnCommit};
 
 /// How long things go wrong.
-const ROUGH: Duration = Duration::from_secs(120);
+const ROUGH: Duration = Duration::from_secs(75);
 
 /// How late a commit may arrive.
-const LATEST: Duration = Duration::from_secs(40);
+const LATEST: Duration = Duration::from_secs(25);
 
 /// How long everything may take to drain afterwards.
 const DRAINED_AFTER: Duration = Duration::from_secs(3600);
