@@ -1,0 +1,98 @@
+//! How fast it is and how much it takes, each figure beside a reference from the same run.
+
+mod figures;
+mod handover;
+mod latency;
+mod metrics;
+mod programs;
+mod rig;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use clap::{Parser, ValueEnum};
+
+use self::figures::Report;
+use self::rig::Rig;
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Taking a slot and giving it back, on each store
+    Latency,
+    /// From one holder to the next, and the requests that costs
+    HandOver,
+    /// `rebootlockctl status` beside `etcdctl get`
+    Status,
+    /// `rebootlockd` with nothing to do
+    Daemon,
+    /// The programs on disk
+    Size,
+}
+
+/// Prints figures beside a reference from the same run. Build it with --release.
+#[derive(Debug, Parser)]
+struct Options {
+    /// What to measure [default: everything]
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+    /// Also hand over with 1000 waiting
+    #[arg(long)]
+    deep: bool,
+    /// How often each call is timed
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    rounds: usize,
+    /// Use the etcd whose version begins like this [default: the newest there is]
+    #[arg(long, value_name = "VERSION")]
+    etcd: Option<String>,
+    /// Print tables as Markdown
+    #[arg(long)]
+    markdown: bool,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    let ended = tokio::select! {
+        ended = run(&options) => ended,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: &Options) -> Result<()> {
+    ensure!(options.rounds > 0, "--rounds must be 1 or more");
+    if cfg!(debug_assertions) {
+        eprintln!("bench: a debug build; its figures say little");
+    }
+    let wants = |part| options.parts.is_empty() || options.parts.contains(&part);
+    let report = Report::new(options.markdown);
+    let rig = Rig::start(options.etcd.as_deref()).await?;
+    report.note(&format!("etcd {}, one member on loopback, fsync on.", rig.version()));
+    if wants(Part::Latency) {
+        report.show(&latency::measure(&rig, options.rounds).await?);
+    }
+    if wants(Part::HandOver) {
+        let mut depths = vec![10, 100];
+        depths.extend(options.deep.then_some(1000));
+        let (times, requests) = handover::measure(&rig, &depths).await?;
+        report.show(&times);
+        report.show(&requests);
+    }
+    if wants(Part::Status) {
+        report.show(&programs::status(&rig).await?);
+    }
+    if wants(Part::Daemon) {
+        report.show(&programs::daemon(&rig).await?);
+    }
+    if wants(Part::Size) {
+        report.show(&programs::sizes()?);
+    }
+    Ok(())
+}
