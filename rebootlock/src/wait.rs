@@ -226,7 +226,12 @@ impl Waiter {
                 Round::Cancelled => break None,
             }
         };
-        self.leave_queue().await;
+        match (&acquired, self.place.take()) {
+            // Taking the slots took the places away: nobody has to wait for the lease's end.
+            (Some(Acquired::Granted), Some(place)) => drop(tokio::spawn(end_lease(place.lease))),
+            (_, Some(place)) => end_lease(place.lease).await,
+            (_, None) => {}
+        }
         acquired
     }
 
@@ -414,10 +419,8 @@ impl Waiter {
     }
 
     async fn leave_queue(&mut self) {
-        let Some(place) = self.place.take() else { return };
-        // When this fails the lease ends by itself, as nobody keeps it alive any more.
-        if let Err(error) = place.lease.end().await {
-            tracing::debug!(%error, "could not leave the queue; the lease will");
+        if let Some(place) = self.place.take() {
+            end_lease(place.lease).await;
         }
     }
 
@@ -440,6 +443,13 @@ impl Waiter {
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, LockError> {
         call.await.map_err(|source| LockError::Store { action: format!("{doing} {key}"), source })
+    }
+}
+
+async fn end_lease(lease: LeaseKeeper) {
+    // When this fails the lease ends by itself, as nobody keeps it alive any more.
+    if let Err(error) = lease.end().await {
+        tracing::debug!(%error, "could not leave the queue; the lease will");
     }
 }
 
