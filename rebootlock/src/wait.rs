@@ -10,6 +10,8 @@
 
 mod front;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
@@ -107,6 +109,7 @@ pub struct Waiting {
     obstacle: watch::Receiver<Obstacle>,
     granted: oneshot::Receiver<Acquired>,
     cancel: CancellationToken,
+    unsettled: Arc<AtomicBool>,
     task: AbortOnDropHandle<Option<Acquired>>,
 }
 
@@ -116,6 +119,7 @@ impl Waiting {
         let (obstacles, obstacle) = watch::channel(Obstacle::Asking);
         let (grant, granted) = oneshot::channel();
         let cancel = CancellationToken::new();
+        let unsettled = Arc::new(AtomicBool::new(false));
         let waiter = Waiter {
             locks,
             since: UnixTime::now(),
@@ -125,13 +129,14 @@ impl Waiting {
             cancel: cancel.clone(),
             place: None,
             last_loss: None,
+            unsettled: unsettled.clone(),
         };
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
             let acquired = waiter.run().await?;
             // Whoever leaves takes the answer from the task instead.
             grant.send(acquired).err()
         }));
-        Self { obstacle, granted, cancel, task }
+        Self { obstacle, granted, cancel, unsettled, task }
     }
 
     /// What is in the way now.
@@ -174,9 +179,15 @@ impl Waiting {
         }
     }
 
+    /// Whether an acquisition was sent and never answered, so that it may still happen. After
+    /// [`Waiting::leave`], [`LockManager::settle_unanswered`] makes sure that it does not.
+    pub fn is_unsettled(&self) -> bool {
+        self.unsettled.load(Ordering::SeqCst)
+    }
+
     /// Leaves the queue. If the slots were taken at that very moment they are the caller's to use
     /// or release.
-    pub async fn leave(mut self) -> Option<Acquired> {
+    pub async fn leave(&mut self) -> Option<Acquired> {
         self.cancel.cancel();
         let from_task = (&mut self.task).await.ok().flatten();
         self.granted.try_recv().ok().or(from_task)
@@ -193,6 +204,8 @@ struct Waiter {
     place: Option<Place>,
     /// When a place was lost last.
     last_loss: Option<Instant>,
+    /// Whether an acquisition was sent and never answered.
+    unsettled: Arc<AtomicBool>,
 }
 
 /// Our place in the queue of each group.
@@ -272,7 +285,15 @@ impl Waiter {
                 return Ok(None);
             }
         }
-        self.locks.acquire(&self.claim).await.map(Some)
+        self.answered(self.locks.acquire(&self.claim).await).map(Some)
+    }
+
+    /// Remembers that an acquisition was not answered.
+    fn answered<T>(&self, answer: Result<T, LockError>) -> Result<T, LockError> {
+        if matches!(answer, Err(LockError::Store { .. })) {
+            self.unsettled.store(true, Ordering::SeqCst);
+        }
+        answer
     }
 
     /// Enters all queues in one transaction. A place left there by an earlier life of this machine

@@ -201,7 +201,7 @@ impl Agent {
                 }
             }
         };
-        if let Some(waiting) = self.waiting.take()
+        if let Some(mut waiting) = self.waiting.take()
             && waiting.leave().await.is_some()
         {
             tracing::info!(
@@ -288,15 +288,13 @@ impl Agent {
                 Want::Nothing if self.options.run.once => return Err(PassOver(0)),
                 _ => {}
             }
-            let poll = self.poll();
+            let look_again = self.look_again_after();
             tokio::select! {
                 () = self.wants.changed() => {}
-                () = tokio::time::sleep(poll), if !self.looked => {
-                    // The store was away when the agent started: a slot may wait to be freed.
-                    if self.locks.holding(&self.options.settings.machine.groups, &self.machine)
-                        .await.is_ok_and(|held| !held.is_empty())
-                    {
-                        return Ok(Event::SlotFound);
+                // The store was away, or an answer was lost: a slot may wait to be freed.
+                () = tokio::time::sleep(look_again), if !self.looked => {
+                    if let Some(found) = self.look_again().await {
+                        return Ok(found);
                     }
                 }
                 () = &mut give_up, if self.options.run.once => return Err(PassOver(exit::FAILED)),
@@ -320,10 +318,16 @@ impl Agent {
             let opens = self.options.windows.next_start(&now);
             let opens = opens.map(|at| at.strftime("%a %F %R %Z").to_string()).unwrap_or_default();
             self.say(&format!("a reboot is wanted; the reboot window opens {opens}"));
+            let look_again = self.look_again_after();
             // Not for long at a time: clocks are set, and machines sleep.
             tokio::select! {
                 () = tokio::time::sleep(left.min(WINDOW_TICK)) => {}
                 () = self.wants.changed() => {}
+                () = tokio::time::sleep(look_again), if !self.looked => {
+                    if let Some(found) = self.look_again().await {
+                        return Ok(found);
+                    }
+                }
             }
         }
     }

@@ -172,7 +172,7 @@ pub fn step(state: State, event: Event) -> Result<(State, Action), Unexpected> {
         (Starting, GoingDown) => (Rebooting, AwaitEnd),
         (Starting, CameBack) => (Verifying, Verify),
 
-        (Idle, SlotFound) => START,
+        (Idle | Closed, SlotFound) => START,
         (Idle, Wanted) => (Closed, AwaitWindow),
         (Closed, WindowOpen) => (Queued, AskForSlot),
         (Closed, Unwanted) => (Idle, AwaitWant),

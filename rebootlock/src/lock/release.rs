@@ -48,6 +48,30 @@ impl LockManager {
         }
     }
 
+    /// Makes sure that no acquisition for `machine` that was never answered can still happen: it
+    /// requires the semaphores as they were, so they are written anew, unchanged. Returns whether
+    /// the machine holds a slot in one of `groups`; then nothing is written.
+    ///
+    /// # Errors
+    /// [`super::LockError::Damaged`], or what the store says; then it is not settled.
+    pub async fn settle_unanswered(&self, groups: &[Group], machine: &MachineId) -> Result<bool> {
+        let groups = sorted_groups(groups.iter().cloned());
+        let action = format!("settling what {machine} last asked for below {}", self.keys);
+        let keys: Vec<_> = groups.iter().map(|group| self.keys.semaphore(group)).collect();
+        self.settle(&action, &keys, |before| {
+            let mut txn = Txn::new();
+            for (group, key) in groups.iter().zip(&keys) {
+                let semaphore = self.semaphore(before, group)?;
+                if semaphore.holds(machine) {
+                    return Ok(Decision::Done(true));
+                }
+                txn = txn.when(before.unchanged(key)).put(key.clone(), semaphore.to_json());
+            }
+            Ok(Decision::Commit(txn, false))
+        })
+        .await
+    }
+
     fn decide_release(
         &self,
         groups: &[Group],

@@ -245,3 +245,18 @@ async fn twenty_callers_for_ten_slots_are_ten_granted_and_ten_told_full() {
     }
     assert_eq!((granted, full), (10, 10));
 }
+
+#[tokio::test]
+async fn an_acquisition_that_was_never_answered_cannot_happen_once_it_is_settled() {
+    let (locks, late) = (manager(), claim("a", &["lb", "rack-7"]));
+    let keys = locks.keys_of(late.groups(), &late.machine);
+    let before = locks.store().load(&keys).await.unwrap();
+    assert!(!locks.settle_unanswered(late.groups(), &late.machine).await.unwrap());
+    // The commit that was decided on what was there before arrives now.
+    assert_eq!(locks.acquire_from(&late, &before, []).await.unwrap(), None);
+    assert!(locks.status(&group("lb")).await.unwrap().holders.is_empty());
+    locks.acquire(&late).await.unwrap();
+    let revision = locks.status(&group("lb")).await.unwrap().revision;
+    assert!(locks.settle_unanswered(late.groups(), &late.machine).await.unwrap());
+    assert_eq!(locks.status(&group("lb")).await.unwrap().revision, revision);
+}

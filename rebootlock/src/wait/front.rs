@@ -156,7 +156,8 @@ impl Waiter {
             self.place.iter().flat_map(|place| &place.tickets).map(|(key, _, modified)| {
                 Precondition { key: key.clone(), modified: Some(*modified) }
             });
-        match self.locks.acquire_from(&self.claim, &view.documents, places).await {
+        let asked = self.locks.acquire_from(&self.claim, &view.documents, places).await;
+        match self.answered(asked) {
             Ok(Some(acquired)) => Ok(Turn::Granted(acquired)),
             Ok(None) => Ok(Turn::Unsettled),
             Err(LockError::Full { group, .. }) => {

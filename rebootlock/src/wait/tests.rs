@@ -150,9 +150,10 @@ async fn who_dies_while_waiting_is_passed_over_when_its_lease_ends() {
 async fn leaving_takes_the_place_away_at_once() {
     let (_store, locks) = manager();
     locks.acquire(&claim("holder", &[])).await.unwrap();
-    let waiting = Waiting::start(locks.clone(), claim("a", &[]), options());
+    let mut waiting = Waiting::start(locks.clone(), claim("a", &[]), options());
     in_queue(&locks, 1).await;
     assert_eq!(waiting.leave().await, None);
+    assert!(!waiting.is_unsettled());
     assert!(locks.status(&Group::default()).await.unwrap().queue.is_empty());
 }
 

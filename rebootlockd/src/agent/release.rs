@@ -38,6 +38,7 @@ impl Agent {
             }
         }
         failpoint::reach("released");
+        self.remember(None);
         self.clear_trouble();
         self.held = None;
         Event::Released

@@ -1,6 +1,7 @@
 //! Finding the slot of an earlier life, and getting a new one.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rebootlock::cli::exit;
 use rebootlock::config::Strategy;
@@ -15,6 +16,9 @@ use crate::memento::Memento;
 use crate::policy::Event;
 use crate::requests;
 use crate::want::Want;
+
+/// Between two looks for a slot that was asked for and may come late.
+const LOOK_AGAIN: Duration = Duration::from_secs(3);
 
 impl Agent {
     /// Whether this machine holds a slot from an earlier life of its agent, and from which boot.
@@ -32,8 +36,19 @@ impl Agent {
         loop {
             match self.locks.holding(&groups, &self.machine).await {
                 Ok(held) => {
-                    self.looked = true;
                     self.clear_trouble();
+                    if held.is_empty() && memento.token.is_some() {
+                        // An earlier life asked for a slot, and the answer may be on its way.
+                        match self.locks.settle_unanswered(&groups, &self.machine).await {
+                            Ok(true) => continue,
+                            Ok(false) => {}
+                            Err(error) => {
+                                self.stuck("cannot settle what was asked for before", &error).await;
+                                continue;
+                            }
+                        }
+                    }
+                    self.looked = true;
                     if let Some(event) = self.judge(held, &memento).await {
                         return event;
                     }
@@ -236,10 +251,43 @@ impl Agent {
 
     /// Leaves the queue; whether a slot came at that very moment.
     async fn leave_queue(&mut self, held: &Held) -> bool {
-        let Some(waiting) = self.waiting.take() else { return false };
+        let Some(mut waiting) = self.waiting.take() else { return false };
         let late = waiting.leave().await;
         tracing::debug!(token = %held.token, late = late.is_some(), "left the queue");
+        if waiting.is_unsettled() && late.is_none() {
+            // It may come later still, and then nobody would give it back.
+            self.looked = false;
+        }
         late == Some(Acquired::Granted)
+    }
+
+    /// Whether a slot of this machine's has turned up that could not be seen before; and makes
+    /// sure that none can from here on. `None`: the store does not tell yet.
+    pub(super) async fn look_again(&mut self) -> Option<Event> {
+        let groups = self.options.settings.machine.groups.clone();
+        let held = if self.needs_slot() {
+            self.locks.settle_unanswered(&groups, &self.machine).await
+        } else {
+            // Nothing was asked for, so there is nothing to settle.
+            self.locks.holding(&groups, &self.machine).await.map(|held| !held.is_empty())
+        };
+        match held {
+            Ok(true) => Some(Event::SlotFound),
+            Ok(false) => {
+                self.looked = true;
+                self.remember(None);
+                None
+            }
+            Err(error) => {
+                tracing::debug!(%error, "whether this machine holds a slot is not known yet");
+                None
+            }
+        }
+    }
+
+    /// When to look again while that is not known.
+    pub(super) fn look_again_after(&self) -> Duration {
+        if self.needs_slot() { LOOK_AGAIN.min(self.poll()) } else { self.poll() }
     }
 
     fn acquired(&mut self, acquired: Acquired, held: Held) -> Event {
@@ -333,7 +381,7 @@ impl Agent {
         self.options.settings.agent.strategy == Strategy::BestEffort
     }
 
-    fn remember(&self, held: Option<(&rebootlock::id::Token, &[Group])>) {
+    pub(super) fn remember(&self, held: Option<(&rebootlock::id::Token, &[Group])>) {
         let memento = Memento {
             boot_id: Some(self.boot_id.clone()),
             token: held.map(|(token, _)| *token),
