@@ -23,7 +23,10 @@ async fn looking_at_a_cluster_never_used_writes_nothing() {
     {
         let ran = op.ctl(line).await;
         assert!(ran.code == 0 || line == "doctor", "{line}: {ran:?}");
-        assert!(ran.out.contains("clock agrees with ours") == (line == "doctor"), "{line}: {ran:?}");
+        assert!(
+            ran.out.contains("clock agrees with ours") == (line == "doctor"),
+            "{line}: {ran:?}"
+        );
     }
     assert_eq!(etcd.revision().await.unwrap(), before);
     op.ctl("lock web-3").await.ok();
