@@ -16,12 +16,16 @@ struct View {
     /// Semaphores, pauses and our own holder records.
     documents: Snapshot,
     queues: BTreeMap<Group, Queue>,
+    /// All of it was read at this revision or later.
+    after: Revision,
 }
 
 /// What can be done about a view.
 enum Turn {
     Granted(Acquired),
-    /// Somebody was faster, or it is not known how it ended.
+    /// What was believed is not so any more.
+    Lost,
+    /// It is not known how it ended.
     Unsettled,
     Wait(Obstacle),
 }
@@ -29,17 +33,27 @@ enum Turn {
 impl Waiter {
     /// Among the first: until it is our turn and the slots are ours.
     pub(super) async fn front(&mut self) -> Result<Round, LockError> {
-        let (mut view, after) = self.view().await?;
+        let mut view = self.view().await?;
         if self.place_is_gone(&view) {
             return Ok(Round::PlaceLost);
         }
-        let mut watches = self.watches(after);
+        let mut watches = self.watches(view.after);
         let poll = tokio::time::sleep(self.poll_interval());
         tokio::pin!(poll);
+        let mut heard = true;
         loop {
             match self.turn(&view).await? {
                 Turn::Granted(acquired) => return Ok(Round::Granted(acquired)),
-                Turn::Unsettled => return Ok(Round::Again),
+                // One commit may be heard in parts, as each watch goes its own way. The watches stay:
+                // a new one of etcd may hear its first changes only after a tenth of a second.
+                Turn::Lost if std::mem::take(&mut heard) => {
+                    view = self.view().await?;
+                    if self.place_is_gone(&view) {
+                        return Ok(Round::PlaceLost);
+                    }
+                    continue;
+                }
+                Turn::Lost | Turn::Unsettled => return Ok(Round::Again),
                 Turn::Wait(Obstacle::Paused { .. }) => {
                     // Outside the queue one waits for the end of a pause.
                     self.leave_queue().await;
@@ -56,6 +70,7 @@ impl Waiter {
                 (event, ..) = select_all(watches.iter_mut().map(|watch| watch.next().boxed())) => event,
                 () = &mut poll => return Ok(Round::Again),
             };
+            heard = true;
             match event {
                 Some(Event::Changed { key, entry, revision }) => {
                     self.hear(&mut view, &key, entry, revision);
@@ -83,8 +98,8 @@ impl Waiter {
         }
     }
 
-    /// Reads everything, and says after which revision to watch it.
-    async fn view(&self) -> Result<(View, Revision), LockError> {
+    /// Reads everything.
+    async fn view(&self) -> Result<View, LockError> {
         let (store, groups) = (self.locks.store(), self.claim.groups());
         let keys = self.locks.keys_of(groups, &self.claim.machine);
         let documents = self.store_call("reading", &keys[0], store.load(&keys)).await?;
@@ -97,7 +112,7 @@ impl Waiter {
             after = after.min(listing.revision);
             queues.insert(group.clone(), Queue::of(&listing));
         }
-        Ok((View { documents, queues }, after))
+        Ok(View { documents, queues, after })
     }
 
     fn watches(&self, after: Revision) -> Vec<Watch> {
@@ -111,6 +126,9 @@ impl Waiter {
 
     /// Takes a change into account, unless it is older than what is known.
     fn hear(&self, view: &mut View, key: &Key, entry: Option<Entry>, revision: Revision) {
+        if revision <= view.after {
+            return;
+        }
         for (group, queue) in &mut view.queues {
             if key.as_str().starts_with(self.locks.keys().queue(group).as_str()) {
                 queue.changed(key, entry.as_ref(), revision);
@@ -159,7 +177,7 @@ impl Waiter {
         let asked = self.locks.acquire_from(&self.claim, &view.documents, places).await;
         match self.answered(asked) {
             Ok(Some(acquired)) => Ok(Turn::Granted(acquired)),
-            Ok(None) => Ok(Turn::Unsettled),
+            Ok(None) => Ok(Turn::Lost),
             Err(LockError::Full { group, .. }) => {
                 Ok(Turn::Wait(Obstacle::Queued { group, ahead: Some(0) }))
             }
