@@ -57,7 +57,7 @@ pub(crate) async fn status(rig: &Rig) -> Result<Table> {
         theirs.add(start.elapsed());
         ensure!(output.status.success(), "etcdctl get ended with {}", output.status);
     }
-    for waiting in waiting {
+    for mut waiting in waiting {
         waiting.leave().await;
     }
     locks.release(holder.groups(), &holder.machine, Some(holder.token)).await?;
