@@ -230,9 +230,8 @@ impl Fleet {
 
     /// One machine, through all lives of its agent.
     async fn live(self: Arc<Self>, machine: Arc<Machine>) {
-        let looks_again = self.faults.sabotage != Sabotage::NotLookingAgain;
         loop {
-            let agent = Agent::new(machine.clone(), self.locks(false), looks_again).run();
+            let agent = Agent::new(machine.clone(), self.locks(false)).run();
             let rough = self.faults.on.load(Ordering::Relaxed);
             let crash = match self.dice.below(3) {
                 0 if rough => self.dice.seconds(40),

@@ -120,13 +120,12 @@ pub struct Agent {
     held: Vec<Group>,
     /// Whether no slot of its own can come late.
     looked: bool,
-    looks_again: bool,
 }
 
 impl Agent {
-    /// A new process. It `looks_again` for a slot that may come late.
-    pub fn new(machine: Arc<Machine>, locks: LockManager, looks_again: bool) -> Self {
-        Self { machine, locks, held: Vec::new(), looked: true, looks_again }
+    /// A new process.
+    pub fn new(machine: Arc<Machine>, locks: LockManager) -> Self {
+        Self { machine, locks, held: Vec::new(), looked: true }
     }
 
     /// Until it is aborted.
@@ -244,10 +243,12 @@ impl Agent {
             tokio::select! {
                 biased;
                 () = self.machine.changed.notified() => {}
-                () = sleep(LOOK_AGAIN), if !self.looked && self.looks_again => {
-                    let held = self.locks.holding(&self.machine.groups, &self.machine.id).await;
-                    if held.is_ok_and(|held| !held.is_empty()) {
-                        return Event::SlotFound;
+                () = sleep(LOOK_AGAIN), if !self.looked => {
+                    let (groups, id) = (&self.machine.groups, &self.machine.id);
+                    match self.locks.settle_unanswered(groups, id).await {
+                        Ok(true) => return Event::SlotFound,
+                        Ok(false) => self.looked = true,
+                        Err(_) => {}
                     }
                 }
             }
@@ -277,8 +278,9 @@ impl Agent {
             }
             Some(Acquired::Already(_)) => Event::SlotOccupied,
             None => {
-                self.looked = false;
-                if waiting.leave().await == Some(Acquired::Granted) {
+                let late = waiting.leave().await;
+                self.looked &= late.is_some() || !waiting.is_unsettled();
+                if late == Some(Acquired::Granted) {
                     self.held = self.machine.groups.clone();
                     self.release().await;
                 }

@@ -25,8 +25,6 @@ pub enum Sabotage {
     None,
     /// The store overlooks preconditions on keys that contain this.
     Overlook(&'static str),
-    /// Agents that left the queue do not look whether a slot came late.
-    NotLookingAgain,
 }
 
 impl Sabotage {
