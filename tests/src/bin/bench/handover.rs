@@ -9,6 +9,8 @@ use rebootlock::record::Claim;
 use rebootlock::wait::{WaitOptions, Waiting};
 use rebootlock_tests::eventually;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::figures::{TIMES, Table, Times};
 use crate::metrics;
@@ -23,6 +25,12 @@ const COUNTED: usize = 50;
 /// Waiters share so many connections at most: it is the lock that is measured.
 const CONNECTIONS: usize = 25;
 
+/// How long renewed leases are counted, which are no part of a hand-over.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// How long those behind may take to move up, before the count is read.
+const MOVED_UP: Duration = Duration::from_millis(500);
+
 /// Longest time for all to be in the queue.
 const QUEUED_WITHIN: Duration = Duration::from_secs(120);
 
@@ -33,7 +41,7 @@ const HANDED_WITHIN: Duration = Duration::from_secs(30);
 pub(crate) async fn measure(rig: &Rig, depths: &[usize]) -> Result<(Table, Table)> {
     let mut times = Table::new("Hand-over", &TIMES);
     let mut requests = Table::new(
-        "Messages to etcd for one hand-over, renewed leases and the next ones' moving up included",
+        "Messages to etcd for one hand-over, with everybody's moving up and without renewed leases",
         &["waiting", "messages", "n", ""],
     );
     for &depth in depths {
@@ -83,6 +91,7 @@ async fn hand_over(rig: &Rig, depth: usize) -> Result<Measured> {
         line.join(before.number)?;
         line.wait_formed(depth).await?;
     }
+    line.disband().await;
     Ok(measured)
 }
 
@@ -90,22 +99,20 @@ async fn hand_over(rig: &Rig, depth: usize) -> Result<Measured> {
 async fn count(rig: &Rig, depth: usize) -> Result<f64> {
     let group = Group::new(format!("count-{depth}"))?;
     let mut line = Line::form(rig, &group, depth + COUNTED).await?;
+    let quiet = metrics::requests(&rig.etcd).await?;
+    tokio::time::sleep(QUIET).await;
     let before = metrics::requests(&rig.etcd).await?;
+    let start = Instant::now();
     for _ in 0..COUNTED {
         line.release().await?;
         line.next().await?;
     }
-    // Who moves up does so behind the hand-over's back; wait for the last of it.
-    let mut after = metrics::requests(&rig.etcd).await?;
-    loop {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        let now = metrics::requests(&rig.etcd).await?;
-        if now - after < 3.0 {
-            break;
-        }
-        after = now;
-    }
-    Ok((after - before) / COUNTED as f64)
+    // Who moves up does so behind the hand-over's back.
+    tokio::time::sleep(MOVED_UP).await;
+    let after = metrics::requests(&rig.etcd).await?;
+    let anyway = (before - quiet) * start.elapsed().as_secs_f64() / QUIET.as_secs_f64();
+    line.disband().await;
+    Ok((after - before - anyway) / COUNTED as f64)
 }
 
 #[derive(Debug, Clone)]
@@ -121,6 +128,8 @@ struct Line {
     holder: Holder,
     granted: mpsc::UnboundedReceiver<(Holder, Instant)>,
     grants: mpsc::UnboundedSender<(Holder, Instant)>,
+    waiters: TaskTracker,
+    over: CancellationToken,
 }
 
 impl Line {
@@ -131,7 +140,9 @@ impl Line {
         let claim = claim(group, 0)?;
         rig.locks()?.acquire(&claim).await?;
         let holder = Holder { number: 0, claim };
-        let line = Self { group: group.clone(), connections, holder, granted, grants };
+        let (waiters, over) = (TaskTracker::new(), CancellationToken::new());
+        let group = group.clone();
+        let line = Self { group, connections, holder, granted, grants, waiters, over };
         for number in 1..=waiting {
             line.join(number)?;
         }
@@ -144,13 +155,25 @@ impl Line {
         let claim = claim(&self.group, number)?;
         let locks = self.connections[number % self.connections.len()].clone();
         let grants = self.grants.clone();
-        tokio::spawn(async move {
+        let over = self.over.clone();
+        self.waiters.spawn(async move {
             let mut waiting = Waiting::start(locks, claim.clone(), WaitOptions::default());
-            waiting.granted().await;
-            // Nobody is left to hear it once the measurement is over.
-            let _ = grants.send((Holder { number, claim }, Instant::now()));
+            tokio::select! {
+                _ = waiting.granted() => {
+                    // Nobody is left to hear it once the measurement is over.
+                    let _ = grants.send((Holder { number, claim }, Instant::now()));
+                }
+                () = over.cancelled() => drop(waiting.leave().await),
+            }
         });
         Ok(())
+    }
+
+    /// All leave the queue.
+    async fn disband(self) {
+        self.over.cancel();
+        self.waiters.close();
+        self.waiters.wait().await;
     }
 
     /// Waits until so many are in the queue, and have settled down to wait.
