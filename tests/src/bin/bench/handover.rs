@@ -25,11 +25,8 @@ const COUNTED: usize = 50;
 /// Waiters share so many connections at most: it is the lock that is measured.
 const CONNECTIONS: usize = 25;
 
-/// How long renewed leases are counted, which are no part of a hand-over.
-const QUIET: Duration = Duration::from_secs(5);
-
-/// How long those behind may take to move up, before the count is read.
-const MOVED_UP: Duration = Duration::from_millis(500);
+/// Nobody has anything more to ask if nobody does for this long.
+const AT_REST: Duration = Duration::from_millis(400);
 
 /// Longest time for all to be in the queue.
 const QUEUED_WITHIN: Duration = Duration::from_secs(120);
@@ -41,8 +38,8 @@ const HANDED_WITHIN: Duration = Duration::from_secs(30);
 pub(crate) async fn measure(rig: &Rig, depths: &[usize]) -> Result<(Table, Table)> {
     let mut times = Table::new("Hand-over", &TIMES);
     let mut requests = Table::new(
-        "Messages to etcd for one hand-over, with everybody's moving up and without renewed leases",
-        &["waiting", "messages", "n", ""],
+        "Requests to etcd for one hand-over, watches opened by those who move up included",
+        &["waiting", "requests", "n"],
     );
     for &depth in depths {
         let Measured { to_next, whole, put } = hand_over(rig, depth).await?;
@@ -55,12 +52,7 @@ pub(crate) async fn measure(rig: &Rig, depths: &[usize]) -> Result<(Table, Table
             whole.row(&format!("release called -> next one holds, {depth} waiting"), reference),
         );
         let count = count(rig, depth).await?;
-        requests.add(vec![
-            depth.to_string(),
-            format!("{count:.1}"),
-            COUNTED.to_string(),
-            String::new(),
-        ]);
+        requests.add(vec![depth.to_string(), format!("{count:.1}"), COUNTED.to_string()]);
     }
     Ok((times, requests))
 }
@@ -99,20 +91,28 @@ async fn hand_over(rig: &Rig, depth: usize) -> Result<Measured> {
 async fn count(rig: &Rig, depth: usize) -> Result<f64> {
     let group = Group::new(format!("count-{depth}"))?;
     let mut line = Line::form(rig, &group, depth + COUNTED).await?;
-    let quiet = metrics::requests(&rig.etcd).await?;
-    tokio::time::sleep(QUIET).await;
-    let before = metrics::requests(&rig.etcd).await?;
-    let start = Instant::now();
+    let before = requests_at_rest(rig).await?;
     for _ in 0..COUNTED {
         line.release().await?;
         line.next().await?;
     }
     // Who moves up does so behind the hand-over's back.
-    tokio::time::sleep(MOVED_UP).await;
-    let after = metrics::requests(&rig.etcd).await?;
-    let anyway = (before - quiet) * start.elapsed().as_secs_f64() / QUIET.as_secs_f64();
+    let after = requests_at_rest(rig).await?;
     line.disband().await;
-    Ok((after - before - anyway) / COUNTED as f64)
+    Ok((after - before) / COUNTED as f64)
+}
+
+/// The count of requests, once it stands still: everybody has opened its watches.
+async fn requests_at_rest(rig: &Rig) -> Result<f64> {
+    let mut last = metrics::requests(&rig.etcd).await?;
+    eventually("nobody asks etcd for anything", QUEUED_WITHIN, async || {
+        tokio::time::sleep(AT_REST).await;
+        let now = metrics::requests(&rig.etcd).await?;
+        let before = std::mem::replace(&mut last, now);
+        anyhow::ensure!(now == before, "{} requests", now - before);
+        Ok::<_, anyhow::Error>(now)
+    })
+    .await
 }
 
 #[derive(Debug, Clone)]

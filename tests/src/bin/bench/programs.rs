@@ -161,11 +161,11 @@ fn field(status: &str, name: &str) -> Result<u64> {
 
 /// The programs on disk.
 pub(crate) fn sizes() -> Result<Table> {
-    let mut table = Table::new("Programs on disk", &["", "size", ""]);
+    let mut table = Table::new("Programs on disk", &["", "size"]);
     for program in ["rebootlockd", "rebootlockctl"] {
         let bytes = std::fs::metadata(binaries::path(program)?)?.len();
         let size = format!("{:.1} MiB", bytes as f64 / 1024.0 / 1024.0);
-        table.add(vec![program.to_owned(), size, String::new()]);
+        table.add(vec![program.to_owned(), size]);
     }
     Ok(table)
 }
