@@ -4,17 +4,31 @@
 //! member by member; the result becomes [`Settings`] once, validated, with no `Option` that means
 //! "default". Nothing reads the environment after that.
 
+mod detector;
 mod file;
 mod fragment;
+mod gate;
+mod group;
+mod hooks;
+mod metrics;
+mod reboot;
+mod table;
+mod window;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use self::detector::DetectorSettings;
 pub use self::file::{ConfigError, DEFAULT_FILE, read_files};
 pub use self::fragment::{
     AgentFragment, Fragment, LogFormat, LogFragment, MachineFragment, StoreFragment, Strategy,
-    WindowFragment,
 };
+pub use self::gate::GateSettings;
+pub use self::group::GroupSettings;
+pub use self::hooks::{HooksFragment, HooksSettings};
+pub use self::metrics::{MetricsFragment, MetricsSettings};
+pub use self::reboot::{RebootFragment, RebootSettings};
+pub use self::window::WindowSettings;
 use crate::id::Group;
 use crate::keys::Keyspace;
 use crate::record::sorted_groups;
@@ -30,7 +44,19 @@ pub struct Settings {
     /// How the agent behaves.
     pub agent: AgentSettings,
     /// When reboots may begin; at any time if there are none.
-    pub windows: Vec<WindowFragment>,
+    pub windows: Vec<WindowSettings>,
+    /// Reasons to reboot, besides update-engine and requests.
+    pub detectors: Vec<DetectorSettings>,
+    /// Reasons to wait.
+    pub gates: Vec<GateSettings>,
+    /// What holds for single groups.
+    pub groups: Vec<GroupSettings>,
+    /// What runs around the reboot.
+    pub hooks: HooksSettings,
+    /// How this machine goes down, and when it counts as back.
+    pub reboot: RebootSettings,
+    /// Figures for Prometheus.
+    pub metrics: MetricsSettings,
     /// How the programs talk.
     pub log: LogSettings,
 }
@@ -101,7 +127,7 @@ impl Settings {
     /// # Errors
     /// [`ConfigError`] names the setting.
     pub fn decide(fragment: Fragment) -> Result<Self, ConfigError> {
-        let Fragment { store, machine, agent, window, log } = fragment;
+        let Fragment { store, machine, agent, log, .. } = fragment;
         let secs = |given: Option<u64>, default: u64| Duration::from_secs(given.unwrap_or(default));
         Ok(Self {
             store: StoreSettings::decide(store)?,
@@ -121,7 +147,13 @@ impl Settings {
                 poll: secs(agent.poll_secs, 60).max(Duration::from_secs(1)),
                 best_effort_wait: secs(agent.best_effort_wait_secs, 60),
             },
-            windows: window.unwrap_or_default(),
+            windows: fragment.window.unwrap_or_default(),
+            detectors: fragment.detector.unwrap_or_default(),
+            gates: fragment.gate.unwrap_or_default(),
+            groups: fragment.group.unwrap_or_default(),
+            hooks: HooksSettings::decide(fragment.hooks),
+            reboot: RebootSettings::decide(fragment.reboot),
+            metrics: MetricsSettings::decide(fragment.metrics),
             log: LogSettings {
                 format: log.format.unwrap_or_default(),
                 level: log.level.unwrap_or_else(|| "info".to_owned()),

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Fragment;
+use super::table::Fault;
 
 /// Read unless another file is named; its drop-ins are in the folder of the same name with `.d`.
 pub const DEFAULT_FILE: &str = "/etc/rebootlock/rebootlock.toml";
@@ -84,10 +85,20 @@ fn drop_ins(folder: &Path) -> Result<Vec<PathBuf>, ConfigError> {
 /// A parser's error with file, line, column, and what was probably meant.
 pub(super) fn explain(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
     let start = error.span().map_or(0, |span| span.start);
-    let before = text.get(..start).unwrap_or_default();
+    let (before, at) = text.split_at_checked(start).unwrap_or((text, ""));
+    let problem = reword(error.message(), before, at);
+    at_place(path, before, problem)
+}
+
+/// What is wrong with a table that could be parsed.
+pub(super) fn fault_in(path: &Path, text: &str, fault: Fault) -> ConfigError {
+    let (before, _) = text.split_at_checked(fault.span.start).unwrap_or((text, ""));
+    at_place(path, before, fault.problem)
+}
+
+fn at_place(path: &Path, before: &str, problem: String) -> ConfigError {
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    let problem = reword(error.message(), before, text.get(start..).unwrap_or_default());
     ConfigError::Syntax { path: path.to_owned(), line, column, problem }
 }
 

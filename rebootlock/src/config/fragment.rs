@@ -3,16 +3,24 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
+use toml::Spanned;
 
 use super::ConfigError;
-use super::file::explain;
+use super::detector::{DetectorSettings, DetectorTable};
+use super::file::{explain, fault_in};
+use super::gate::{GateSettings, GateTable};
+use super::group::{GroupSettings, GroupTable};
+use super::hooks::HooksFragment;
+use super::metrics::MetricsFragment;
+use super::reboot::RebootFragment;
+use super::table::{Fault, check_all, overlay_named};
+use super::window::{WindowSettings, WindowTable};
 use crate::id::Group;
 use crate::keys::Keyspace;
 use crate::store::Endpoint;
 
-/// One layer of configuration, as written.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+/// One layer of configuration: what was written, each table checked.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Fragment {
     /// `[store]`
     pub store: StoreFragment,
@@ -21,9 +29,56 @@ pub struct Fragment {
     /// `[agent]`
     pub agent: AgentFragment,
     /// `[[window]]`
-    pub window: Option<Vec<WindowFragment>>,
+    pub window: Option<Vec<WindowSettings>>,
+    /// `[[detector]]`
+    pub detector: Option<Vec<DetectorSettings>>,
+    /// `[[gate]]`
+    pub gate: Option<Vec<GateSettings>>,
+    /// `[[group]]`
+    pub group: Option<Vec<GroupSettings>>,
+    /// `[hooks]`
+    pub hooks: HooksFragment,
+    /// `[reboot]`
+    pub reboot: RebootFragment,
+    /// `[metrics]`
+    pub metrics: MetricsFragment,
     /// `[log]`
     pub log: LogFragment,
+}
+
+/// One file, as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Written {
+    store: StoreFragment,
+    machine: MachineFragment,
+    agent: AgentFragment,
+    window: Option<Vec<Spanned<WindowTable>>>,
+    detector: Option<Vec<Spanned<DetectorTable>>>,
+    gate: Option<Vec<Spanned<GateTable>>>,
+    group: Option<Vec<Spanned<GroupTable>>>,
+    hooks: HooksFragment,
+    reboot: RebootFragment,
+    metrics: MetricsFragment,
+    log: LogFragment,
+}
+
+impl Written {
+    fn check(self) -> Result<Fragment, Fault> {
+        Ok(Fragment {
+            store: self.store,
+            machine: self.machine,
+            agent: self.agent,
+            window: check_all(self.window)?,
+            detector: check_all(self.detector)?,
+            gate: check_all(self.gate)?,
+            group: check_all(self.group)?,
+            hooks: self.hooks,
+            reboot: self.reboot,
+            metrics: self.metrics,
+            log: self.log,
+        })
+    }
 }
 
 /// `[store]`: where the lock lives.
@@ -84,16 +139,6 @@ pub struct AgentFragment {
     pub best_effort_wait_secs: Option<u64>,
 }
 
-/// `[[window]]`: when reboots may begin.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WindowFragment {
-    /// `23:00` or `Thu 23:00`, local time.
-    pub start: String,
-    /// `1h30m`.
-    pub length: String,
-}
-
 /// `[log]`: how the programs talk.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -150,7 +195,8 @@ impl Fragment {
     /// # Errors
     /// [`ConfigError::Syntax`] with file, line and column, and a suggestion where there is one.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| explain(path, text, &error))
+        let written: Written = toml::from_str(text).map_err(|error| explain(path, text, &error))?;
+        written.check().map_err(|fault| fault_in(path, text, fault))
     }
 
     /// This layer with `over` laid on top of it.
@@ -175,6 +221,12 @@ impl Fragment {
             agent: overlay!(agent: strategy, priority, warn_users_secs, inhibit_timeout_secs,
                 reboot_deadline_secs, poll_secs, best_effort_wait_secs),
             window: over.window.or(self.window),
+            detector: overlay_named(self.detector, over.detector),
+            gate: overlay_named(self.gate, over.gate),
+            group: overlay_named(self.group, over.group),
+            hooks: self.hooks.overlaid(over.hooks),
+            reboot: self.reboot.overlaid(over.reboot),
+            metrics: self.metrics.overlaid(over.metrics),
             log: overlay!(log: format, level),
         }
     }
