@@ -7,7 +7,7 @@ use std::str::FromStr;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::id::{Group, MachineId, Token};
-use crate::store::Key;
+use crate::store::{Key, Span};
 
 /// What CoreOS's rebootlockd and locksmith used, without their leading slash.
 pub const DEFAULT_PREFIX: &str = "coreos.com/updateengine/rebootlock";
@@ -90,6 +90,25 @@ impl Keyspace {
     /// Below it, the whole queue of a group.
     pub fn queue(&self, group: &Group) -> Key {
         Key::new(format!("{}/queue/", self.base(group)))
+    }
+
+    /// That a machine with a priority waits in a group: beside its place, so that those without
+    /// one need not read the whole queue to find out who goes before them.
+    pub fn urgent(&self, group: &Group, machine: &MachineId) -> Key {
+        Key::new(format!("{}/urgent/{machine}", self.base(group)))
+    }
+
+    /// Below it, all who wait in a group with a priority.
+    pub fn all_urgent(&self, group: &Group) -> Key {
+        Key::new(format!("{}/urgent/", self.base(group)))
+    }
+
+    /// What somebody who waits in a group has to hear of: the pause, the queue, the semaphore and
+    /// the urgent, in one, so that what one commit changes is heard together.
+    pub fn waited_for(&self, group: &Group) -> Span {
+        // The zero is the character after the slash.
+        let end = Key::new(format!("{}/urgent0", self.base(group)));
+        Span::Between(self.paused(group), end)
     }
 
     /// Present while a group is paused.
@@ -184,6 +203,32 @@ mod tests {
                 keys.semaphore(&Group::new(name).unwrap()).as_str(),
                 format!("{DEFAULT_PREFIX}/groups/{segment}/semaphore")
             );
+        }
+    }
+
+    #[test]
+    fn who_waits_hears_of_its_group_and_little_else() {
+        let keys = Keyspace::default();
+        let (machine, token) = (MachineId::new("m").unwrap(), Token::random());
+        for group in [Group::default(), Group::new("lb").unwrap()] {
+            let span = keys.waited_for(&group);
+            for key in [
+                keys.paused(&group),
+                keys.waiter(&group, &machine),
+                keys.semaphore(&group),
+                keys.urgent(&group, &machine),
+            ] {
+                assert!(span.contains(&key), "{key}");
+            }
+            let other = Group::new("other").unwrap();
+            for key in [
+                keys.holder(&group, &machine),
+                keys.machine(&machine),
+                keys.alive(token),
+                keys.semaphore(&other),
+            ] {
+                assert!(!span.contains(&key), "{key}");
+            }
         }
     }
 

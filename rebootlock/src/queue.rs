@@ -6,7 +6,7 @@
 //! clocks of machines decide nothing but when that is, and a clock that lies can at the worst
 //! make its own machine wait like one without patience or a priority.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::id::MachineId;
@@ -30,56 +30,61 @@ pub struct Ticket {
     pub waiter: Option<Waiter>,
 }
 
-/// A queue as last seen.
+impl Ticket {
+    fn priority(&self) -> u32 {
+        self.waiter.as_ref().map_or(0, |waiter| waiter.priority)
+    }
+}
+
+/// A queue as last seen: all of it, or its head and those in it who have a priority, which is
+/// enough to know who goes before a machine at its head.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Queue {
-    tickets: BTreeMap<Key, Ticket>,
+    places: BTreeMap<Key, Ticket>,
+    urgent: BTreeMap<Key, Ticket>,
 }
 
 impl Queue {
-    /// The queue that a listing of it shows.
+    /// The queue that a listing of its places shows.
     pub fn of(listing: &Snapshot) -> Self {
-        let mut queue = Self::default();
-        for (key, entry) in &listing.entries {
-            queue.changed(key, Some(entry), entry.modified);
-        }
-        queue
+        Self { places: tickets(listing), urgent: BTreeMap::new() }
+    }
+
+    /// The head of a queue, and all who wait in it with a priority.
+    pub fn of_head(oldest: &Snapshot, urgent: &Snapshot) -> Self {
+        Self { places: tickets(oldest), urgent: tickets(urgent) }
     }
 
     /// Takes a change of one place into account, unless it is older than what is known.
     pub fn changed(&mut self, key: &Key, entry: Option<&Entry>, revision: Revision) {
-        if self.tickets.get(key).is_some_and(|known| known.modified > revision) {
-            return;
+        change(&mut self.places, key, entry, revision);
+    }
+
+    /// The same, for a queue of which only the head is known: who comes now comes behind it.
+    pub fn head_changed(&mut self, key: &Key, entry: Option<&Entry>, revision: Revision) {
+        if self.places.contains_key(key) {
+            self.changed(key, entry, revision);
         }
-        match (entry, MachineId::new(last_segment(key))) {
-            (Some(entry), Ok(machine)) => {
-                let ticket = Ticket {
-                    machine,
-                    created: entry.created,
-                    modified: entry.modified,
-                    waiter: Waiter::from_json(&entry.value).ok(),
-                };
-                self.tickets.insert(key.clone(), ticket);
-            }
-            _ => {
-                self.tickets.remove(key);
-            }
-        }
+    }
+
+    /// Takes a change of one who waits with a priority into account.
+    pub fn urgent_changed(&mut self, key: &Key, entry: Option<&Entry>, revision: Revision) {
+        change(&mut self.urgent, key, entry, revision);
     }
 
     /// Whether the place under `key` is still the one that was written at `modified`.
     pub fn keeps(&self, key: &Key, modified: Revision) -> bool {
-        self.tickets.get(key).is_some_and(|ticket| ticket.modified == modified)
+        self.places.get(key).is_some_and(|ticket| ticket.modified == modified)
     }
 
-    /// How many wait.
+    /// How many places are known.
     pub fn len(&self) -> usize {
-        self.tickets.len()
+        self.places.len()
     }
 
-    /// Whether nobody waits.
+    /// Whether nobody is known to wait.
     pub fn is_empty(&self) -> bool {
-        self.tickets.is_empty()
+        self.places.is_empty()
     }
 
     /// All tickets, the next one first.
@@ -93,24 +98,64 @@ impl Queue {
     }
 
     fn order(&self, now: UnixTime) -> Vec<&Ticket> {
-        let mut arrived: Vec<_> = self.tickets.values().collect();
+        let mut arrived: Vec<_> = self.places.values().collect();
         arrived.sort_by_key(|ticket| (ticket.created, &ticket.machine));
-        // Nobody can have waited longer than those who came before, whatever its clock says.
+        // Nobody can have waited longer than those who came before, whatever its clock says. So
+        // those who have lost patience are the first to have come.
         let mut earliest = UnixTime(i64::MIN);
-        let mut order: Vec<_> = arrived
-            .into_iter()
-            .map(|ticket| {
-                let since = ticket.waiter.as_ref().map_or(now, |waiter| waiter.since);
-                earliest = since.min(now).max(earliest);
-                let patient = now.seconds_since(earliest) < PATIENCE.as_secs();
-                let priority = ticket.waiter.as_ref().map_or(0, |waiter| waiter.priority);
-                let rank = if patient { u32::MAX - priority } else { 0 };
-                ((patient, rank), ticket)
-            })
-            .collect();
-        // Stable: equals stay in the order in which they arrived.
-        order.sort_by_key(|(rank, _)| *rank);
-        order.into_iter().map(|(_, ticket)| ticket).collect()
+        let impatient = arrived.iter().take_while(|ticket| {
+            let since = ticket.waiter.as_ref().map_or(now, |waiter| waiter.since);
+            earliest = since.min(now).max(earliest);
+            now.seconds_since(earliest) >= PATIENCE.as_secs()
+        });
+        let impatient = impatient.count();
+        let patient = arrived.split_off(impatient);
+        let mut order = arrived;
+        // The urgent among themselves go by when they were seen to be: all who wait know that,
+        // but only some know when they took their places.
+        let listed = patient.iter().copied().filter(|ticket| ticket.priority() > 0);
+        let mut urgent: Vec<_> = self.urgent.values().chain(listed).collect();
+        let mut placed: BTreeSet<_> = order.iter().map(|ticket| &ticket.machine).collect();
+        urgent.retain(|ticket| placed.insert(&ticket.machine));
+        urgent.sort_by_key(|ticket| {
+            (u32::MAX - ticket.priority(), ticket.created, ticket.machine.clone())
+        });
+        order.extend(urgent);
+        order.extend(patient.into_iter().filter(|ticket| placed.insert(&ticket.machine)));
+        order
+    }
+}
+
+fn tickets(listing: &Snapshot) -> BTreeMap<Key, Ticket> {
+    let mut tickets = BTreeMap::new();
+    for (key, entry) in &listing.entries {
+        change(&mut tickets, key, Some(entry), entry.modified);
+    }
+    tickets
+}
+
+fn change(
+    tickets: &mut BTreeMap<Key, Ticket>,
+    key: &Key,
+    entry: Option<&Entry>,
+    revision: Revision,
+) {
+    if tickets.get(key).is_some_and(|known| known.modified > revision) {
+        return;
+    }
+    match (entry, MachineId::new(last_segment(key))) {
+        (Some(entry), Ok(machine)) => {
+            let ticket = Ticket {
+                machine,
+                created: entry.created,
+                modified: entry.modified,
+                waiter: Waiter::from_json(&entry.value).ok(),
+            };
+            tickets.insert(key.clone(), ticket);
+        }
+        _ => {
+            tickets.remove(key);
+        }
     }
 }
 
@@ -181,6 +226,31 @@ mod tests {
             let mut waiters = waiters;
             waiters[0].0 = 3600;
             prop_assert_eq!(&names(&queue(&waiters))[0], "m0");
+        }
+
+        #[test]
+        fn the_head_and_the_urgent_are_enough_to_know_who_goes_first(
+            waiters in prop::collection::vec((0..8000_i64, 0..3_u32), 1..40),
+            head in 1..12_usize,
+        ) {
+            let whole = queue(&waiters);
+            let known = Queue {
+                places: whole.places.values().filter(|t| t.created.0 <= head as u64)
+                    .map(|t| (Key::new(format!("q/queue/{}", t.machine)), t.clone())).collect(),
+                urgent: whole.places.values().filter(|t| t.priority() > 0)
+                    .map(|t| (Key::new(format!("q/urgent/{}", t.machine)), t.clone())).collect(),
+            };
+            for (n, (_, priority)) in waiters.iter().enumerate() {
+                let machine = MachineId::new(format!("m{n}")).unwrap();
+                let ahead = whole.ahead_of(&machine, NOW).unwrap();
+                if n < head {
+                    prop_assert_eq!(known.ahead_of(&machine, NOW), Some(ahead));
+                } else if *priority > 0 {
+                    // Who is not at the head knows at the least that as many go first.
+                    let known = known.ahead_of(&machine, NOW).unwrap();
+                    prop_assert!(known == ahead || (ahead >= head && known >= head.min(ahead)));
+                }
+            }
         }
 
         #[test]

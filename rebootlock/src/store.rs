@@ -46,6 +46,47 @@ impl fmt::Display for Key {
     }
 }
 
+/// Keys that are watched together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Span {
+    /// All that begin with this one.
+    Below(Key),
+    /// From the first, and up to but without the second, in the order of their bytes.
+    Between(Key, Key),
+}
+
+impl Span {
+    /// Whether `key` is one of them.
+    pub fn contains(&self, key: &Key) -> bool {
+        match self {
+            Self::Below(prefix) => key.as_str().starts_with(prefix.as_str()),
+            Self::Between(first, end) => first <= key && key < end,
+        }
+    }
+
+    /// The first key that may be in it.
+    pub fn first(&self) -> &Key {
+        match self {
+            Self::Below(first) | Self::Between(first, _) => first,
+        }
+    }
+}
+
+impl From<&Key> for Span {
+    fn from(prefix: &Key) -> Self {
+        Self::Below(prefix.clone())
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Below(prefix) => write!(f, "the keys that begin with {prefix}"),
+            Self::Between(first, end) => write!(f, "the keys from {first} to {end}"),
+        }
+    }
+}
+
 /// A moment in the life of a store: it grows with every commit that changes something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Revision(pub u64);
@@ -230,7 +271,7 @@ pub enum Event {
     Resumed,
 }
 
-/// Changes below one prefix, from the moment it was opened until it is dropped. It heals itself.
+/// Changes of the keys of one span, from the moment it was opened until it is dropped. It heals itself.
 #[derive(Debug)]
 pub struct Watch {
     events: mpsc::Receiver<Event>,
@@ -301,9 +342,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// preconditions exclude.
     async fn commit(&self, txn: &Txn) -> Result<Commit>;
 
-    /// Tells every change of a key that begins with `prefix` made after `after`. Returns at once;
-    /// a store out of reach is an event, not an error.
-    fn watch(&self, prefix: &Key, after: Revision) -> Watch;
+    /// Tells every change of a key of `span` made after `after`, all changes of one commit before
+    /// any of a later one. Returns at once; a store out of reach is an event, not an error.
+    fn watch(&self, span: &Span, after: Revision) -> Watch;
 
     /// Starts a lease that ends `ttl` after it was last kept alive, or a little later.
     async fn grant(&self, ttl: Duration) -> Result<LeaseId>;

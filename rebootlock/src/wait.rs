@@ -84,7 +84,9 @@ pub async fn forget_places(
     groups: &[Group],
     machine: &MachineId,
 ) -> Result<(), StoreError> {
-    let places: Vec<Key> = groups.iter().map(|g| locks.keys().waiter(g, machine)).collect();
+    let keys = locks.keys();
+    let of_group = |group| [keys.waiter(group, machine), keys.urgent(group, machine)];
+    let places: Vec<Key> = groups.iter().flat_map(of_group).collect();
     let left = locks.store().load(&places).await?;
     if !left.entries.is_empty() {
         let txn = left.entries.into_keys().fold(Txn::new(), Txn::delete);
@@ -308,9 +310,16 @@ impl Waiter {
             .store_call("entering", first, LeaseKeeper::start(store.clone(), self.options.lease))
             .await?;
         let document = self.claim.waiter(self.since).to_json();
-        let txn = waiters
-            .iter()
-            .fold(Txn::new(), |txn, key| txn.put_leased(key.clone(), document.clone(), lease.id()));
+        let mut txn = Txn::new();
+        for group in self.claim.groups() {
+            let urgent = keys.urgent(group, &self.claim.machine);
+            let place = keys.waiter(group, &self.claim.machine);
+            txn = txn.put_leased(place, document.clone(), lease.id());
+            txn = match self.claim.priority {
+                0 => txn.delete(urgent),
+                _ => txn.put_leased(urgent, document.clone(), lease.id()),
+            };
+        }
         self.store_call("entering", first, store.commit(&txn)).await?;
         let now = self.store_call("entering", first, store.load(&waiters)).await?;
         let tickets: Vec<_> =
@@ -355,7 +364,7 @@ impl Waiter {
         after: Revision,
     ) -> Result<Round, LockError> {
         self.report(Obstacle::Queued { group, ahead: None });
-        let mut changes = self.locks.store().watch(guard, after);
+        let mut changes = self.locks.store().watch(&guard.into(), after);
         let poll = tokio::time::sleep(self.poll_interval());
         tokio::pin!(poll);
         let Some(place) = &mut self.place else { return Ok(Round::PlaceLost) };
@@ -395,7 +404,7 @@ impl Waiter {
         if now.get(&key).is_none() {
             return Ok(Round::Again);
         }
-        let mut changes = self.locks.store().watch(&key, now.revision);
+        let mut changes = self.locks.store().watch(&(&key).into(), now.revision);
         let poll = tokio::time::sleep(self.poll_interval());
         tokio::select! {
             biased;

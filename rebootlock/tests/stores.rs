@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use rebootlock::store::{
-    Commit, Event, Key, MemoryStore, Revision, SharedStore, SqliteStore, StoreError, Txn,
+    Commit, Event, Key, MemoryStore, Revision, SharedStore, Span, SqliteStore, StoreError, Txn,
     conformance,
 };
 
@@ -63,7 +63,7 @@ async fn an_sqlite_file_remembers_after_all_have_closed_it() {
     assert_eq!(won, Commit::Won(now.revision));
     assert_eq!(now.get(&Key::new("a")).unwrap().value, [1]);
     // What happened while nobody looked is told to who asks for it.
-    let mut changes = again.watch(&Key::new("a"), Revision(0));
+    let mut changes = again.watch(&Span::Below(Key::new("a")), Revision(0));
     assert!(matches!(changes.next().await, Some(Event::Changed { revision: Revision(1), .. })));
 }
 
@@ -77,7 +77,7 @@ async fn a_watch_on_sqlite_that_comes_too_late_is_told_so() {
     // As if a hundred thousand commits had come since.
     let raw = rusqlite::Connection::open(&path).unwrap();
     raw.execute_batch("DELETE FROM log; UPDATE revision SET compacted = 1").unwrap();
-    let mut changes = store.watch(&key, Revision(0));
+    let mut changes = store.watch(&Span::Below(key.clone()), Revision(0));
     assert_eq!(changes.next().await, Some(Event::Lost { revision: Revision(1) }));
     store.commit(&Txn::new().put(key.clone(), vec![1])).await.unwrap();
     assert!(matches!(changes.next().await, Some(Event::Changed { revision: Revision(2), .. })));

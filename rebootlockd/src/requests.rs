@@ -7,7 +7,7 @@ use rand::RngExt as _;
 use rebootlock::id::MachineId;
 use rebootlock::lock::LockManager;
 use rebootlock::record::{Document, Request};
-use rebootlock::store::{Entry, Event, Txn};
+use rebootlock::store::{Entry, Event, Span, Txn};
 use tokio::sync::watch;
 
 use crate::want::Want;
@@ -24,7 +24,7 @@ pub async fn follow(locks: Arc<LockManager>, machine: MachineId, want: watch::Se
                     tracing::info!(store = locks.store().location(), "the store answers again");
                 }
                 tell(&want, now.get(&key));
-                locks.store().watch(&key, now.revision)
+                locks.store().watch(&Span::Below(key.clone()), now.revision)
             }
             Err(error) => {
                 if !std::mem::replace(&mut away, true) {

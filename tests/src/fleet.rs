@@ -11,7 +11,7 @@ use rebootlock::keys::Keyspace;
 use rebootlock::lock::{Acquired, LockManager, Released, Scope};
 use rebootlock::record::{Claim, HolderRecord, HolderState, Pause, UnixTime, Via};
 use rebootlock::semaphore::Semaphore;
-use rebootlock::store::{Event, Key, Revision, Txn, Watch, open};
+use rebootlock::store::{Event, Key, Revision, Span, Txn, Watch, open};
 use tokio::process::Command;
 
 use crate::machine::Machine;
@@ -271,7 +271,7 @@ impl Onlooker {
     /// Begins to record every revision of the semaphore from the first on.
     pub fn record_revisions(&self) -> Revisions {
         let key = self.locks.keys().semaphore(&Group::default());
-        Revisions { changes: self.locks.store().watch(&key, Revision(0)) }
+        Revisions { changes: self.locks.store().watch(&Span::Below(key.clone()), Revision(0)) }
     }
 }
 

@@ -15,7 +15,7 @@ use rebootlock::keys::Keyspace;
 use rebootlock::lock::{Acquired, Advance, LockError, LockManager, Released};
 use rebootlock::record::{Claim, HolderState, UnixTime, Via};
 use rebootlock::semaphore::Semaphore;
-use rebootlock::store::{EtcdOptions, EtcdStore, Event, Revision, SharedStore};
+use rebootlock::store::{EtcdOptions, EtcdStore, Event, Revision, SharedStore, Span};
 use rebootlock::wait::{WaitOptions, Waiting};
 use rebootlock_tests::etcd::{EtcdCluster, EtcdSetup, system};
 use tokio::time::{Instant, sleep, timeout};
@@ -137,7 +137,7 @@ async fn the_limit_holds_at_every_revision_however_the_cluster_is_mistreated() {
     locks.set_max(&Group::default(), MAX).await.unwrap();
 
     let semaphore = locks.keys().semaphore(&Group::default());
-    let mut changes = locks.store().watch(&semaphore, Revision(0));
+    let mut changes = locks.store().watch(&Span::Below(semaphore.clone()), Revision(0));
     let (stop, down) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let machines: Vec<_> = (0..MACHINES)
         .map(|n| {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rebootlock::store::{
-    Commit, EtcdOptions, EtcdStore, Event, Key, Revision, Select, SharedStore, Store, StoreError,
-    Txn, Watch, conformance,
+    Commit, EtcdOptions, EtcdStore, Event, Key, Revision, Select, SharedStore, Span, Store,
+    StoreError, Txn, Watch, conformance,
 };
 use rebootlock_tests::etcd::{EtcdCluster, EtcdSetup, system, versions};
 use rebootlock_tests::pki::Pki;
@@ -127,7 +127,7 @@ async fn a_watch_survives_a_restart_of_the_server() {
     let mut cluster = start().await;
     let store = store(cluster.endpoints());
     let start = put(&store, "a/k", "1").await.unwrap();
-    let mut watch = store.watch(&Key::new("a/"), start);
+    let mut watch = store.watch(&Span::Below(Key::new("a/")), start);
     put(&store, "a/k", "2").await.unwrap();
     assert_eq!(kinds(&until_changed(&mut watch, "2").await), ["changed"]);
     for round in 0..2 {
@@ -151,7 +151,7 @@ async fn a_watch_opened_before_the_server_is_up_finds_it() {
     let mut cluster = start().await;
     cluster.members[0].kill().await.unwrap();
     let store = store(cluster.endpoints());
-    let mut watch = store.watch(&Key::new("a/"), Revision(0));
+    let mut watch = store.watch(&Span::Below(Key::new("a/")), Revision(0));
     assert_eq!(kinds(&[next(&mut watch).await]), ["interrupted"]);
     let error = get(&store, "a/k").await.unwrap_err();
     let expected = format!("{}: connection refused", cluster.members[0].endpoint());
@@ -169,7 +169,7 @@ async fn a_watch_survives_a_server_frozen_for_20_seconds() {
     let cluster = start().await;
     let store = store(cluster.endpoints());
     let start = put(&store, "a/k", "1").await.unwrap();
-    let mut watch = store.watch(&Key::new("a/"), start);
+    let mut watch = store.watch(&Span::Below(Key::new("a/")), start);
     put(&store, "a/k", "2").await.unwrap();
     until_changed(&mut watch, "2").await;
     cluster.members[0].freeze().unwrap();
@@ -196,7 +196,7 @@ async fn changes_compacted_while_away_are_told_as_lost() {
     let proxy = Proxy::start(cluster.members[0].port()).await.unwrap();
     let (far, near) = (store(vec![proxy.endpoint()]), store(cluster.endpoints()));
     let start = put(&near, "a/k", "1").await.unwrap();
-    let mut watch = far.watch(&Key::new("a/"), start);
+    let mut watch = far.watch(&Span::Below(Key::new("a/")), start);
     put(&near, "a/k", "2").await.unwrap();
     until_changed(&mut watch, "2").await;
     proxy.refuse();
@@ -220,7 +220,7 @@ async fn a_watch_from_a_compacted_moment_starts_with_lost() {
     put(&store, "a/k", "2").await.unwrap();
     let last = put(&store, "b/k", "elsewhere").await.unwrap();
     cluster.compact().await.unwrap();
-    let mut watch = store.watch(&Key::new("a/"), start);
+    let mut watch = store.watch(&Span::Below(Key::new("a/")), start);
     assert_eq!(next(&mut watch).await, Event::Lost { revision: last });
     put(&store, "a/k", "3").await.unwrap();
     assert_eq!(kinds(&until_changed(&mut watch, "3").await), ["changed"]);
@@ -235,7 +235,7 @@ async fn a_store_set_back_to_an_older_state_is_told_as_lost() {
     }
     let far = put(&ahead_store, "a/k", "far ahead").await.unwrap();
     let now = put(&behind_store, "a/k", "as it was then").await.unwrap();
-    let mut watch = behind_store.watch(&Key::new("a/"), far);
+    let mut watch = behind_store.watch(&Span::Below(Key::new("a/")), far);
     assert_eq!(next(&mut watch).await, Event::Lost { revision: now });
     put(&behind_store, "a/k", "1").await.unwrap();
     assert_eq!(kinds(&until_changed(&mut watch, "1").await), ["changed"]);
@@ -300,7 +300,7 @@ async fn dead_and_frozen_endpoints_are_left_for_good_ones() {
     assert!(began.elapsed() < TIMEOUT / 2, "the bad ones cost time again: {:?}", began.elapsed());
     let lease = store(endpoints.clone()).grant(Duration::from_secs(60)).await.unwrap();
     store(endpoints.clone()).keep_alive(lease).await.unwrap();
-    let mut watch = store(endpoints.clone()).watch(&Key::new("k"), Revision(0));
+    let mut watch = store(endpoints.clone()).watch(&Span::Below(Key::new("k")), Revision(0));
     assert_eq!(kinds(&until_changed(&mut watch, "19").await).last(), Some(&"changed"));
 
     let reports = fresh.check_endpoints().await;
@@ -358,7 +358,7 @@ async fn the_loss_of_the_leader_is_got_over() {
     let mut cluster = start_three().await;
     let store = store(cluster.endpoints());
     let start = put(&store, "a/k", "0").await.unwrap();
-    let mut watch = store.watch(&Key::new("a/"), start);
+    let mut watch = store.watch(&Span::Below(Key::new("a/")), start);
     let lease = store.grant(Duration::from_secs(10)).await.unwrap();
     let leased = Txn::new().put_leased(Key::new("leased"), "x".into(), lease);
     store.commit(&leased).await.unwrap();
@@ -417,7 +417,7 @@ async fn tls_needs_no_more_than_the_authority() {
     good.ca_file = Some(pki.ca());
     let store = EtcdStore::new(good.clone()).unwrap();
     let start = put(&store, "k", "v").await.unwrap();
-    let mut watch = store.watch(&Key::new("k"), start);
+    let mut watch = store.watch(&Span::Below(Key::new("k")), start);
     put(&store, "k", "w").await.unwrap();
     until_changed(&mut watch, "w").await;
     assert_eq!(store.location(), cluster.endpoints().join(","));
@@ -524,7 +524,7 @@ async fn access_control_is_told_from_trouble() {
         let endpoint = cluster.members[0].endpoint().to_owned();
         let alice = as_user(&cluster, "alice", "sesame");
         let start = put(&alice, "a/k", "1").await.unwrap();
-        let mut watch = alice.watch(&Key::new("a/"), start);
+        let mut watch = alice.watch(&Span::Below(Key::new("a/")), start);
         put(&alice, "a/k", "2").await.unwrap();
         assert_eq!(kinds(&until_changed(&mut watch, "2").await), ["changed"]);
         alice.list(&Key::new("a/"), Select::All).await.unwrap();
@@ -553,7 +553,7 @@ async fn access_control_is_told_from_trouble() {
                 assert!(text.contains(part), "{part} is missing in: {text}");
             }
         }
-        let mut forbidden = alice.watch(&elsewhere, start);
+        let mut forbidden = alice.watch(&Span::Below(elsewhere.clone()), start);
         let event = next(&mut forbidden).await;
         let Event::Interrupted { reason } = event else { panic!("{event:?}") };
         assert!(reason.contains("alice") && reason.contains("b/"), "{reason}");
@@ -569,7 +569,7 @@ async fn an_expired_token_is_renewed_without_a_word() {
         cluster.enable_auth("root-password").await.unwrap();
         let alice = as_user(&cluster, "alice", "sesame");
         let start = put(&alice, "a/k", "1").await.unwrap();
-        let mut watch = alice.watch(&Key::new("a/"), start);
+        let mut watch = alice.watch(&Span::Below(Key::new("a/")), start);
         put(&alice, "a/k", "2").await.unwrap();
         until_changed(&mut watch, "2").await;
         // Tokens are kept in memory only, so a restart makes them invalid.

@@ -68,7 +68,10 @@ impl LockManager {
                 txn = txn.put(place, semaphore.to_json());
             }
             // A record without its place in the semaphore is a leftover, and is replaced.
-            txn = txn.put(holder, record.to_json()).delete(self.keys.waiter(group, machine));
+            txn = txn
+                .put(holder, record.to_json())
+                .delete(self.keys.waiter(group, machine))
+                .delete(self.keys.urgent(group, machine));
         }
         if held.len() == claim.groups().len() {
             let ours = held.iter().flatten().any(|record| record.is_of(claim.token));

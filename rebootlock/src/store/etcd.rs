@@ -27,8 +27,8 @@ use self::cluster::{Cluster, Repeat};
 use self::failure::Task;
 pub use self::report::{EndpointReport, EndpointStatus};
 use super::{
-    Change, Commit, Entry, Key, LeaseId, Precondition, Result, Revision, Select, Snapshot, Store,
-    StoreError, Txn, Watch,
+    Change, Commit, Entry, Key, LeaseId, Precondition, Result, Revision, Select, Snapshot, Span,
+    Store, StoreError, Txn, Watch,
 };
 
 /// How to reach an etcd.
@@ -169,8 +169,8 @@ impl Store for EtcdStore {
         Ok(Commit::Won(revision(answer.header())?))
     }
 
-    fn watch(&self, prefix: &Key, after: Revision) -> Watch {
-        watch::open(self.cluster.clone(), prefix.clone(), after)
+    fn watch(&self, span: &Span, after: Revision) -> Watch {
+        watch::open(self.cluster.clone(), span.clone(), after)
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId> {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Change, Commit, Entry, Event, Key, LeaseId, Result, Revision, Select, Snapshot, Store,
+    Change, Commit, Entry, Event, Key, LeaseId, Result, Revision, Select, Snapshot, Span, Store,
     StoreError, Txn, Watch,
 };
 
@@ -46,7 +46,7 @@ struct Lease {
 
 #[derive(Debug)]
 struct Watcher {
-    prefix: String,
+    span: Span,
     events: mpsc::UnboundedSender<Event>,
 }
 
@@ -119,7 +119,7 @@ impl State {
             };
             self.log.push((revision, key.clone(), entry.clone()));
             self.watchers.retain(|watcher| {
-                !key.as_str().starts_with(&watcher.prefix)
+                !watcher.span.contains(key)
                     || watcher
                         .events
                         .send(Event::Changed { key: key.clone(), entry: entry.clone(), revision })
@@ -169,18 +169,18 @@ impl Store for MemoryStore {
         Ok(Commit::Won(state.apply(&txn.changes)))
     }
 
-    fn watch(&self, prefix: &Key, after: Revision) -> Watch {
+    fn watch(&self, span: &Span, after: Revision) -> Watch {
         let (sender, receiver) = mpsc::channel(Watch::BUFFER);
         let (events, mut changes) = mpsc::unbounded_channel();
         let mut state = self.state();
         for (revision, key, entry) in &state.log {
-            if *revision > after && key.as_str().starts_with(prefix.as_str()) {
+            if *revision > after && span.contains(key) {
                 let (key, entry) = (key.clone(), entry.clone());
                 // The receiver is right here, so nothing is lost.
                 let _ = events.send(Event::Changed { key, entry, revision: *revision });
             }
         }
-        state.watchers.push(Watcher { prefix: prefix.as_str().to_owned(), events });
+        state.watchers.push(Watcher { span: span.clone(), events });
         drop(state);
         let this = self.clone();
         let feeder = tokio::spawn(async move {

@@ -22,8 +22,8 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, TransactionBe
 
 use self::schema::{Clock, end_leases, next_revision, revision};
 use super::{
-    Change, Commit, Entry, Key, LeaseId, Result, Revision, Select, Snapshot, Store, StoreError,
-    Txn, Watch,
+    Change, Commit, Entry, Key, LeaseId, Result, Revision, Select, Snapshot, Span, Store,
+    StoreError, Txn, Watch,
 };
 
 /// Changes kept for watches that begin in the past.
@@ -180,8 +180,8 @@ impl Store for SqliteStore {
         Ok(commit)
     }
 
-    fn watch(&self, prefix: &Key, after: Revision) -> Watch {
-        watch::start(self.clone(), prefix.clone(), after)
+    fn watch(&self, span: &Span, after: Revision) -> Watch {
+        watch::start(self.clone(), span.clone(), after)
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId> {

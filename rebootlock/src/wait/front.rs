@@ -1,23 +1,40 @@
 //! Among the first of a queue: a copy of all that counts, kept by watching.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use futures::future::{FutureExt as _, select_all};
 
-use super::{Obstacle, Round, Waiter};
+use super::{FRONT, Obstacle, Round, Waiter};
 use crate::id::Group;
 use crate::lock::{Acquired, LockError};
 use crate::queue::Queue;
 use crate::record::UnixTime;
-use crate::store::{Entry, Event, Key, Precondition, Revision, Select, Snapshot, Watch};
+use crate::store::{Entry, Event, Key, Precondition, Revision, Select, Snapshot, Span, Watch};
+
+/// How much of a queue is read: those before the last of the first, and that one.
+const HEAD: usize = FRONT + 1;
+
+/// Who lost a commit hears within this time why, or looks.
+const HEARD_WITHIN: Duration = Duration::from_millis(100);
 
 /// What counts, as last heard.
 struct View {
     /// Semaphores, pauses and our own holder records.
     documents: Snapshot,
     queues: BTreeMap<Group, Queue>,
+    /// The queues of which no more than the head is known, and our own place behind it.
+    far_behind: BTreeSet<Group>,
     /// All of it was read at this revision or later.
     after: Revision,
+}
+
+impl View {
+    /// Whether so many have left that the head of a queue has to be read again.
+    fn is_worn(&self) -> bool {
+        let worn = |group| self.queues.get(group).is_some_and(|queue| queue.len() <= FRONT / 2);
+        self.far_behind.iter().any(worn)
+    }
 }
 
 /// What can be done about a view.
@@ -42,57 +59,64 @@ impl Waiter {
         tokio::pin!(poll);
         let mut heard = true;
         loop {
-            match self.turn(&view).await? {
+            let lost = match self.turn(&view).await? {
                 Turn::Granted(acquired) => return Ok(Round::Granted(acquired)),
-                // One commit may be heard in parts, as each watch goes its own way. The watches stay:
-                // a new one of etcd may hear its first changes only after a tenth of a second.
-                Turn::Lost if std::mem::take(&mut heard) => {
-                    view = self.view().await?;
-                    if self.place_is_gone(&view) {
-                        return Ok(Round::PlaceLost);
-                    }
-                    continue;
-                }
+                Turn::Lost if std::mem::take(&mut heard) => true,
                 Turn::Lost | Turn::Unsettled => return Ok(Round::Again),
                 Turn::Wait(Obstacle::Paused { .. }) => {
                     // Outside the queue one waits for the end of a pause.
                     self.leave_queue().await;
                     return Ok(Round::Again);
                 }
-                Turn::Wait(obstacle) => self.report(obstacle),
-            }
+                Turn::Wait(obstacle) => {
+                    self.report(obstacle);
+                    false
+                }
+            };
             let Some(place) = &mut self.place else { return Ok(Round::PlaceLost) };
-            let event = tokio::select! {
+            let mut next = tokio::select! {
                 // Changes may come without end: what ends the round comes first.
                 biased;
                 () = place.lease.gone() => return Ok(Round::PlaceLost),
                 () = self.cancel.cancelled() => return Ok(Round::Cancelled),
-                (event, ..) = select_all(watches.iter_mut().map(|watch| watch.next().boxed())) => event,
+                event = next_of(&mut watches) => Some(event),
                 () = &mut poll => return Ok(Round::Again),
+                // What came before us is not watched, or on its way for too long. The watches
+                // stay: a new one of etcd may hear its first changes a tenth of a second late.
+                () = tokio::time::sleep(HEARD_WITHIN), if lost => {
+                    view = self.view().await?;
+                    None
+                }
             };
-            heard = true;
-            match event {
-                Some(Event::Changed { key, entry, revision }) => {
-                    self.hear(&mut view, &key, entry, revision);
-                    if self.place_is_gone(&view) {
-                        return Ok(Round::PlaceLost);
+            // All that has been heard of counts as one piece of news.
+            while let Some(event) = next {
+                match event {
+                    Some(Event::Changed { key, entry, revision }) => {
+                        heard = true;
+                        self.hear(&mut view, &key, entry, revision);
                     }
+                    Some(Event::Interrupted { reason }) => {
+                        self.report(Obstacle::Failing { why: reason, out_of_reach: true });
+                        self.until_resumed(&mut watches).await;
+                        return Ok(Round::Again);
+                    }
+                    Some(Event::Lost { .. } | Event::Resumed) | None => return Ok(Round::Again),
                 }
-                Some(Event::Interrupted { reason }) => {
-                    self.report(Obstacle::Failing { why: reason, out_of_reach: true });
-                    self.until_resumed(&mut watches).await;
-                    return Ok(Round::Again);
-                }
-                Some(Event::Lost { .. } | Event::Resumed) | None => return Ok(Round::Again),
+                next = next_of(&mut watches).now_or_never();
+            }
+            if view.is_worn() {
+                view = self.view().await?;
+            }
+            if self.place_is_gone(&view) {
+                return Ok(Round::PlaceLost);
             }
         }
     }
 
     async fn until_resumed(&self, watches: &mut [Watch]) {
-        let any = select_all(watches.iter_mut().map(|watch| watch.next().boxed()));
         tokio::select! {
             biased;
-            _ = any => {}
+            _ = next_of(watches) => {}
             () = self.cancel.cancelled() => {}
             () = tokio::time::sleep(self.options.poll) => {}
         }
@@ -101,27 +125,39 @@ impl Waiter {
     /// Reads everything.
     async fn view(&self) -> Result<View, LockError> {
         let (store, groups) = (self.locks.store(), self.claim.groups());
-        let keys = self.locks.keys_of(groups, &self.claim.machine);
-        let documents = self.store_call("reading", &keys[0], store.load(&keys)).await?;
+        let mut keys = self.locks.keys_of(groups, &self.claim.machine);
+        let own = |group| self.locks.keys().waiter(group, &self.claim.machine);
+        keys.extend(groups.iter().map(own));
+        let mut documents = self.store_call("reading", &keys[0], store.load(&keys)).await?;
         let mut after = documents.revision;
-        let mut queues = BTreeMap::new();
+        let (mut queues, mut far_behind) = (BTreeMap::new(), BTreeSet::new());
         for group in groups {
-            let below = self.locks.keys().queue(group);
-            let listing =
-                self.store_call("listing", &below, store.list(&below, Select::All)).await?;
-            after = after.min(listing.revision);
-            queues.insert(group.clone(), Queue::of(&listing));
+            let (places, urgent) =
+                (self.locks.keys().queue(group), self.locks.keys().all_urgent(group));
+            let head = store.list(&places, Select::Oldest(HEAD));
+            let head = self.store_call("listing", &places, head).await?;
+            let urgent_ones = store.list(&urgent, Select::All);
+            let urgent_ones = self.store_call("listing", &urgent, urgent_ones).await?;
+            after = after.min(head.revision).min(urgent_ones.revision);
+            let mut queue = Queue::of_head(&head, &urgent_ones);
+            let own = own(group);
+            if !head.entries.contains_key(&own) && head.entries.len() == HEAD {
+                far_behind.insert(group.clone());
+            }
+            if let Some(place) = documents.entries.remove(&own) {
+                queue.changed(&own, Some(&place), place.modified);
+            }
+            queues.insert(group.clone(), queue);
         }
-        Ok(View { documents, queues, after })
+        Ok(View { documents, queues, far_behind, after })
     }
 
     fn watches(&self, after: Revision) -> Vec<Watch> {
         let keys = self.locks.keys();
-        let of_group =
-            |group: &Group| [keys.semaphore(group), keys.queue(group), keys.paused(group)];
-        let mut watched: Vec<_> = self.claim.groups().iter().flat_map(of_group).collect();
-        watched.push(keys.fleet_paused());
-        watched.iter().map(|key| self.locks.store().watch(key, after)).collect()
+        let mut watched: Vec<_> =
+            self.claim.groups().iter().map(|group| keys.waited_for(group)).collect();
+        watched.push(Span::Below(keys.fleet_paused()));
+        watched.iter().map(|span| self.locks.store().watch(span, after)).collect()
     }
 
     /// Takes a change into account, unless it is older than what is known.
@@ -131,7 +167,11 @@ impl Waiter {
         }
         for (group, queue) in &mut view.queues {
             if key.as_str().starts_with(self.locks.keys().queue(group).as_str()) {
-                queue.changed(key, entry.as_ref(), revision);
+                queue.head_changed(key, entry.as_ref(), revision);
+                return;
+            }
+            if key.as_str().starts_with(self.locks.keys().all_urgent(group).as_str()) {
+                queue.urgent_changed(key, entry.as_ref(), revision);
                 return;
             }
         }
@@ -189,4 +229,9 @@ impl Waiter {
             Err(error) => Err(error),
         }
     }
+}
+
+async fn next_of(watches: &mut [Watch]) -> Option<Event> {
+    let (event, ..) = select_all(watches.iter_mut().map(|watch| watch.next().boxed())).await;
+    event
 }

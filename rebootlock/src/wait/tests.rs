@@ -6,7 +6,7 @@ use crate::keys::Keyspace;
 use crate::queue::Queue;
 use crate::record::{Pause, Via};
 use crate::semaphore::Semaphore;
-use crate::store::{MemoryStore, SharedStore, SqliteStore};
+use crate::store::{MemoryStore, SharedStore, Span, SqliteStore};
 
 fn claim(name: &str, groups: &[&str]) -> Claim {
     let groups: Vec<_> = groups.iter().map(|name| Group::new(*name).unwrap()).collect();
@@ -25,7 +25,7 @@ fn manager() -> (MemoryStore, LockManager) {
 
 async fn in_queue(locks: &LockManager, count: usize) {
     let queue = locks.keys().queue(&Group::default());
-    let mut changes = locks.store().watch(&queue, Revision(0));
+    let mut changes = locks.store().watch(&Span::Below(queue.clone()), Revision(0));
     loop {
         let now = locks.store().list(&queue, Select::All).await.unwrap();
         if Queue::of(&now).len() == count {

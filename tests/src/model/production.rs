@@ -14,8 +14,8 @@ use rebootlock::queue::Queue;
 use rebootlock::record::{Claim, Document, HolderRecord, HolderState, Pause, UnixTime, Via};
 use rebootlock::semaphore::Semaphore;
 use rebootlock::store::{
-    Change, Commit, Entry, Key, LeaseId, Result, Revision, Select, Snapshot, Store, StoreError,
-    Txn, Watch,
+    Change, Commit, Entry, Key, LeaseId, Result, Revision, Select, Snapshot, Span, Store,
+    StoreError, Txn, Watch,
 };
 use uuid::Uuid;
 
@@ -460,7 +460,7 @@ impl Store for Probe {
         Err(StoreError::Broken("the model has queues of its own".to_owned()))
     }
 
-    fn watch(&self, _: &Key, _: Revision) -> Watch {
+    fn watch(&self, _: &Span, _: Revision) -> Watch {
         unreachable!("nothing that decides watches")
     }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rebootlock::store::{
-    Change, Commit, Event, Key, LeaseId, MemoryStore, Result, Revision, Select, Snapshot, Store,
-    StoreError, Txn, Watch,
+    Change, Commit, Event, Key, LeaseId, MemoryStore, Result, Revision, Select, Snapshot, Span,
+    Store, StoreError, Txn, Watch,
 };
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -157,9 +157,9 @@ impl Store for FaultyStore {
         answer.unwrap_or_else(|_| Err(StoreError::Unavailable("memory: gone".to_owned())))
     }
 
-    fn watch(&self, prefix: &Key, after: Revision) -> Watch {
+    fn watch(&self, span: &Span, after: Revision) -> Watch {
         let faults = self.faults.clone();
-        let mut changes = faults.inner.watch(prefix, after);
+        let mut changes = faults.inner.watch(span, after);
         let (sender, receiver) = mpsc::channel(Watch::BUFFER);
         let feeder = tokio::spawn(async move {
             while let Some(change) = changes.next().await {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{Place, good, load, next_change, put, value, win};
-use crate::store::{Event, Key, Store, StoreError, Txn};
+use crate::store::{Event, Key, Span, Store, StoreError, Txn};
 
 const TTL: Duration = Duration::from_secs(1);
 
@@ -132,7 +132,7 @@ pub(super) async fn a_watch_tells_that_a_lease_ended(place: Place<'_>) {
     let lease = good(store.grant(TTL).await);
     let key = place.key("k");
     let put_at = win(&*store, Txn::new().put_leased(key.clone(), "x".into(), lease)).await;
-    let mut watch = store.watch(&key, put_at);
+    let mut watch = store.watch(&Span::Below(key.clone()), put_at);
     match next_change(&mut watch).await {
         Event::Changed { key: told, entry: None, revision } => {
             assert!(told == key && revision > put_at, "{told} at {revision}");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Place, load, next_change, put, win};
-use crate::store::{Event, Key, Revision, Select, Txn, Watch};
+use crate::store::{Event, Key, Revision, Select, Span, Txn, Watch};
 
 /// The next `count` changes: where, what (`None`: gone) and when.
 async fn changes(watch: &mut Watch, count: usize) -> Vec<(Key, Option<String>, Revision)> {
@@ -27,7 +27,7 @@ pub(super) async fn a_watch_tells_every_change_in_order(place: Place<'_>) {
     let (store, writer) = (place.open(), place.open());
     let key = place.key("k");
     let start = put(&*writer, &key, "before").await;
-    let mut watch = store.watch(&place.key(""), start);
+    let mut watch = store.watch(&Span::Below(place.key("")), start);
     let write = async {
         let mut expected = Vec::new();
         for n in 0..200 {
@@ -57,7 +57,7 @@ pub(super) async fn a_watch_begins_in_the_past(place: Place<'_>) {
     for n in 0..5 {
         expected.push((key.clone(), Some(n.to_string()), put(&*store, &key, &n.to_string()).await));
     }
-    let mut watch = store.watch(&key, after);
+    let mut watch = store.watch(&Span::Below(key.clone()), after);
     assert_eq!(changes(&mut watch, 5).await, expected);
     let next = put(&*store, &key, "now").await;
     assert_eq!(changes(&mut watch, 1).await, [(key, Some("now".to_owned()), next)]);
@@ -77,7 +77,7 @@ pub(super) async fn a_watch_after_a_snapshot_misses_nothing(place: Place<'_>) {
             let snapshot = super::good(reader.list(&place.key(""), Select::All).await);
             let seen = snapshot.get(&key).map(|entry| String::from_utf8_lossy(&entry.value));
             let mut next: u32 = seen.map_or(0, |seen| seen.parse::<u32>().expect("a number") + 1);
-            let mut watch = reader.watch(&place.key(""), snapshot.revision);
+            let mut watch = reader.watch(&Span::Below(place.key("")), snapshot.revision);
             let last = (next + 3).min(ROUNDS);
             while next < last {
                 let told = changes(&mut watch, 1).await;
@@ -93,7 +93,7 @@ pub(super) async fn a_watch_tells_deletions(place: Place<'_>) {
     let store = place.open();
     let key = place.key("k");
     let first = put(&*store, &key, "x").await;
-    let mut watch = store.watch(&key, first);
+    let mut watch = store.watch(&Span::Below(key.clone()), first);
     let gone = win(&*store, Txn::new().delete(key.clone())).await;
     // Of what is absent there is nothing to tell.
     win(&*store, Txn::new().delete(key.clone())).await;
@@ -105,7 +105,7 @@ pub(super) async fn a_watch_tells_deletions(place: Place<'_>) {
 pub(super) async fn a_watch_keeps_to_its_prefix(place: Place<'_>) {
     let store = place.open();
     let start = load(&*store, &[place.key("a/")]).await.revision;
-    let mut watch = store.watch(&place.key("a/"), start);
+    let mut watch = store.watch(&Span::Below(place.key("a/")), start);
     for name in ["a", "a0", "ab/c", "A/x", "b/a/x"] {
         put(&*store, &place.key(name), "elsewhere").await;
     }
@@ -118,19 +118,36 @@ pub(super) async fn a_dropped_watch_harms_nobody(place: Place<'_>) {
     let store = place.open();
     let key = place.key("k");
     let start = put(&*store, &key, "x").await;
-    let mut kept = store.watch(&key, start);
+    let mut kept = store.watch(&Span::Below(key.clone()), start);
     for _ in 0..20 {
-        drop(store.watch(&key, start));
+        drop(store.watch(&Span::Below(key.clone()), start));
     }
-    let mut unread: Vec<_> = (0..3).map(|_| store.watch(&key, Revision(start.0 - 1))).collect();
+    let mut unread: Vec<_> =
+        (0..3).map(|_| store.watch(&Span::Below(key.clone()), Revision(start.0 - 1))).collect();
     let next_told = tokio::time::timeout(Duration::from_secs(20), unread[0].next()).await;
     assert!(matches!(next_told, Ok(Some(_))), "{next_told:?}");
     drop(unread);
     // Nobody reads this one, and nobody waits for that.
-    let _never_read = store.watch(&key, start);
+    let _never_read = store.watch(&Span::Below(key.clone()), start);
     for n in 0..600 {
         put(&*store, &key, &n.to_string()).await;
     }
     let told = changes(&mut kept, 600).await;
     assert_eq!(told[599].1.as_deref(), Some("599"));
+}
+
+pub(super) async fn a_watch_between_two_keys_tells_of_those_between(place: Place<'_>) {
+    let (store, writer) = (place.open(), place.open());
+    let start = put(&*writer, &place.key("a"), "0").await;
+    let span = Span::Between(place.key("b"), place.key("c0"));
+    let mut watch = store.watch(&span, start);
+    let mut expected = Vec::new();
+    for name in ["a", "b", "b/x", "bb", "c/", "c/x", "c0", "d"] {
+        let (key, value) = (place.key(name), format!("at {name}"));
+        let revision = put(&*writer, &key, &value).await;
+        if !["a", "c0", "d"].contains(&name) {
+            expected.push((key, Some(value), revision));
+        }
+    }
+    assert_eq!(changes(&mut watch, expected.len()).await, expected);
 }

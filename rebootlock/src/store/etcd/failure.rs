@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tonic::{Code, Status};
 
-use crate::store::{Key, StoreError};
+use crate::store::{Key, Span, StoreError};
 
 /// What is being done, for messages.
 #[derive(Debug, Clone)]
@@ -28,6 +28,11 @@ impl Task {
     /// Something done to all keys below a prefix.
     pub(super) fn below(verb: &'static str, prefix: &Key) -> Self {
         Self { verb, object: format!("the keys that begin with {prefix}") }
+    }
+
+    /// Something done to all keys of a span.
+    pub(super) fn of(verb: &'static str, span: &Span) -> Self {
+        Self { verb, object: span.to_string() }
     }
 
     /// Something that concerns no key.

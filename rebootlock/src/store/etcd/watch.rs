@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::cluster::{Cluster, Connection, within};
 use super::failure::{Failure, Task, understand};
 use super::{signed, unsigned};
-use crate::store::{Entry, Event, Key, Revision, StoreError, Watch};
+use crate::store::{Entry, Event, Key, Revision, Span, StoreError, Watch};
 
 /// How long nothing may come before the server is asked whether it is still there.
 const QUIET_FOR: Duration = Duration::from_secs(10);
@@ -26,16 +26,16 @@ const RETRY_MILLIS: std::ops::RangeInclusive<u64> = 250..=750;
 /// The same when the answer is no, which only a person can change.
 const REFUSED_MILLIS: std::ops::RangeInclusive<u64> = 4_000..=6_000;
 
-pub(super) fn open(cluster: Arc<Cluster>, prefix: Key, after: Revision) -> Watch {
+pub(super) fn open(cluster: Arc<Cluster>, span: Span, after: Revision) -> Watch {
     let (events, receiver) = mpsc::channel(Watch::BUFFER);
     let feeder =
-        Feeder { cluster, prefix, seen: after, cluster_id: None, interrupted: false, events };
+        Feeder { cluster, span, seen: after, cluster_id: None, interrupted: false, events };
     Watch::new(receiver, AbortOnDropHandle::new(tokio::spawn(feeder.run())))
 }
 
 struct Feeder {
     cluster: Arc<Cluster>,
-    prefix: Key,
+    span: Span,
     /// Everything up to here has been told.
     seen: Revision,
     /// The cluster that the revisions are of; restored from a backup it has another id.
@@ -128,7 +128,7 @@ impl Feeder {
     /// read, so no member that lags behind looks like a store that went back in time.
     async fn connect(&mut self, index: usize) -> Result<(Connection, Reached), Failure> {
         let (connection, _) = self.cluster.connect(index).await?;
-        let options = GetOptions::new().with_prefix().with_keys_only().with_limit(1);
+        let options = self.glance();
         let reached = self.read(index, &connection, options).await?;
         Ok((connection, reached))
     }
@@ -139,7 +139,7 @@ impl Feeder {
         connection: &Connection,
         options: GetOptions,
     ) -> Result<Reached, Failure> {
-        let answer = connection.kv().get(self.prefix.as_str(), Some(options)).await;
+        let answer = connection.kv().get(self.span.first().as_str(), Some(options)).await;
         let answer = answer.map_err(|error| {
             let failure = self.understand(index, error);
             if !matches!(failure, Failure::Settled(_)) {
@@ -174,8 +174,7 @@ impl Feeder {
             self.lost(reached.revision).await?;
         } else if reached.revision > self.seen && self.interrupted {
             // Told apart now, so that "nothing was missed" is true when it is said.
-            let next = GetOptions::new().with_prefix().with_keys_only().with_limit(1);
-            let next = next.with_revision(self.next_revision());
+            let next = self.glance().with_revision(self.next_revision());
             match within(limit, self.read(index, connection, next)).await {
                 Ok(_) => {}
                 Err(failure) if is_compaction(&failure) => self.lost(reached.revision).await?,
@@ -212,7 +211,7 @@ impl Feeder {
             };
             if message.canceled() {
                 if message.compact_revision() > 0 {
-                    let options = GetOptions::new().with_prefix().with_keys_only().with_limit(1);
+                    let options = self.glance();
                     let now = within(limit, self.read(index, connection, options)).await?;
                     self.lost(now.revision).await?;
                     stream = self.open(connection, index).await?;
@@ -234,11 +233,15 @@ impl Feeder {
 
     /// A stream that the server has confirmed.
     async fn open(&self, connection: &Connection, index: usize) -> Result<WatchStream, Failure> {
-        let options = WatchOptions::new().with_prefix().with_start_revision(self.next_revision());
+        let options = WatchOptions::new().with_start_revision(self.next_revision());
+        let options = match &self.span {
+            Span::Below(_) => options.with_prefix(),
+            Span::Between(_, end) => options.with_range(end.as_str()),
+        };
         let opening = async {
             let mut stream = connection
                 .watcher()
-                .watch(self.prefix.as_str(), Some(options))
+                .watch(self.span.first().as_str(), Some(options))
                 .await
                 .map_err(|error| self.understand(index, error))?;
             match stream.message().await.map_err(|error| self.understand(index, error))? {
@@ -271,12 +274,21 @@ impl Feeder {
         Ok(())
     }
 
+    /// The cheapest read that needs the rights of the watch.
+    fn glance(&self) -> GetOptions {
+        let options = GetOptions::new().with_keys_only().with_limit(1);
+        match &self.span {
+            Span::Below(_) => options.with_prefix(),
+            Span::Between(_, end) => options.with_range(end.as_str()),
+        }
+    }
+
     fn next_revision(&self) -> i64 {
         signed(self.seen.0.saturating_add(1))
     }
 
     fn task(&self) -> Task {
-        Task::below("watch", &self.prefix)
+        Task::of("watch", &self.span)
     }
 
     fn understand(&self, index: usize, error: etcd_client::Error) -> Failure {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 
-use super::{Revision, millis, to_i64};
+use super::{Key, Revision, Span, millis, to_i64};
 
 /// "rbtl": tells our files from others'.
 const APPLICATION_ID: i64 = 0x7262_746c;
@@ -173,31 +173,34 @@ pub(super) fn end_leases(txn: &Transaction<'_>, clock: &Clock) -> rusqlite::Resu
 /// One change out of the log.
 pub(super) struct Logged {
     pub(super) revision: Revision,
-    pub(super) key: String,
+    pub(super) key: Key,
     /// The value and when its key was created; `None`: deleted.
     pub(super) put: Option<(Vec<u8>, Revision)>,
 }
 
-/// Changes after `after` below `prefix`, oldest first.
+/// Changes of the keys of `span` after `after`, oldest first.
 pub(super) fn changes(
     connection: &Connection,
-    prefix: &str,
+    span: &Span,
     after: Revision,
 ) -> rusqlite::Result<Vec<Logged>> {
     let mut select = connection.prepare_cached(
         "SELECT revision, key, value, created FROM log
-         WHERE revision > ?1 AND substr(key, 1, length(?2)) = ?2 ORDER BY revision, key",
+         WHERE revision > ?1 AND key >= ?2 ORDER BY revision, key",
     )?;
-    let logged = select.query_map(params![to_i64(after.0), prefix], |row| {
+    let logged = select.query_map(params![to_i64(after.0), span.first().as_str()], |row| {
         let value: Option<Vec<u8>> = row.get(2)?;
         let created: Option<i64> = row.get(3)?;
         Ok(Logged {
             revision: Revision(row.get::<_, i64>(0)? as u64),
-            key: row.get(1)?,
+            key: Key::new(row.get::<_, String>(1)?),
             put: value.zip(created.map(|created| Revision(created as u64))),
         })
     })?;
-    logged.collect()
+    let wanted = |change: &rusqlite::Result<Logged>| {
+        change.as_ref().map_or(true, |change| span.contains(&change.key))
+    };
+    logged.filter(wanted).collect()
 }
 
 /// The revision up to which changes are no longer in the log, and the current one.

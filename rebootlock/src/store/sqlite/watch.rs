@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::schema;
-use super::{Key, Revision, SqliteStore};
-use crate::store::{Entry, Event, Watch};
+use super::{Revision, SqliteStore};
+use crate::store::{Entry, Event, Span, Watch};
 
 /// Look again after this long even if nothing was heard: a folder on a network file system, which
 /// SQLite advises against anyway, does not tell.
@@ -45,17 +45,17 @@ impl FolderWatcher {
     }
 }
 
-pub(super) fn start(store: SqliteStore, prefix: Key, after: Revision) -> Watch {
+pub(super) fn start(store: SqliteStore, span: Span, after: Revision) -> Watch {
     let (sender, receiver) = mpsc::channel(Watch::BUFFER);
     // Subscribed before the first look, so that nothing falls between the two.
     let wake = store.wake.subscribe();
-    let feeder = tokio::spawn(feed(store, prefix, after, wake, sender));
+    let feeder = tokio::spawn(feed(store, span, after, wake, sender));
     Watch::new(receiver, AbortOnDropHandle::new(feeder))
 }
 
 async fn feed(
     store: SqliteStore,
-    prefix: Key,
+    span: Span,
     mut after: Revision,
     mut wake: tokio::sync::watch::Receiver<()>,
     sender: mpsc::Sender<Event>,
@@ -63,7 +63,7 @@ async fn feed(
     let mut interrupted = false;
     loop {
         wake.mark_unchanged();
-        let wanted = prefix.as_str().to_owned();
+        let wanted = span.clone();
         let looked = store
             .with(move |connection, clock| {
                 let txn = super::ended(connection, clock)?;
@@ -91,7 +91,7 @@ async fn feed(
                     events.push(Event::Lost { revision: current });
                 } else {
                     events.extend(changes.into_iter().map(|change| Event::Changed {
-                        key: Key::new(change.key),
+                        key: change.key,
                         entry: change.put.map(|(value, created)| Entry {
                             value,
                             modified: change.revision,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use rebootlock::lock::LockError;
-use rebootlock::store::{Event, Key, Revision, Watch};
+use rebootlock::store::{Event, Key, Revision, Span, Watch};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -43,7 +43,7 @@ async fn follow(session: &Session, args: &Status) -> anyhow::Result<std::convert
     // Watched from before the first look, so that no change falls between the two.
     let paused = session.locks.keys().fleet_paused();
     let start = session.locks.store().load(&[paused]).await?;
-    let mut changes = session.locks.store().watch(&below, start.revision);
+    let mut changes = session.locks.store().watch(&Span::Below(below.clone()), start.revision);
     loop {
         let mut again = None;
         match look(session, &args.scope).await {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use rebootlock::id::{Group, MachineId};
 use rebootlock::semaphore::Semaphore;
-use rebootlock::store::{Event, Revision, Watch};
+use rebootlock::store::{Event, Revision, Span, Watch};
 use rebootlock_tests::fleet::Onlooker;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -94,7 +94,7 @@ pub(crate) async fn replay(look: &Onlooker, max: u32) -> Result<History> {
 
 fn watch(look: &Onlooker) -> Watch {
     let key = look.locks.keys().semaphore(&Group::default());
-    look.locks.store().watch(&key, Revision(0))
+    look.locks.store().watch(&Span::Below(key.clone()), Revision(0))
 }
 
 fn lock(seen: &Mutex<Vec<Seen>>) -> std::sync::MutexGuard<'_, Vec<Seen>> {
