@@ -338,7 +338,7 @@ impl Production {
             names.insert(keys.holder(&name, &id), record(group, machine));
             groups.insert(keys.semaphore(&name), group);
             groups.insert(keys.holder(&name, &id), group);
-            places.push(keys.waiter(&name, &id));
+            places.extend([keys.waiter(&name, &id), keys.urgent(&name, &id)]);
         }
         let mut changes = Changes::default();
         for precondition in &txn.preconditions {

@@ -1,5 +1,6 @@
 //! How fast it is and how much it takes, each figure beside a reference from the same run.
 
+mod drain;
 mod figures;
 mod handover;
 mod latency;
@@ -22,6 +23,12 @@ enum Part {
     Latency,
     /// From one holder to the next, and the requests that costs
     HandOver,
+    /// Whole fleets through few slots
+    Drain,
+    /// More callers than free slots, at one instant
+    Race,
+    /// `rebootlockctl exec` beside `etcdctl lock`
+    Exec,
     /// `rebootlockctl status` beside `etcdctl get`
     Status,
     /// `rebootlockd` with nothing to do
@@ -36,7 +43,7 @@ struct Options {
     /// What to measure [default: everything]
     #[arg(value_enum)]
     parts: Vec<Part>,
-    /// Also hand over with 1000 waiting
+    /// Also hand over with 1000 waiting, and drain 10,000
     #[arg(long)]
     deep: bool,
     /// How often each call is timed
@@ -84,6 +91,17 @@ async fn run(options: &Options) -> Result<()> {
         let (times, requests) = handover::measure(&rig, &depths).await?;
         report.show(&times);
         report.show(&requests);
+    }
+    if wants(Part::Drain) {
+        let mut fleets = vec![(1000, 1), (1000, 10)];
+        fleets.extend(options.deep.then_some((10_000, 10)));
+        report.show(&drain::measure(&rig, &fleets).await?);
+    }
+    if wants(Part::Race) {
+        report.show(&drain::race(&rig).await?);
+    }
+    if wants(Part::Exec) {
+        report.show(&programs::exec(&rig).await?);
     }
     if wants(Part::Status) {
         report.show(&programs::status(&rig).await?);

@@ -27,6 +27,34 @@ const IDLE: Duration = Duration::from_secs(20);
 /// How long it may take to get there.
 const SETTLE: Duration = Duration::from_secs(3);
 
+/// `rebootlockctl exec -- true` beside `etcdctl lock NAME true`: taken, run, given back.
+pub(crate) async fn exec(rig: &Rig) -> Result<Table> {
+    let endpoints = rig.etcd.endpoints();
+    let [mut ours, mut theirs] = [(); 2].map(|()| Times::default());
+    let machine_id = tempfile::NamedTempFile::new()?;
+    std::fs::write(machine_id.path(), "0123456789abcdef0123456789abcdef\n")?;
+    let id_file = machine_id.path().display().to_string();
+    for _ in 0..RUNS {
+        let start = Instant::now();
+        let exec = ["--group", "exec", "--machine-id-file", &id_file, "exec", "--", "true"];
+        let output = ctl(&endpoints, &exec).await?;
+        ours.add(start.elapsed());
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "rebootlockctl exec ended with {}: {said}", output.status);
+        let start = Instant::now();
+        let mut lock = Command::new(rig.etcdctl());
+        lock.env("ETCDCTL_API", "3").arg("--endpoints").arg(endpoints.join(","));
+        lock.args(["lock", "bench-lock", "true"]).stdin(Stdio::null()).kill_on_drop(true);
+        let output = lock.output().await.context("cannot run etcdctl")?;
+        theirs.add(start.elapsed());
+        ensure!(output.status.success(), "etcdctl lock ended with {}", output.status);
+    }
+    let mut table = Table::new("A command under the lock", &TIMES);
+    table.add(theirs.row("etcdctl lock NAME true", None));
+    table.add(ours.row("rebootlockctl exec -- true", Some(("etcdctl lock", &theirs))));
+    Ok(table)
+}
+
 /// `rebootlockctl status`, with one machine holding and three waiting, beside `etcdctl get`.
 pub(crate) async fn status(rig: &Rig) -> Result<Table> {
     let (locks, group) = (rig.locks()?, Group::default());
