@@ -218,10 +218,10 @@ impl Agent {
         Ok(match action {
             Action::LookAtSlot => self.look_at_slot().await,
             Action::AwaitWant => self.await_want().await?,
-            Action::AwaitWindow => self.await_window().await?,
+            Action::AwaitGates => self.await_window().await?,
             Action::AskForSlot => self.ask_for_slot().await?,
             Action::CheckAgain => self.check_again().await,
-            Action::TellUsers => self.tell_users().await,
+            Action::Drain => self.tell_users().await,
             Action::AskForPermit => self.ask_for_permit().await,
             Action::Reboot => self.reboot().await,
             Action::AwaitEnd => self.await_end().await,
@@ -248,7 +248,7 @@ impl Agent {
             _ => BackOff::None,
         };
         self.code = match event {
-            Event::Obstructed | Event::WindowClosed => exit::GATE_CLOSED,
+            Event::Obstructed | Event::GatesClosed => exit::GATE_CLOSED,
             Event::Paused => exit::PAUSED,
             Event::SlotLost | Event::SlotOccupied => exit::NO_SLOT,
             Event::Released => self.code,
@@ -310,7 +310,7 @@ impl Agent {
             let now = jiff::Zoned::now();
             let left = self.options.windows.opens_in(&now);
             if left.is_zero() {
-                return Ok(Event::WindowOpen);
+                return Ok(Event::GatesOpen);
             }
             if self.options.run.once {
                 return Err(PassOver(exit::GATE_CLOSED));

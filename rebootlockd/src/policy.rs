@@ -5,7 +5,7 @@
 //! trying and answers later, and until then nothing happens.
 //!
 //! ```text
-//! Starting ── nothing held ──▶ Idle ── wanted ──▶ Closed ── window ──▶ Queued ── slot ──▶ Holding
+//! Starting ── nothing held ──▶ Idle ── wanted ──▶ Closed ── gates ───▶ Queued ── slot ──▶ Holding
 //!    │                          ▲                                        ▲                  │ clear
 //!    │ held since before        │                                        │ slot lost        ▼
 //!    ▼ this boot                │                                        ├────────────── Draining
@@ -21,13 +21,13 @@ pub enum State {
     Starting,
     /// Nothing wants a reboot.
     Idle,
-    /// A reboot is wanted; its window may be closed.
+    /// A reboot is wanted; a window or another gate may be closed.
     Closed,
     /// Waiting for a slot.
     Queued,
     /// Has the slot; everything is looked at once more.
     Holding,
-    /// Users are being told.
+    /// Users are being told, and hooks run.
     Draining,
     /// Asking for the permit.
     Permitting,
@@ -47,7 +47,7 @@ impl State {
         match self {
             Self::Starting => "starting",
             Self::Idle => "idle",
-            Self::Closed => "waiting-for-window",
+            Self::Closed => "waiting-for-gates",
             Self::Queued => "waiting-for-slot",
             Self::Holding => "holding",
             Self::Draining => "draining",
@@ -79,10 +79,10 @@ pub enum Event {
     Wanted,
     /// Nothing wants one any more.
     Unwanted,
-    /// Windows allow a reboot now.
-    WindowOpen,
-    /// They do not.
-    WindowClosed,
+    /// Windows and gates allow a reboot now.
+    GatesOpen,
+    /// One of them does not.
+    GatesClosed,
     /// The slots are ours, or none are needed.
     SlotGranted,
     /// Somebody else's acquisition holds this machine's slot.
@@ -93,8 +93,8 @@ pub enum Event {
     Clear,
     /// Something stands in the way and will not go.
     Obstructed,
-    /// Users were told and had their time.
-    UsersTold,
+    /// Users were told and had their time, and the hooks are done.
+    Drained,
     /// The permit is written.
     Permitted,
     /// Somebody paused it.
@@ -122,14 +122,14 @@ pub enum Action {
     LookAtSlot,
     /// Until a reboot is wanted.
     AwaitWant,
-    /// Until a window is open.
-    AwaitWindow,
+    /// Until windows and gates are open.
+    AwaitGates,
     /// Queue, until the slots are ours.
     AskForSlot,
     /// Look at everything once more.
     CheckAgain,
-    /// Tell users, and give them time.
-    TellUsers,
+    /// Tell users and give them time; run the hooks.
+    Drain,
     /// The last look and the permit, in one.
     AskForPermit,
     /// Order the reboot.
@@ -173,19 +173,19 @@ pub fn step(state: State, event: Event) -> Result<(State, Action), Unexpected> {
         (Starting, CameBack) => (Verifying, Verify),
 
         (Idle | Closed, SlotFound) => START,
-        (Idle, Wanted) => (Closed, AwaitWindow),
-        (Closed, WindowOpen) => (Queued, AskForSlot),
+        (Idle, Wanted) => (Closed, AwaitGates),
+        (Closed, GatesOpen) => (Queued, AskForSlot),
         (Closed, Unwanted) => (Idle, AwaitWant),
         (Queued, SlotGranted) => (Holding, CheckAgain),
-        (Queued, WindowClosed) => (Closed, AwaitWindow),
+        (Queued, GatesClosed) => (Closed, AwaitGates),
         (Queued, Unwanted) => (Idle, AwaitWant),
         (Queued, SlotOccupied) => (BackingOff, BackOff),
 
-        (Holding, Clear) => (Draining, TellUsers),
-        (Draining, UsersTold) => (Permitting, AskForPermit),
+        (Holding, Clear) => (Draining, Drain),
+        (Draining, Drained) => (Permitting, AskForPermit),
         (Permitting, Permitted) => (Rebooting, Reboot),
         // Give the slot back rather than sit on it: another machine may be ready now.
-        (Holding | Draining | Permitting, Obstructed | WindowClosed | Unwanted | Paused) => {
+        (Holding | Draining | Permitting, Obstructed | GatesClosed | Unwanted | Paused) => {
             (Releasing, Release)
         }
         // Somebody unlocked this machine: there is nothing to give back.
@@ -231,14 +231,14 @@ mod tests {
         Event::CameBack,
         Event::Wanted,
         Event::Unwanted,
-        Event::WindowOpen,
-        Event::WindowClosed,
+        Event::GatesOpen,
+        Event::GatesClosed,
         Event::SlotGranted,
         Event::SlotOccupied,
         Event::SlotLost,
         Event::Clear,
         Event::Obstructed,
-        Event::UsersTold,
+        Event::Drained,
         Event::Permitted,
         Event::Paused,
         Event::Ordered,
@@ -270,7 +270,7 @@ mod tests {
                 assert!(
                     matches!(
                         (state, event),
-                        (State::Draining, Event::UsersTold)
+                        (State::Draining, Event::Drained)
                             | (State::Starting, Event::HoldsPermit)
                             | (State::Rebooting, Event::StillUp)
                     ),

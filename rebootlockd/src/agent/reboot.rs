@@ -47,7 +47,7 @@ impl Agent {
             }
             if !self.window_is_open() {
                 tracing::info!("the reboot window has closed");
-                return Some(Event::WindowClosed);
+                return Some(Event::GatesClosed);
             }
             let in_the_way = self.in_the_way().await?;
             if said.as_ref() != Some(&in_the_way) {
@@ -91,7 +91,7 @@ impl Agent {
         let users = self.logged_in().await;
         let time = self.options.settings.agent.warn_users;
         if users.is_empty() || time.is_zero() {
-            return Event::UsersTold;
+            return Event::Drained;
         }
         if let Some(held) = self.held.clone() {
             match self.mark(&held, &Advance::to(HolderState::Draining)).await {
@@ -118,7 +118,7 @@ impl Agent {
         loop {
             let logind = self.logind.clone();
             tokio::select! {
-                () = sleep_until(deadline) => return Event::UsersTold,
+                () = sleep_until(deadline) => return Event::Drained,
                 () = self.wants.changed() => {
                     if self.wants.now() == Want::Nothing {
                         tell(&self.logged_in().await, "The reboot of this machine is called off.");
@@ -128,13 +128,13 @@ impl Agent {
                 () = somebody_left(logind) => {
                     if self.logged_in().await.is_empty() {
                         tracing::info!("all users have left");
-                        return Event::UsersTold;
+                        return Event::Drained;
                     }
                 }
                 // A signal that was missed must not cost the whole time.
                 () = sleep(INHIBITOR_POLL * 5) => {
                     if self.logged_in().await.is_empty() {
-                        return Event::UsersTold;
+                        return Event::Drained;
                     }
                 }
             }

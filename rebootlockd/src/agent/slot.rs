@@ -219,7 +219,7 @@ impl Agent {
                 }
                 () = tokio::time::sleep(tick) => {
                     look_again = true;
-                    (!self.window_is_open()).then_some(Event::WindowClosed)
+                    (!self.window_is_open()).then_some(Event::GatesClosed)
                 }
                 () = at(give_up) => {
                     tracing::warn!("the store does not answer; rebooting without a slot, as best-effort says");

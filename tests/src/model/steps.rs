@@ -157,7 +157,7 @@ impl Protocol {
                     return None;
                 }
                 world.interventions -= 1;
-                self.hear(&mut world, m, Event::WindowClosed);
+                self.hear(&mut world, m, Event::GatesClosed);
             }
             Step::Unlock(m) => {
                 if !locked_by_operator(&world, m) {
@@ -331,9 +331,9 @@ impl Protocol {
             machine.looked |= event == Event::Released;
             machine.process = next;
             event = match action {
-                Action::AwaitWindow => Event::WindowOpen,
+                Action::AwaitGates => Event::GatesOpen,
                 Action::CheckAgain => Event::Clear,
-                Action::TellUsers => Event::UsersTold,
+                Action::Drain => Event::Drained,
                 Action::Verify => Event::Well,
                 Action::BackOff => Event::PauseOver,
                 Action::Release if machine.token.is_none() => Event::Released,

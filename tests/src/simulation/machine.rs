@@ -149,13 +149,13 @@ impl Agent {
         match action {
             Action::LookAtSlot => self.look_at_slot().await,
             Action::AwaitWant => self.await_want().await,
-            Action::AwaitWindow => Event::WindowOpen,
+            Action::AwaitGates => Event::GatesOpen,
             Action::AskForSlot => self.ask_for_slot().await,
             Action::CheckAgain => {
                 self.pause(500).await;
                 if self.machine.body().wants { Event::Clear } else { Event::Unwanted }
             }
-            Action::TellUsers => self.tell_users().await,
+            Action::Drain => self.tell_users().await,
             Action::AskForPermit => self.ask_for_permit().await,
             Action::Reboot => {
                 self.machine.body().ordered = true;
@@ -297,7 +297,7 @@ impl Agent {
             }
             self.pause(5000).await;
         }
-        Event::UsersTold
+        Event::Drained
     }
 
     async fn ask_for_permit(&mut self) -> Event {

@@ -1,0 +1,188 @@
+//! A whole fleet through few slots, and many callers at one instant.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rebootlock::id::Group;
+use rebootlock::lock::{LockError, LockManager};
+use rebootlock::store::Select;
+use rebootlock::wait::{WaitOptions, Waiting};
+use rebootlock_tests::eventually;
+use tokio::task::JoinSet;
+
+use crate::figures::Table;
+use crate::rig::{Rig, claim};
+
+/// Machines share so many connections: it is the lock that is measured.
+const CONNECTIONS: usize = 25;
+
+/// How often a put is repeated for the reference.
+const PUTS: u32 = 2000;
+
+/// Longest time for all to be in the queue.
+const QUEUED_WITHIN: Duration = Duration::from_secs(300);
+
+/// Longest time for all to be through.
+const DRAINED_WITHIN: Duration = Duration::from_secs(600);
+
+/// How many places are taken at a time: a fleet does not start within one second either.
+const AT_ONCE: usize = 200;
+
+/// Callers, free slots and repetitions of the race.
+const CALLERS: usize = 20;
+const FREE: u32 = 10;
+const RACES: usize = 20;
+
+/// Fleets of `sizes` machines through so many slots.
+pub(crate) async fn measure(rig: &Rig, fleets: &[(usize, u32)]) -> Result<Table> {
+    let mut table = Table::new(
+        "A fleet through its slots: each machine takes one and gives it back",
+        &["machines", "slots", "seconds", "a second", "KiB each", "beside sequential puts"],
+    );
+    for &(machines, slots) in fleets {
+        let before = puts_a_second(rig).await?;
+        let drained = drain(rig, machines, slots).await?;
+        let puts = (before + puts_a_second(rig).await?) / 2.0;
+        let rate = machines as f64 / drained.took.as_secs_f64();
+        table.add(vec![
+            machines.to_string(),
+            slots.to_string(),
+            format!("{:.2}", drained.took.as_secs_f64()),
+            format!("{rate:.0}"),
+            format!("{:.1}", drained.kib_each),
+            format!("{:.2} of {puts:.0} a second", rate / puts),
+        ]);
+    }
+    Ok(table)
+}
+
+struct Drained {
+    took: Duration,
+    /// Memory of this process for each that waits.
+    kib_each: f64,
+}
+
+async fn drain(rig: &Rig, machines: usize, slots: u32) -> Result<Drained> {
+    let group = Group::new(format!("drain-{machines}-{slots}"))?;
+    let first = rig.locks()?;
+    first.set_max(&group, slots).await?;
+    let mut connections = vec![first.clone()];
+    for _ in 1..CONNECTIONS {
+        connections.push(rig.locks()?);
+    }
+    let mut holders = Vec::new();
+    for n in 0..slots as usize {
+        let claim = claim(&group, machines + n)?;
+        first.acquire(&claim).await?;
+        holders.push(claim);
+    }
+
+    let memory_before = resident_kib()?;
+    let mut fleet = JoinSet::new();
+    for n in 0..machines {
+        let (locks, claim) = (connections[n % connections.len()].clone(), claim(&group, n)?);
+        fleet.spawn(async move {
+            let mut waiting = Waiting::start(locks.clone(), claim.clone(), WaitOptions::default());
+            waiting.granted().await;
+            locks.release(claim.groups(), &claim.machine, Some(claim.token)).await
+        });
+        if (n + 1) % AT_ONCE == 0 || n + 1 == machines {
+            queued(&first, &group, n + 1).await?;
+        }
+    }
+    let kib_each = (resident_kib()? - memory_before) / machines as f64;
+
+    let start = Instant::now();
+    for claim in holders {
+        first.release(claim.groups(), &claim.machine, Some(claim.token)).await?;
+    }
+    let all = async {
+        while let Some(released) = fleet.join_next().await {
+            released??;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(DRAINED_WITHIN, all).await.context("the fleet does not get through")??;
+    let took = start.elapsed();
+    let (semaphore, _) = first.glance(&group).await?;
+    ensure!(semaphore.holders().is_empty(), "slots are left: {:?}", semaphore.holders());
+    Ok(Drained { took, kib_each })
+}
+
+async fn queued(locks: &LockManager, group: &Group, count: usize) -> Result<()> {
+    let queue = locks.keys().queue(group);
+    eventually(&format!("{count} wait"), QUEUED_WITHIN, async || {
+        let now = locks.store().list(&queue, Select::Keys).await?.entries.len();
+        ensure!(now == count, "{now} do");
+        anyhow::Ok(())
+    })
+    .await
+}
+
+/// One after the other, over one connection.
+async fn puts_a_second(rig: &Rig) -> Result<f64> {
+    let mut raw = rig.raw().await?;
+    let start = Instant::now();
+    for _ in 0..PUTS {
+        raw.put("reference", [b'x'; 200], None).await.context("cannot put")?;
+    }
+    Ok(f64::from(PUTS) / start.elapsed().as_secs_f64())
+}
+
+/// Memory of this process.
+fn resident_kib() -> Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    Ok(number.context("no VmRSS in /proc/self/status")?.parse()?)
+}
+
+/// Twenty callers for ten free slots at the same instant.
+pub(crate) async fn race(rig: &Rig) -> Result<Table> {
+    let managers: Vec<_> = (0..CALLERS).map(|_| rig.locks()).collect::<Result<_>>()?;
+    let (mut granted, mut full, mut other) = (Vec::new(), Vec::new(), 0);
+    let mut longest = Duration::ZERO;
+    for round in 0..RACES {
+        let group = Group::new(format!("race-{round}"))?;
+        managers[0].set_max(&group, FREE).await?;
+        let mut callers = JoinSet::new();
+        let start = Instant::now();
+        for (n, locks) in managers.iter().cloned().enumerate() {
+            let claim = claim(&group, n)?;
+            callers.spawn(async move { locks.acquire(&claim).await });
+        }
+        let (mut yes, mut no) = (0, 0);
+        while let Some(answer) = callers.join_next().await {
+            match answer? {
+                Ok(_) => yes += 1,
+                Err(LockError::Full { .. }) => no += 1,
+                Err(error) => {
+                    eprintln!("bench: {error}");
+                    other += 1;
+                }
+            }
+        }
+        longest = longest.max(start.elapsed());
+        granted.push(yes);
+        full.push(no);
+    }
+    let exact = granted.iter().all(|n| *n == FREE as usize)
+        && full.iter().all(|n| *n == CALLERS - FREE as usize);
+    let span = |counts: &[usize]| {
+        let (least, most) = (counts.iter().min(), counts.iter().max());
+        format!("{} to {}", least.unwrap_or(&0), most.unwrap_or(&0))
+    };
+    let mut table = Table::new(
+        "20 callers for 10 free slots at the same instant",
+        &["races", "granted", "told full", "other errors", "slowest race", "exact"],
+    );
+    table.add(vec![
+        RACES.to_string(),
+        span(&granted),
+        span(&full),
+        other.to_string(),
+        crate::figures::show(longest),
+        if exact && other == 0 { "yes" } else { "NO" }.to_owned(),
+    ]);
+    Ok(table)
+}
