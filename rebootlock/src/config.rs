@@ -28,6 +28,7 @@ pub use self::group::GroupSettings;
 pub use self::hooks::{HooksFragment, HooksSettings};
 pub use self::metrics::{MetricsFragment, MetricsSettings};
 pub use self::reboot::{RebootFragment, RebootSettings};
+use self::table::Secs;
 pub use self::window::WindowSettings;
 use crate::id::Group;
 use crate::keys::Keyspace;
@@ -110,6 +111,12 @@ pub struct AgentSettings {
     pub poll: Duration,
     /// How long `best-effort` waits for a store out of reach before it reboots without a slot.
     pub best_effort_wait: Duration,
+    /// How often detectors and gates are asked.
+    pub check_interval: Duration,
+    /// How often this machine looks how it is and tells the others.
+    pub heartbeat: Duration,
+    /// While this file is there, nothing reboots.
+    pub kill_switch_file: PathBuf,
 }
 
 /// How the programs talk.
@@ -146,6 +153,13 @@ impl Settings {
                 reboot_deadline: secs(agent.reboot_deadline_secs, 900),
                 poll: secs(agent.poll_secs, 60).max(Duration::from_secs(1)),
                 best_effort_wait: secs(agent.best_effort_wait_secs, 60),
+                check_interval: agent
+                    .check_interval_secs
+                    .map_or(Duration::from_secs(60), Secs::get),
+                heartbeat: agent.heartbeat_secs.map_or(Duration::from_secs(15), Secs::get),
+                kill_switch_file: agent
+                    .kill_switch_file
+                    .unwrap_or_else(|| "/etc/rebootlock/disable".into()),
             },
             windows: fragment.window.unwrap_or_default(),
             detectors: fragment.detector.unwrap_or_default(),

@@ -13,7 +13,7 @@ use super::group::{GroupSettings, GroupTable};
 use super::hooks::HooksFragment;
 use super::metrics::MetricsFragment;
 use super::reboot::RebootFragment;
-use super::table::{Fault, check_all, overlay_named};
+use super::table::{Fault, Secs, check_all, overlay_named};
 use super::window::{WindowSettings, WindowTable};
 use crate::id::Group;
 use crate::keys::Keyspace;
@@ -137,6 +137,12 @@ pub struct AgentFragment {
     pub poll_secs: Option<u64>,
     /// How long `best-effort` waits for a store out of reach, in seconds.
     pub best_effort_wait_secs: Option<u64>,
+    /// How often detectors and gates are asked, in seconds.
+    pub check_interval_secs: Option<Secs<1, 86_400>>,
+    /// How often this machine looks how it is and tells the others, in seconds.
+    pub heartbeat_secs: Option<Secs<1, 3_600>>,
+    /// While this file is there, nothing reboots.
+    pub kill_switch_file: Option<PathBuf>,
 }
 
 /// `[log]`: how the programs talk.
@@ -219,7 +225,8 @@ impl Fragment {
                 password_file, password, prefix, timeout_secs),
             machine: overlay!(machine: id_file, boot_id_file, groups),
             agent: overlay!(agent: strategy, priority, warn_users_secs, inhibit_timeout_secs,
-                reboot_deadline_secs, poll_secs, best_effort_wait_secs),
+                reboot_deadline_secs, poll_secs, best_effort_wait_secs, check_interval_secs,
+                heartbeat_secs, kill_switch_file),
             window: over.window.or(self.window),
             detector: overlay_named(self.detector, over.detector),
             gate: overlay_named(self.gate, over.gate),
