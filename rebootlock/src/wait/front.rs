@@ -13,7 +13,7 @@ use crate::store::{Entry, Event, Key, Precondition, Revision, Select, Snapshot, 
 
 /// What counts, as last heard.
 struct View {
-    /// Semaphores, pauses and our own holder records.
+    /// Semaphores, what stops us, and our own holder records.
     documents: Snapshot,
     queues: BTreeMap<Group, Queue>,
     /// All of it was read at this revision or later.
@@ -54,8 +54,8 @@ impl Waiter {
                     continue;
                 }
                 Turn::Lost | Turn::Unsettled => return Ok(Round::Again),
-                Turn::Wait(Obstacle::Paused { .. }) => {
-                    // Outside the queue one waits for the end of a pause.
+                Turn::Wait(Obstacle::Paused { .. } | Obstacle::Held { .. }) => {
+                    // Outside the queue one waits for the end of a pause or a hold.
                     self.leave_queue().await;
                     return Ok(Round::Again);
                 }
@@ -117,10 +117,12 @@ impl Waiter {
 
     fn watches(&self, after: Revision) -> Vec<Watch> {
         let keys = self.locks.keys();
-        let of_group =
-            |group: &Group| [keys.semaphore(group), keys.queue(group), keys.paused(group)];
+        let of_group = |group: &Group| {
+            let stops = [keys.paused(group), keys.cooldown(group)];
+            [keys.semaphore(group), keys.queue(group)].into_iter().chain(stops)
+        };
         let mut watched: Vec<_> = self.claim.groups().iter().flat_map(of_group).collect();
-        watched.push(keys.fleet_paused());
+        watched.extend([keys.fleet_paused(), keys.hold(&self.claim.machine)]);
         watched.iter().map(|key| self.locks.store().watch(key, after)).collect()
     }
 
@@ -156,6 +158,7 @@ impl Waiter {
     /// Takes the slots if it is our turn.
     async fn turn(&self, view: &View) -> Result<Turn, LockError> {
         let now = UnixTime::now();
+        let (groups, machine) = (self.claim.groups(), &self.claim.machine);
         for (group, queue) in &view.queues {
             let Some(ahead) = queue.ahead_of(&self.claim.machine, now) else {
                 return Ok(Turn::Unsettled);
@@ -164,7 +167,7 @@ impl Waiter {
             let holds = self.locks.semaphore(&view.documents, group)?.holds(&self.claim.machine);
             if !holds
                 && free <= ahead as i64
-                && self.locks.pause_in_force(&view.documents, self.claim.groups()).is_none()
+                && self.locks.stop_in_force(&view.documents, groups, machine).is_none()
             {
                 let group = group.clone();
                 return Ok(Turn::Wait(Obstacle::Queued { group, ahead: Some(ahead) }));
@@ -178,15 +181,7 @@ impl Waiter {
         match self.answered(asked) {
             Ok(Some(acquired)) => Ok(Turn::Granted(acquired)),
             Ok(None) => Ok(Turn::Lost),
-            Err(LockError::Full { group, .. }) => {
-                Ok(Turn::Wait(Obstacle::Queued { group, ahead: Some(0) }))
-            }
-            Err(paused @ LockError::Paused { .. }) => {
-                let why = paused.to_string();
-                let LockError::Paused { scope, .. } = paused else { return Ok(Turn::Unsettled) };
-                Ok(Turn::Wait(Obstacle::Paused { scope, why }))
-            }
-            Err(error) => Err(error),
+            Err(error) => Obstacle::of(&error).map(Turn::Wait).ok_or(error),
         }
     }
 }
