@@ -15,6 +15,7 @@ mod reboot;
 mod table;
 mod window;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -176,6 +177,13 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// How long each group cools down after a reboot.
+    pub fn cooldowns(&self) -> BTreeMap<Group, Duration> {
+        self.groups.iter().map(|group| (group.name.clone(), group.cooldown)).collect()
+    }
+}
+
 impl StoreSettings {
     fn decide(store: StoreFragment) -> Result<Self, ConfigError> {
         let given = |endpoints: Vec<Endpoint>| (!endpoints.is_empty()).then_some(endpoints);
@@ -278,6 +286,18 @@ mod tests {
         }
         let error = decide("[store]\nendpoints = [\"memory:\"").unwrap_err().to_string();
         assert!(error.starts_with("test.toml:2:"), "{error}");
+    }
+
+    #[test]
+    fn groups_cool_down_as_long_as_they_are_told_to() {
+        let lb = "[[group]]\nname = \"lb\"\ncooldown_secs = 600\n[[group]]\nname = \"db\"\n";
+        let cooldowns = decide(lb).unwrap().cooldowns();
+        assert_eq!(cooldowns[&Group::new("lb").unwrap()], Duration::from_secs(600));
+        assert_eq!(cooldowns[&Group::new("db").unwrap()], Duration::ZERO);
+        let error = decide("[[group]]\nname = \"\"").unwrap_err().to_string();
+        assert_eq!(error, "test.toml:2:8: group name is empty");
+        let error = decide("[[group]]\nname = \"a\"\ncooldown_secs = -1").unwrap_err().to_string();
+        assert_eq!(error, "test.toml:3:17: -1 is not from 0 to 31536000");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::id::{Group, MachineId, Token};
+use crate::record::UnixTime;
 use crate::store::{Key, Span};
 
 /// What CoreOS's rebootlockd and locksmith used, without their leading slash.
@@ -121,6 +122,42 @@ impl Keyspace {
         Key::new(format!("{}/fleet/paused", self.prefix))
     }
 
+    /// Present while a group cools down after a reboot.
+    pub fn cooldown(&self, group: &Group) -> Key {
+        Key::new(format!("{}/cooldown", self.base(group)))
+    }
+
+    /// Below it, what came of earlier acquisitions in a group.
+    pub fn history(&self, group: &Group) -> Key {
+        Key::new(format!("{}/history/", self.base(group)))
+    }
+
+    /// What came of one acquisition, begun at `start`. Keys sort by that time.
+    pub fn past(&self, group: &Group, start: UnixTime, token: Token) -> Key {
+        let start = start.0.clamp(0, 999_999_999_999);
+        Key::new(format!("{}/history/{start:012}-{token}", self.base(group)))
+    }
+
+    /// Present while one machine must not reboot.
+    pub fn hold(&self, machine: &MachineId) -> Key {
+        Key::new(format!("{}/holds/{machine}", self.prefix))
+    }
+
+    /// Below it, all holds.
+    pub fn holds(&self) -> Key {
+        Key::new(format!("{}/holds/", self.prefix))
+    }
+
+    /// Present while a machine belongs to the fleet.
+    pub fn roster_entry(&self, machine: &MachineId) -> Key {
+        Key::new(format!("{}/roster/{machine}", self.prefix))
+    }
+
+    /// Below it, all machines of the fleet.
+    pub fn roster(&self) -> Key {
+        Key::new(format!("{}/roster/", self.prefix))
+    }
+
     /// An operator's wish that this machine reboot.
     pub fn request(&self, machine: &MachineId) -> Key {
         Key::new(format!("{}/requests/{machine}", self.prefix))
@@ -230,6 +267,16 @@ mod tests {
                 assert!(!span.contains(&key), "{key}");
             }
         }
+    }
+
+    #[test]
+    fn history_sorts_by_its_beginning_whatever_a_clock_says() {
+        let (keys, group, token) = (Keyspace::default(), Group::default(), Token::random());
+        let past = |start| keys.past(&group, UnixTime(start), token);
+        let named = format!("{DEFAULT_PREFIX}/history/001795238400-{token}");
+        assert_eq!(past(1_795_238_400).as_str(), named);
+        assert!(past(i64::MIN) < past(1) && past(999) < past(1000) && past(1) < past(i64::MAX));
+        assert_eq!(past(i64::MAX).as_str().len(), named.len());
     }
 
     #[test]

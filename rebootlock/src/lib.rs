@@ -2,8 +2,8 @@
 //!
 //! From the inside out:
 //!
-//! - [`id`], [`semaphore`], [`record`], [`keys`], [`queue`]: what is stored and by what rules, pure.
-//!   They alone read and write JSON.
+//! - [`id`], [`semaphore`], [`record`], [`keys`], [`queue`], [`health`]: what is stored and by what
+//!   rules, pure. They alone read and write JSON.
 //! - [`store`]: values that change only together; one backend a file below it.
 //! - [`lock`]: the lock manager, which loads documents, changes them by their rules and commits them.
 //! - [`wait`]: waiting for one's turn without polling.
@@ -14,6 +14,7 @@
 pub mod chance;
 pub mod cli;
 pub mod config;
+pub mod health;
 pub mod host;
 pub mod id;
 pub mod keys;

@@ -8,11 +8,14 @@
 
 mod acquire;
 mod advance;
+mod fleet;
+mod history;
 mod pause;
 mod release;
 mod repair;
 mod status;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
@@ -20,20 +23,25 @@ use tokio::time::Instant;
 
 pub use self::acquire::Acquired;
 pub use self::advance::Advance;
-pub use self::pause::{Resumed, Scope};
-pub use self::release::Released;
+pub use self::fleet::{Forgetting, Forgotten};
+pub use self::history::{HISTORY_KEPT, Remembered};
+pub use self::pause::{Held, Resumed, Scope, Unheld};
+pub use self::release::{Ended, Release, Released};
 pub use self::repair::Repair;
 pub use self::status::{GroupStatus, Holder};
 use crate::chance;
 use crate::id::{Group, MachineId};
 use crate::keys::Keyspace;
-use crate::record::{Document, HolderRecord, Pause};
+use crate::record::{Cooldown, Document, Hold, HolderRecord, Pause, UnixTime};
 use crate::semaphore::Semaphore;
 use crate::semaphore::json::Damage;
-use crate::store::{Commit, Key, SharedStore, Snapshot, StoreError, Txn};
+use crate::store::{Commit, Key, LeaseId, Select, SharedStore, Snapshot, StoreError, Txn};
 
 /// Longest pause before a lost commit is tried again.
 const MAX_BACKOFF: Duration = Duration::from_millis(250);
+
+/// How many keys are read or written in one request at most: etcd allows 128.
+const MOST_KEYS: usize = 100;
 
 /// Longest time one operation may take, unless told otherwise.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(15);
@@ -50,12 +58,30 @@ pub enum LockError {
         max: u32,
     },
     /// Ask again when somebody has resumed.
-    #[error("{scope} is paused{}", by_whom(.pause.as_deref()))]
+    #[error("{scope} is paused{}", by_whom(.pause.as_deref().map(Stop::from)))]
     Paused {
         /// What is paused.
         scope: Scope,
         /// By whom and why, if that can be read: what cannot be read pauses all the same.
         pause: Option<Box<Pause>>,
+    },
+    /// Ask again when somebody has let it go.
+    #[error("{machine} is held{}", by_whom(.hold.as_deref().map(Stop::from)))]
+    Held {
+        /// Which machine must not reboot.
+        machine: MachineId,
+        /// By whom and why, if that can be read: what cannot be read holds all the same.
+        hold: Option<Box<Hold>>,
+    },
+    /// Ask again when the time is over.
+    #[error("group {group} cools down{}", after_whom(.cooldown.as_deref(), *.left))]
+    CoolingDown {
+        /// Which group.
+        group: Group,
+        /// Who came back, if that can be read: what cannot be read counts all the same.
+        cooldown: Option<Box<Cooldown>>,
+        /// How long it should take from now on, by this machine's clock.
+        left: Duration,
     },
     /// A person has to look. Nothing was changed.
     #[error("{what} at {key} is {damage}; nothing was changed; see rebootlockctl repair")]
@@ -95,11 +121,42 @@ pub enum LockError {
     },
 }
 
-fn by_whom(pause: Option<&Pause>) -> String {
-    match pause {
-        None => " (by whom cannot be read)".to_owned(),
-        Some(Pause { by, reason: None, .. }) => format!(" by {by}"),
-        Some(Pause { by, reason: Some(reason), .. }) => format!(" by {by}: {reason}"),
+/// What a pause and a hold have in common.
+struct Stop<'a> {
+    by: &'a str,
+    reason: Option<&'a str>,
+    until: Option<UnixTime>,
+}
+
+impl<'a> From<&'a Pause> for Stop<'a> {
+    fn from(pause: &'a Pause) -> Self {
+        Self { by: &pause.by, reason: pause.reason.as_deref(), until: pause.until }
+    }
+}
+
+impl<'a> From<&'a Hold> for Stop<'a> {
+    fn from(hold: &'a Hold) -> Self {
+        Self { by: &hold.by, reason: hold.reason.as_deref(), until: hold.until }
+    }
+}
+
+fn by_whom(stop: Option<Stop<'_>>) -> String {
+    let Some(Stop { by, reason, until }) = stop else {
+        return " (by whom cannot be read)".to_owned();
+    };
+    let until = until.map(|until| format!(" until {}", until.to_text())).unwrap_or_default();
+    let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    format!(" by {by}{until}{reason}")
+}
+
+fn after_whom(cooldown: Option<&Cooldown>, left: Duration) -> String {
+    match cooldown {
+        None => " (since whose reboot cannot be read)".to_owned(),
+        Some(cooldown) if left.is_zero() => format!(" after the reboot of {}", cooldown.name()),
+        Some(cooldown) => {
+            let left = left.as_secs();
+            format!(" for another {left} s after the reboot of {}", cooldown.name())
+        }
     }
 }
 
@@ -128,18 +185,26 @@ pub struct LockManager {
     store: SharedStore,
     keys: Keyspace,
     deadline: Duration,
+    cooldowns: BTreeMap<Group, Duration>,
 }
 
 impl LockManager {
     /// A manager of the documents below `keys`.
     pub fn new(store: SharedStore, keys: Keyspace) -> Self {
-        Self { store, keys, deadline: DEFAULT_DEADLINE }
+        Self { store, keys, deadline: DEFAULT_DEADLINE, cooldowns: BTreeMap::new() }
     }
 
     /// The same manager, giving up on an operation after `deadline`.
     #[must_use]
     pub fn with_deadline(self, deadline: Duration) -> Self {
         Self { deadline, ..self }
+    }
+
+    /// The same manager, letting these groups cool down for so long after each machine that came
+    /// back from a reboot. Cooldowns that others began are heeded without.
+    #[must_use]
+    pub fn with_cooldowns(self, cooldowns: BTreeMap<Group, Duration>) -> Self {
+        Self { cooldowns, ..self }
     }
 
     /// The store.
@@ -251,18 +316,20 @@ impl LockManager {
     /// Everything a decision about `machine` in `groups` depends on.
     pub(crate) fn keys_of(&self, groups: &[Group], machine: &MachineId) -> Vec<Key> {
         let of_group = |group| {
-            [self.keys.semaphore(group), self.keys.holder(group, machine), self.keys.paused(group)]
+            let (place, holder) = (self.keys.semaphore(group), self.keys.holder(group, machine));
+            [place, holder, self.keys.paused(group), self.keys.cooldown(group)]
         };
         let mut keys: Vec<_> = groups.iter().flat_map(of_group).collect();
-        keys.push(self.keys.fleet_paused());
+        keys.extend([self.keys.fleet_paused(), self.keys.hold(machine)]);
         keys
     }
 
-    /// What pauses `groups`, the fleet's pause first.
-    pub(crate) fn pause_in_force(
+    /// What keeps `machine` from going on in `groups`: the fleet's pause, a group's, its own hold.
+    pub(crate) fn stop_in_force(
         &self,
         snapshot: &Snapshot,
         groups: &[Group],
+        machine: &MachineId,
     ) -> Option<LockError> {
         let scopes = std::iter::once(Scope::Fleet)
             .chain(groups.iter().map(|group| Scope::Group(group.clone())));
@@ -272,15 +339,56 @@ impl LockManager {
                 return Some(LockError::Paused { scope, pause });
             }
         }
-        None
+        let entry = snapshot.get(&self.keys.hold(machine))?;
+        let hold = Hold::from_json(&entry.value).ok().map(Box::new);
+        Some(LockError::Held { machine: machine.clone(), hold })
     }
 
-    /// The preconditions that none of `groups` is paused, nor the fleet.
-    fn when_not_paused(&self, mut txn: Txn, groups: &[Group]) -> Txn {
+    /// Which of `groups` cools down.
+    fn cooldown_in_force(&self, snapshot: &Snapshot, groups: &[Group]) -> Option<LockError> {
+        groups.iter().find_map(|group| {
+            let entry = snapshot.get(&self.keys.cooldown(group))?;
+            let cooldown = Cooldown::from_json(&entry.value).ok().map(Box::new);
+            let left = cooldown.as_ref().map_or(0, |c| c.until().seconds_since(UnixTime::now()));
+            let left = Duration::from_secs(left);
+            Some(LockError::CoolingDown { group: group.clone(), cooldown, left })
+        })
+    }
+
+    /// The preconditions that nothing keeps `machine` from going on: see
+    /// [`LockManager::stop_in_force`].
+    fn when_not_stopped(&self, mut txn: Txn, groups: &[Group], machine: &MachineId) -> Txn {
         for group in groups {
             txn = txn.when_absent(self.keys.paused(group));
         }
-        txn.when_absent(self.keys.fleet_paused())
+        txn.when_absent(self.keys.fleet_paused()).when_absent(self.keys.hold(machine))
+    }
+
+    /// A lease that the store ends after `ttl`, as nobody keeps it alive.
+    async fn lease_of(&self, action: &str, ttl: Duration) -> Result<LeaseId> {
+        // Stores count whole seconds, and none of them is nothing.
+        let ttl = ttl.max(Duration::from_secs(1));
+        let deadline = Instant::now() + self.deadline;
+        let granted = self.in_time(deadline, self.store.grant(ttl)).await;
+        granted.map_err(|source| LockError::Store { action: action.to_owned(), source })
+    }
+
+    async fn load(&self, action: &str, keys: &[Key]) -> Result<Snapshot> {
+        let mut whole = Snapshot::default();
+        // Each is a key of one transaction, and a transaction has only so many.
+        for some in keys.chunks(MOST_KEYS) {
+            let read = self.store.load(some).await;
+            let read =
+                read.map_err(|source| LockError::Store { action: action.to_owned(), source })?;
+            whole.revision = read.revision;
+            whole.entries.extend(read.entries);
+        }
+        Ok(whole)
+    }
+
+    async fn list(&self, below: &Key, select: Select) -> Result<Snapshot> {
+        let listed = self.store.list(below, select).await;
+        listed.map_err(|source| LockError::Store { action: format!("listing {below}"), source })
     }
 }
 

@@ -3,12 +3,19 @@
 //! Times are whole seconds since 1970-01-01 UTC, as rebootlockd wrote `startTime`. Members that
 //! are not known here are kept when a document is written again.
 
+mod member;
+mod past;
+mod stop;
+
 use std::fmt;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::member::{Health, Presence, RosterEntry};
+pub use self::past::{Ending, Past};
+pub use self::stop::{Cooldown, Hold, Pause};
 use crate::id::{BootId, Group, MachineId, Token};
 use crate::semaphore::json::Damage;
 
@@ -28,6 +35,14 @@ impl UnixTime {
     /// Whole seconds from `earlier` to here; 0 if a clock went backwards.
     pub fn seconds_since(self, earlier: Self) -> u64 {
         u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0)
+    }
+
+    /// Date and time in UTC, as `2026-11-21T14:00:00Z`.
+    pub fn to_text(self) -> String {
+        match jiff::Timestamp::from_second(self.0) {
+            Ok(time) => time.to_string(),
+            Err(_) => format!("{} s since 1970", self.0),
+        }
     }
 
     /// So many seconds later.
@@ -128,6 +143,9 @@ pub struct HolderRecord {
     /// Since when it is in this state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_since: Option<UnixTime>,
+    /// Since when the machine may be down: when it got the permit. It stays when it is back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down_since: Option<UnixTime>,
     /// When it should be back; later than that it is overdue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_back: Option<UnixTime>,
@@ -143,6 +161,20 @@ impl HolderRecord {
     /// The groups named in the record that are names at all.
     pub fn groups(&self) -> impl Iterator<Item = Group> + '_ {
         self.groups.iter().filter_map(|name| Group::new(name.clone()).ok())
+    }
+
+    /// Since when the machine may be down, or may have been. Older agents wrote only since when it
+    /// is in its state.
+    pub fn down_since(&self) -> Option<UnixTime> {
+        let rebooting = self.state == Some(HolderState::Rebooting);
+        self.down_since.or(self.state_since.filter(|_| rebooting))
+    }
+
+    /// Whether something came of it that others should hear of later: the machine had the permit,
+    /// and may have been down.
+    pub fn came_to_something(&self) -> bool {
+        use HolderState::{Failed, Rebooting, Verifying};
+        matches!(self.state, Some(Rebooting | Verifying | Failed))
     }
 
     /// Whether `token` made this record.
@@ -180,21 +212,6 @@ pub struct Waiter {
     pub unknown: Map<String, Value>,
 }
 
-/// Present while nobody new may take a slot.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Pause {
-    /// Who paused.
-    pub by: String,
-    /// Why.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// Since when.
-    pub since: UnixTime,
-    /// Members of other programs.
-    #[serde(flatten)]
-    pub unknown: Map<String, Value>,
-}
-
 /// An operator's wish that a machine reboot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Request {
@@ -208,34 +225,6 @@ pub struct Request {
     /// Place in the queue: higher goes first.
     #[serde(default)]
     pub priority: u32,
-    /// Members of other programs.
-    #[serde(flatten)]
-    pub unknown: Map<String, Value>,
-}
-
-/// An agent that is there. It hangs on a lease: a machine that is off has none.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Presence {
-    /// Which machine.
-    #[serde(rename = "machineID")]
-    pub machine_id: String,
-    /// What it calls itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hostname: Option<String>,
-    /// The boot it is in.
-    #[serde(rename = "bootID", default, skip_serializing_if = "Option::is_none")]
-    pub boot_id: Option<BootId>,
-    /// Its groups.
-    #[serde(default)]
-    pub groups: Vec<String>,
-    /// What the agent is doing, in its own words: `idle`, `queued`, …
-    pub state: String,
-    /// Since when.
-    pub state_since: UnixTime,
-    /// Version of the agent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
     /// Members of other programs.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
@@ -260,9 +249,7 @@ pub trait Document: Serialize + DeserializeOwned {
 
 impl Document for HolderRecord {}
 impl Document for Waiter {}
-impl Document for Pause {}
 impl Document for Request {}
-impl Document for Presence {}
 
 /// Who asks for slots, and how it wants to be known while it holds them.
 #[derive(Debug, Clone)]
@@ -317,6 +304,7 @@ impl Claim {
             reason: self.reason.clone(),
             state: Some(HolderState::Holding),
             state_since: Some(now),
+            down_since: None,
             expected_back: None,
             via: Some(self.via.clone()),
             unknown: Map::new(),
@@ -399,7 +387,9 @@ mod tests {
         fn no_bytes_make_reading_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = (HolderRecord::from_json(&bytes), Waiter::from_json(&bytes));
             let _ = (Pause::from_json(&bytes), Request::from_json(&bytes));
-            let _ = Presence::from_json(&bytes);
+            let _ = (Hold::from_json(&bytes), Cooldown::from_json(&bytes));
+            let _ = (Presence::from_json(&bytes), RosterEntry::from_json(&bytes));
+            let _ = Past::from_json(&bytes);
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::chance;
 use crate::id::{Group, MachineId};
 use crate::lock::{Acquired, LockError, LockManager, Scope};
 use crate::record::{Claim, Document, UnixTime};
-use crate::store::{Event, Key, LeaseKeeper, Revision, Select, StoreError, Txn};
+use crate::store::{Commit, Event, Key, LeaseKeeper, Revision, Select, StoreError, Txn};
 
 /// How many at the head of a queue watch it.
 pub const FRONT: usize = 8;
@@ -65,6 +65,20 @@ pub enum Obstacle {
         /// By whom and why, in words.
         why: String,
     },
+    /// Somebody holds this machine.
+    Held {
+        /// Who and why, in words.
+        why: String,
+    },
+    /// It is our turn, but the group cools down after somebody's reboot.
+    CoolingDown {
+        /// Which group.
+        group: Group,
+        /// After whose reboot, in words.
+        why: String,
+        /// Until when, by the clock of who came back. The store's clock decides.
+        until: Option<UnixTime>,
+    },
     /// The store does not answer, or a document is damaged.
     Failing {
         /// The error with its causes, in words.
@@ -72,6 +86,31 @@ pub enum Obstacle {
         /// Whether it is the store that cannot be reached, rather than a document or a right.
         out_of_reach: bool,
     },
+}
+
+impl Obstacle {
+    /// What an error of an acquisition stands for, if it is one that time or a person will end.
+    fn of(error: &LockError) -> Option<Self> {
+        Some(match error {
+            LockError::Full { group, .. } => Self::Queued { group: group.clone(), ahead: Some(0) },
+            LockError::Paused { scope, .. } => {
+                Self::Paused { scope: scope.clone(), why: error.to_string() }
+            }
+            LockError::Held { .. } => Self::Held { why: error.to_string() },
+            // Without the time that is left, which would be news at every look.
+            LockError::CoolingDown { group, cooldown, .. } => {
+                let (group, until) = (group.clone(), cooldown.as_ref().map(|c| c.until()));
+                let left = Duration::ZERO;
+                let steady = LockError::CoolingDown {
+                    group: group.clone(),
+                    cooldown: cooldown.clone(),
+                    left,
+                };
+                Self::CoolingDown { group, why: steady.to_string(), until }
+            }
+            _ => return None,
+        })
+    }
 }
 
 /// Takes away the places that an earlier life of `machine` left in the queues of `groups`, so that
@@ -258,11 +297,18 @@ impl Waiter {
         if self.place.is_none() {
             match self.without_queueing().await {
                 Ok(Some(acquired)) => return Ok(Round::Granted(acquired)),
-                Ok(None) | Err(LockError::Full { .. }) => {}
-                Err(paused @ LockError::Paused { .. }) => return self.sit_out(paused).await,
+                // While a group cools down the queue keeps its order.
+                Ok(None) | Err(LockError::Full { .. } | LockError::CoolingDown { .. }) => {}
+                Err(stop @ (LockError::Paused { .. } | LockError::Held { .. })) => {
+                    return self.sit_out(stop).await;
+                }
                 Err(error) => return Err(error),
             }
-            self.take_place().await?;
+            match self.take_place().await {
+                // Others may queue, so that nothing was asked for above.
+                Err(held @ LockError::Held { .. }) => return self.sit_out(held).await,
+                taken => taken?,
+            }
         }
         match self.guard().await? {
             Guard::None => self.front().await,
@@ -298,8 +344,9 @@ impl Waiter {
         answer
     }
 
-    /// Enters all queues in one transaction. A place left there by an earlier life of this machine
-    /// is taken over with its seniority.
+    /// Enters all queues in one transaction, unless this machine is held: others would wait behind
+    /// it in vain. A place left there by an earlier life of this machine is taken over with its
+    /// seniority.
     async fn take_place(&mut self) -> Result<(), LockError> {
         let keys = self.locks.keys();
         let waiters: Vec<_> =
@@ -310,7 +357,8 @@ impl Waiter {
             .store_call("entering", first, LeaseKeeper::start(store.clone(), self.options.lease))
             .await?;
         let document = self.claim.waiter(self.since).to_json();
-        let mut txn = Txn::new();
+        let hold = keys.hold(&self.claim.machine);
+        let mut txn = Txn::new().when_absent(hold.clone());
         for group in self.claim.groups() {
             let urgent = keys.urgent(group, &self.claim.machine);
             let place = keys.waiter(group, &self.claim.machine);
@@ -320,7 +368,13 @@ impl Waiter {
                 _ => txn.put_leased(urgent, document.clone(), lease.id()),
             };
         }
-        self.store_call("entering", first, store.commit(&txn)).await?;
+        if self.store_call("entering", first, store.commit(&txn)).await? == Commit::Lost {
+            end_lease(lease).await;
+            let now = self.store_call("reading", &hold, store.load(std::slice::from_ref(&hold)));
+            let stop = self.locks.stop_in_force(&now.await?, &[], &self.claim.machine);
+            // Let go at this very moment: the next round enters.
+            return stop.map_or(Ok(()), Err);
+        }
         let now = self.store_call("entering", first, store.load(&waiters)).await?;
         let tickets: Vec<_> =
             now.entries.into_iter().map(|(key, e)| (key, e.created, e.modified)).collect();
@@ -390,12 +444,16 @@ impl Waiter {
         }
     }
 
-    /// Paused: outside the queue until the pause has ended.
-    async fn sit_out(&mut self, paused: LockError) -> Result<Round, LockError> {
+    /// Paused or held: outside the queue until that has ended.
+    async fn sit_out(&mut self, stop: LockError) -> Result<Round, LockError> {
         self.leave_queue().await;
-        let LockError::Paused { scope, .. } = &paused else { return Ok(Round::Again) };
-        self.report(Obstacle::Paused { scope: scope.clone(), why: paused.to_string() });
-        let key = scope.key(self.locks.keys());
+        let key = match &stop {
+            LockError::Paused { scope, .. } => scope.key(self.locks.keys()),
+            _ => self.locks.keys().hold(&self.claim.machine),
+        };
+        if let Some(obstacle) = Obstacle::of(&stop) {
+            self.report(obstacle);
+        }
         let now = self
             .store_call("looking at", &key, async {
                 self.locks.store().load(std::slice::from_ref(&key)).await

@@ -128,6 +128,7 @@ impl Agent {
                 groups: options.settings.machine.groups.iter().map(ToString::to_string).collect(),
                 state: String::new(),
                 state_since: UnixTime::now(),
+                health: None,
                 version: Some(env!("CARGO_PKG_VERSION").to_owned()),
                 unknown: serde_json::Map::new(),
             };

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rebootlock::config::StoreSettings;
 use rebootlock::id::{Group, MachineId};
 use rebootlock::keys::Keyspace;
-use rebootlock::lock::{Acquired, LockManager, Released, Scope};
+use rebootlock::lock::{Acquired, LockManager, Release, Released, Scope};
 use rebootlock::record::{Claim, HolderRecord, HolderState, Pause, UnixTime, Via};
 use rebootlock::semaphore::Semaphore;
 use rebootlock::store::{Event, Key, Revision, Span, Txn, Watch, open};
@@ -232,7 +232,7 @@ impl Onlooker {
     /// Frees the slot of `machine`, as an operator would.
     pub async fn unlock(&self, machine: &str) -> Result<()> {
         let (groups, machine) = ([Group::default()], MachineId::new(machine)?);
-        let released = self.locks.release(&groups, &machine, None).await?;
+        let released = self.locks.release(&groups, &machine, &Release::by_operator("op")).await?;
         ensure!(matches!(released, Released::Freed(_)), "{machine} held no slot");
         Ok(())
     }
@@ -240,7 +240,7 @@ impl Onlooker {
     /// Pauses the whole fleet.
     pub async fn pause(&self, by: &str, reason: &str) -> Result<()> {
         let (since, unknown) = (UnixTime::now(), Default::default());
-        let pause = Pause { by: by.to_owned(), reason: Some(reason.to_owned()), since, unknown };
+        let pause = Pause { by: by.to_owned(), reason: Some(reason.to_owned()), since, until: None, unknown };
         Ok(self.locks.pause(&Scope::Fleet, &pause).await?)
     }
 

@@ -29,7 +29,7 @@ use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use rebootlock::chance;
 use rebootlock::id::{Group, MachineId};
 use rebootlock::keys::Keyspace;
-use rebootlock::lock::{LockManager, Scope};
+use rebootlock::lock::{LockManager, Release, Scope};
 use rebootlock::record::{Document as _, HolderRecord, Pause, UnixTime};
 use rebootlock::semaphore::Semaphore;
 use rebootlock::store::{Change, Key, MemoryStore, Select, Store as _, Txn};
@@ -309,6 +309,7 @@ impl Fleet {
                         by: "op".to_owned(),
                         reason: None,
                         since: UnixTime(1),
+                        until: None,
                         unknown: Default::default(),
                     };
                     self.trace.say(&machine.id, "pause");
@@ -317,7 +318,7 @@ impl Fleet {
                     let _ = locks.resume(&scope).await;
                 }
                 1 => {
-                    let _ = locks.release(&machine.groups, &machine.id, None).await;
+                    let _ = locks.release(&machine.groups, &machine.id, &Release::by_operator("op")).await;
                 }
                 2 => {
                     self.trace.say(&machine.id, "wish cancelled");

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rebootlock::id::{Group, MachineId};
 use rebootlock::keys::Keyspace;
-use rebootlock::lock::{Acquired, Advance, LockError, LockManager, Released};
+use rebootlock::lock::{Acquired, Advance, Ended, LockError, LockManager, Release, Released};
 use rebootlock::record::{Claim, HolderState, UnixTime, Via};
 use rebootlock::semaphore::Semaphore;
 use rebootlock::store::{EtcdOptions, EtcdStore, Event, Revision, SharedStore, Span};
@@ -80,7 +80,7 @@ async fn live(
             passing(&error);
         }
         loop {
-            match locks.release(claim.groups(), &machine, Some(claim.token)).await {
+            match locks.release(claim.groups(), &machine, &Release::of(claim.token, Ended::GivenBack)).await {
                 Ok(Released::Freed(_) | Released::NotHeld) => break,
                 Err(error) => passing(&error),
             }

@@ -20,8 +20,9 @@ impl LockManager {
     /// Asking again, with the same claim or another, succeeds and changes nothing.
     ///
     /// # Errors
-    /// [`LockError::Full`], [`LockError::Paused`], [`LockError::Damaged`], or what the store says;
-    /// then the slots may be ours all the same, which asking again finds out.
+    /// [`LockError::Full`], [`LockError::Paused`], [`LockError::Held`], [`LockError::CoolingDown`],
+    /// [`LockError::Damaged`], or what the store says; then the slots may be ours all the same,
+    /// which asking again finds out.
     pub async fn acquire(&self, claim: &Claim) -> Result<Acquired> {
         let action = format!("acquiring a slot for {} below {}", claim.machine, self.keys);
         let keys = self.keys_of(claim.groups(), &claim.machine);
@@ -89,12 +90,17 @@ impl LockManager {
         {
             return Ok(Decision::Done(Acquired::Already(Some(Box::new(other.clone())))));
         }
-        if let Some(paused) = self.pause_in_force(before, claim.groups()) {
-            return Err(paused);
+        if let Some(stop) = self.stop_in_force(before, claim.groups(), machine) {
+            return Err(stop);
         }
         if let Some(full) = full {
             return Err(full);
         }
-        Ok(Decision::Commit(self.when_not_paused(txn, claim.groups()), Acquired::Granted))
+        if let Some(cooling) = self.cooldown_in_force(before, claim.groups()) {
+            return Err(cooling);
+        }
+        let cooldowns = claim.groups().iter().map(|group| self.keys.cooldown(group));
+        let txn = cooldowns.fold(txn, Txn::when_absent);
+        Ok(Decision::Commit(self.when_not_stopped(txn, claim.groups(), machine), Acquired::Granted))
     }
 }

@@ -12,7 +12,7 @@ pub struct Advance {
     pub state: HolderState,
     /// When it should be back, if it says so now.
     pub expected_back: Option<UnixTime>,
-    /// A pause in force forbids it. Only steps towards the reboot are forbidden.
+    /// A pause or a hold in force forbids it. Only steps towards the reboot are forbidden.
     pub unless_paused: bool,
 }
 
@@ -37,8 +37,8 @@ impl LockManager {
     /// semaphore and by its token. Taking the same step again is fine.
     ///
     /// # Errors
-    /// [`LockError::NotOurs`], [`LockError::Paused`], [`LockError::Damaged`], or what the store
-    /// says; then the step may have been written all the same.
+    /// [`LockError::NotOurs`], [`LockError::Paused`], [`LockError::Held`], [`LockError::Damaged`],
+    /// or what the store says; then the step may have been written all the same.
     pub async fn advance(
         &self,
         groups: &[Group],
@@ -71,17 +71,24 @@ impl LockManager {
             if record.state.as_ref() != Some(&step.state) {
                 unwritten = true;
                 let now = Some(UnixTime::now());
-                let expected_back = step.expected_back.or(record.expected_back);
-                let state = Some(step.state.clone());
-                let record = HolderRecord { state, state_since: now, expected_back, ..record };
+                let record = HolderRecord {
+                    down_since: match step.state {
+                        HolderState::Rebooting => now,
+                        _ => record.down_since(),
+                    },
+                    expected_back: step.expected_back.or(record.expected_back),
+                    state: Some(step.state.clone()),
+                    state_since: now,
+                    ..record
+                };
                 txn = txn.put(holder, record.to_json());
             }
         }
         if step.unless_paused {
-            if let Some(paused) = self.pause_in_force(before, groups) {
-                return Err(paused);
+            if let Some(stop) = self.stop_in_force(before, groups, machine) {
+                return Err(stop);
             }
-            txn = self.when_not_paused(txn, groups);
+            txn = self.when_not_stopped(txn, groups, machine);
         }
         Ok(if unwritten { Decision::Commit(txn, ()) } else { Decision::Done(()) })
     }
@@ -128,6 +135,7 @@ impl LockManager {
                     None => HolderRecord { state: Some(state.clone()), ..fresh },
                     Some(old) => HolderRecord {
                         token: fresh.token,
+                        down_since: old.down_since(),
                         groups: fresh.groups,
                         boot_id: old.boot_id.or(fresh.boot_id),
                         hostname: fresh.hostname.or(old.hostname),

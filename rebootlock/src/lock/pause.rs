@@ -1,11 +1,12 @@
-//! Keeping everybody new out, for a group or for the fleet.
+//! Keeping everybody new out, for a group or for the fleet; and one machine from rebooting.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::{Decision, LockManager, Result};
-use crate::id::Group;
+use crate::id::{Group, MachineId};
 use crate::keys::Keyspace;
-use crate::record::{Document, Pause};
+use crate::record::{Document, Hold, Pause, UnixTime};
 use crate::store::{Key, Txn};
 
 /// What a pause applies to.
@@ -45,22 +46,34 @@ pub enum Resumed {
     NotPaused,
 }
 
+/// A machine that is held.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Held {
+    /// Which.
+    pub machine: MachineId,
+    /// By whom and why; `None` where the document cannot be read, which counts all the same.
+    pub hold: Option<Hold>,
+}
+
+/// How letting a machine go ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Unheld {
+    /// The hold is over. With its document, if it could be read.
+    Ended(Option<Hold>),
+    /// There was none.
+    NotHeld,
+}
+
 impl LockManager {
-    /// Pauses `scope`. A pause already in force is replaced: the last word counts.
+    /// Pauses `scope`, until the pause says or until somebody resumes. A pause already in force is
+    /// replaced: the last word counts.
     ///
     /// # Errors
     /// What the store says.
     pub async fn pause(&self, scope: &Scope, pause: &Pause) -> Result<()> {
         let key = scope.key(&self.keys);
         let action = format!("pausing {scope} at {key}");
-        let wanted = pause.to_json();
-        self.settle(&action, std::slice::from_ref(&key), |before| {
-            if before.get(&key).is_some_and(|entry| entry.value == wanted) {
-                return Ok(Decision::Done(()));
-            }
-            Ok(Decision::Commit(Txn::new().put(key.clone(), wanted.clone()), ()))
-        })
-        .await
+        self.stop(&action, key, pause.to_json(), lasting(pause.since, pause.until)).await
     }
 
     /// Ends the pause of `scope`.
@@ -69,15 +82,68 @@ impl LockManager {
     /// What the store says.
     pub async fn resume(&self, scope: &Scope) -> Result<Resumed> {
         let key = scope.key(&self.keys);
-        let action = format!("resuming {scope} at {key}");
-        self.settle(&action, std::slice::from_ref(&key), |before| {
-            let Some(entry) = before.get(&key) else {
-                return Ok(Decision::Done(Resumed::NotPaused));
+        let ended = self.end_stop(&format!("resuming {scope} at {key}"), key).await?;
+        Ok(ended.map_or(Resumed::NotPaused, |text| Resumed::Ended(Pause::from_json(&text).ok())))
+    }
+
+    /// Keeps `machine` from taking a slot and from rebooting with the one it has, until the hold
+    /// says or until somebody lets it go. A machine that has its permit already goes down all the
+    /// same. A hold already in force is replaced: the last word counts.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn hold(&self, machine: &MachineId, hold: &Hold) -> Result<()> {
+        let key = self.keys.hold(machine);
+        let action = format!("holding {machine} at {key}");
+        self.stop(&action, key, hold.to_json(), lasting(hold.since, hold.until)).await
+    }
+
+    /// Lets `machine` go.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn unhold(&self, machine: &MachineId) -> Result<Unheld> {
+        let key = self.keys.hold(machine);
+        let ended = self.end_stop(&format!("letting {machine} go at {key}"), key).await?;
+        Ok(ended.map_or(Unheld::NotHeld, |text| Unheld::Ended(Hold::from_json(&text).ok())))
+    }
+
+    /// Puts a document that stops somebody; on a lease if it is to last only so long.
+    async fn stop(
+        &self,
+        action: &str,
+        key: Key,
+        wanted: Vec<u8>,
+        lasting: Option<Duration>,
+    ) -> Result<()> {
+        let lease = match lasting {
+            Some(time) => Some(self.lease_of(action, time).await?),
+            None => None,
+        };
+        self.settle(action, std::slice::from_ref(&key), |before| {
+            if before.get(&key).is_some_and(|entry| entry.value == wanted) {
+                return Ok(Decision::Done(()));
+            }
+            let txn = match lease {
+                Some(lease) => Txn::new().put_leased(key.clone(), wanted.clone(), lease),
+                None => Txn::new().put(key.clone(), wanted.clone()),
             };
-            let ended = Resumed::Ended(Pause::from_json(&entry.value).ok());
-            let txn = Txn::new().when(before.unchanged(&key)).delete(key.clone());
-            Ok(Decision::Commit(txn, ended))
+            Ok(Decision::Commit(txn, ()))
         })
         .await
     }
+
+    /// Takes such a document away and returns it, if there was one.
+    async fn end_stop(&self, action: &str, key: Key) -> Result<Option<Vec<u8>>> {
+        self.settle(action, std::slice::from_ref(&key), |before| {
+            let Some(entry) = before.get(&key) else { return Ok(Decision::Done(None)) };
+            let txn = Txn::new().when(before.unchanged(&key)).delete(key.clone());
+            Ok(Decision::Commit(txn, Some(entry.value.clone())))
+        })
+        .await
+    }
+}
+
+fn lasting(since: UnixTime, until: Option<UnixTime>) -> Option<Duration> {
+    until.map(|until| Duration::from_secs(until.seconds_since(since)))
 }

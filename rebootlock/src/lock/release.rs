@@ -1,11 +1,11 @@
 //! Giving a machine's slots back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Decision, LockManager, Result};
-use crate::id::{Group, MachineId, Token};
-use crate::record::{HolderRecord, sorted_groups};
-use crate::store::{Snapshot, Txn};
+use super::{Decision, LockError, LockManager, Result};
+use crate::id::{BootId, Group, MachineId, Token};
+use crate::record::{Cooldown, Document, Ending, HolderRecord, Past, UnixTime, sorted_groups};
+use crate::store::{LeaseId, Snapshot, StoreError, Txn};
 
 /// How a release ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,35 +16,150 @@ pub enum Released {
     NotHeld,
 }
 
+/// What is to be released, and what came of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Release {
+    /// Only this acquisition: a machine that was unlocked and locked again meanwhile keeps what it
+    /// has now. Without one, whoever holds is released: an operator's decision.
+    pub token: Option<Token>,
+    /// How it ended.
+    pub ended: Ended,
+}
+
+impl Release {
+    /// The end of the acquisition that `token` made.
+    pub fn of(token: Token, ended: Ended) -> Self {
+        Self { token: Some(token), ended }
+    }
+
+    /// An operator frees a slot, whoever holds it.
+    pub fn by_operator(by: impl Into<String>) -> Self {
+        Self { token: None, ended: Ended::Unlocked { by: by.into() } }
+    }
+}
+
+/// How holding a slot ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ended {
+    /// Its holder gives it back. It goes into the history only if the machine had the permit.
+    GivenBack,
+    /// The machine is back from its reboot in this boot, and well. Its groups cool down.
+    Verified {
+        /// The boot it came back in.
+        boot: BootId,
+    },
+    /// The machine is back but not well, and its slot is freed all the same, as was configured.
+    Failed {
+        /// The boot it came back in.
+        boot: BootId,
+    },
+    /// The command for which it was held has ended.
+    ExecEnded,
+    /// An operator frees it.
+    Unlocked {
+        /// Who.
+        by: String,
+    },
+}
+
+impl Ended {
+    /// The entry of the history for `machine`, if this is worth one.
+    fn past(&self, machine: &MachineId, record: Option<&HolderRecord>) -> Option<Past> {
+        let ending = match self {
+            Self::GivenBack if !record.is_some_and(HolderRecord::came_to_something) => return None,
+            Self::GivenBack => Ending::GivenBack,
+            Self::Verified { .. } => Ending::Verified,
+            Self::Failed { .. } => Ending::Failed,
+            Self::ExecEnded => Ending::ExecEnded,
+            Self::Unlocked { .. } => Ending::Unlocked,
+        };
+        let mut past = Past::of(machine, record, ending, UnixTime::now());
+        match self {
+            Self::Verified { boot } | Self::Failed { boot } => {
+                past.new_boot_id = Some(boot.clone());
+            }
+            Self::Unlocked { by } => past.by = Some(by.clone()),
+            Self::GivenBack | Self::ExecEnded => {}
+        }
+        Some(past)
+    }
+}
+
+/// Leases for the cooldowns that a release begins.
+type Leases = BTreeMap<Group, LeaseId>;
+
+/// How often new leases are taken when a release took longer than those it had.
+const LEASE_TRIES: u32 = 3;
+
 impl LockManager {
     /// Frees the slots of `machine` in `groups`, and in the groups that its record says were taken
-    /// together with them, in one transaction that takes the records away too.
-    ///
-    /// With a `token` only that acquisition is released: a machine that was unlocked and locked
-    /// again meanwhile keeps what it has now. Without one, whoever holds is released: an
-    /// operator's decision.
+    /// together with them, in one transaction that takes the records away, writes the history, and
+    /// begins the cooldown of groups that have one.
     ///
     /// # Errors
-    /// [`super::LockError::Damaged`], or what the store says; then it may have happened all the same.
+    /// [`LockError::Damaged`], or what the store says; then it may have happened all the same.
     pub async fn release(
         &self,
         groups: &[Group],
         machine: &MachineId,
-        token: Option<Token>,
+        release: &Release,
     ) -> Result<Released> {
         let mut groups = sorted_groups(groups.iter().cloned());
+        let action = format!("releasing the slot of {machine} below {}", self.keys);
+        let (mut leases, mut tries) = (Leases::new(), 0);
         loop {
-            let action = format!("releasing the slot of {machine} below {}", self.keys);
+            self.grant_cooldowns(&action, &groups, &release.ended, &mut leases).await?;
             let keys = self.keys_of(&groups, machine);
             let outcome = self
                 .settle(&action, &keys, |before| {
-                    self.decide_release(&groups, machine, token, before)
+                    self.decide_release(&groups, machine, release, &leases, before)
                 })
-                .await?;
+                .await;
             match outcome {
-                Outcome::Settled(released) => return Ok(released),
-                Outcome::AlsoHolds(more) => groups = sorted_groups(groups.into_iter().chain(more)),
+                Ok(Outcome::Settled(released)) => {
+                    if released == Released::NotHeld {
+                        self.end_unused(leases).await;
+                    }
+                    return Ok(released);
+                }
+                Ok(Outcome::AlsoHolds(more)) => {
+                    groups = sorted_groups(groups.into_iter().chain(more));
+                }
+                Err(LockError::Store { source: StoreError::LeaseGone, .. })
+                    if tries < LEASE_TRIES =>
+                {
+                    (leases, tries) = (Leases::new(), tries + 1);
+                }
+                Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// Sees to it that there is a lease for each group that is to cool down.
+    async fn grant_cooldowns(
+        &self,
+        action: &str,
+        groups: &[Group],
+        ended: &Ended,
+        leases: &mut Leases,
+    ) -> Result<()> {
+        if !matches!(ended, Ended::Verified { .. }) {
+            return Ok(());
+        }
+        for group in groups {
+            if let Some(time) = self.cooldowns.get(group).filter(|time| !time.is_zero())
+                && !leases.contains_key(group)
+            {
+                leases.insert(group.clone(), self.lease_of(action, *time).await?);
+            }
+        }
+        Ok(())
+    }
+
+    async fn end_unused(&self, leases: Leases) {
+        for lease in leases.into_values() {
+            // Nothing hangs on it, and it ends by itself.
+            let _ = self.store.revoke(lease).await;
         }
     }
 
@@ -53,7 +168,7 @@ impl LockManager {
     /// the machine holds a slot in one of `groups`; then nothing is written.
     ///
     /// # Errors
-    /// [`super::LockError::Damaged`], or what the store says; then it is not settled.
+    /// [`LockError::Damaged`], or what the store says; then it is not settled.
     pub async fn settle_unanswered(&self, groups: &[Group], machine: &MachineId) -> Result<bool> {
         let groups = sorted_groups(groups.iter().cloned());
         let action = format!("settling what {machine} last asked for below {}", self.keys);
@@ -76,9 +191,13 @@ impl LockManager {
         &self,
         groups: &[Group],
         machine: &MachineId,
-        token: Option<Token>,
+        release: &Release,
+        leases: &Leases,
         before: &Snapshot,
     ) -> Result<Decision<Outcome>> {
+        let token = release.token;
+        // One entry under one name in all groups, so that it can be told to be one.
+        let nameless = Token::random();
         let mut txn = Txn::new();
         let mut found: Option<HolderRecord> = None;
         let mut more = BTreeSet::new();
@@ -105,6 +224,21 @@ impl LockManager {
             if semaphore.release(machine).is_ok() {
                 freed = true;
                 txn = txn.put(place, semaphore.to_json());
+                if let Some(past) = release.ended.past(machine, record.as_ref()) {
+                    let start = past.start_time.unwrap_or(past.ended_at);
+                    let key = self.keys.past(group, start, past.token.unwrap_or(nameless));
+                    txn = txn.put(key, past.to_json());
+                }
+                if let Some((time, lease)) = self.cooldowns.get(group).zip(leases.get(group)) {
+                    let cooldown = Cooldown {
+                        machine_id: machine.to_string(),
+                        hostname: record.as_ref().and_then(|record| record.hostname.clone()),
+                        since: UnixTime::now(),
+                        secs: time.as_secs(),
+                        unknown: serde_json::Map::new(),
+                    };
+                    txn = txn.put_leased(self.keys.cooldown(group), cooldown.to_json(), *lease);
+                }
                 let together = record.iter().flat_map(HolderRecord::groups);
                 more.extend(together.filter(|group| !groups.contains(group)));
                 found = found.or(record);

@@ -1,12 +1,12 @@
-//! What a person sees: who holds, since when, who waits, what is paused.
+//! What a person sees: who has a slot, since when, who waits, and what stops them.
 
 use std::collections::BTreeMap;
 
-use super::{LockError, LockManager, Result, Scope};
+use super::{Held, LockError, LockManager, MOST_KEYS, Result, Scope};
 use crate::id::{Group, MachineId};
 use crate::keys::last_segment;
 use crate::queue::{Queue, Ticket};
-use crate::record::{Document, HolderRecord, HolderState, Pause, Via};
+use crate::record::{Cooldown, Document, Hold, HolderRecord, HolderState, Pause, RosterEntry, Via};
 use crate::semaphore::Semaphore;
 use crate::semaphore::json::Damage;
 use crate::store::{Key, Revision, Select, Snapshot};
@@ -37,6 +37,10 @@ pub struct GroupStatus {
     pub queue: Vec<Ticket>,
     /// What pauses it; `None` inside where the document cannot be read.
     pub paused: Vec<(Scope, Option<Pause>)>,
+    /// Which of its machines are held.
+    pub held: Vec<Held>,
+    /// Whether it cools down, and after whom.
+    pub cooldown: Option<std::result::Result<Cooldown, Damage>>,
 }
 
 impl LockManager {
@@ -47,23 +51,41 @@ impl LockManager {
     pub async fn status(&self, group: &Group) -> Result<GroupStatus> {
         let place = self.keys.semaphore(group);
         let failed = |source| LockError::Store { action: format!("reading {place}"), source };
-        let documents = [place.clone(), self.keys.paused(group), self.keys.fleet_paused()];
+        let cooldown = self.keys.cooldown(group);
+        let paused = [self.keys.paused(group), self.keys.fleet_paused()];
+        let documents = [&[place.clone(), cooldown.clone()], &paused[..]].concat();
         let now = self.store.load(&documents).await.map_err(failed)?;
         let (holding, queue) = (self.keys.holders(group), self.keys.queue(group));
-        let (records, waiting) = tokio::try_join!(
+        let holds = self.keys.holds();
+        let (records, waiting, holds) = tokio::try_join!(
             self.store.list(&holding, Select::All),
             self.store.list(&queue, Select::All),
+            self.store.list(&holds, Select::All),
         )
         .map_err(failed)?;
         let semaphore = self.semaphore(&now, group)?;
         let mut holders = holders(&semaphore, &records);
         self.mark_orphans(&mut holders).await.map_err(failed)?;
+        let queue = Queue::of(&waiting).in_order(crate::record::UnixTime::now());
+        let mut held = held(&holds);
+        let concerned = |machine: &MachineId| {
+            holders.iter().any(|holder| holder.machine == *machine)
+                || queue.iter().any(|ticket| ticket.machine == *machine)
+        };
+        let enrolled = self.groups_of_held(&held).await.map_err(failed)?;
+        held.retain(|held| match enrolled.get(&held.machine) {
+            Some(entry) => entry.is_in(group) || concerned(&held.machine),
+            // Whose groups nobody knows may be ours.
+            None => true,
+        });
         Ok(GroupStatus {
             group: group.clone(),
             revision: now.revision,
             exists: now.get(&place).is_some(),
             holders,
-            queue: Queue::of(&waiting).in_order(crate::record::UnixTime::now()),
+            queue,
+            held,
+            cooldown: now.get(&cooldown).map(|entry| Cooldown::from_json(&entry.value)),
             paused: [Scope::Fleet, Scope::Group(group.clone())]
                 .into_iter()
                 .filter_map(|scope| {
@@ -92,6 +114,25 @@ impl LockManager {
         Ok((semaphore, record))
     }
 
+    /// What the roster says of machines that are held. Holds are few.
+    async fn groups_of_held(
+        &self,
+        held: &[Held],
+    ) -> crate::store::Result<BTreeMap<MachineId, RosterEntry>> {
+        let mut enrolled = BTreeMap::new();
+        for some in held.chunks(MOST_KEYS) {
+            let keys: Vec<_> =
+                some.iter().map(|held| self.keys.roster_entry(&held.machine)).collect();
+            let now = self.store.load(&keys).await?;
+            for (held, key) in some.iter().zip(&keys) {
+                if let Some(Ok(entry)) = now.get(key).map(|e| RosterEntry::from_json(&e.value)) {
+                    enrolled.insert(held.machine.clone(), entry);
+                }
+            }
+        }
+        Ok(enrolled)
+    }
+
     /// Shows the slots of commands that died as orphaned. Their records say what they were.
     async fn mark_orphans(&self, holders: &mut [Holder]) -> crate::store::Result<()> {
         let mut commands: Vec<(Key, &mut HolderRecord)> = holders
@@ -100,8 +141,7 @@ impl LockManager {
             .filter(|record| record.via == Some(Via::Exec))
             .filter_map(|record| Some((self.keys.alive(record.token?), record)))
             .collect();
-        // Each is a key of one transaction, and a transaction has only so many.
-        for some in commands.chunks_mut(100) {
+        for some in commands.chunks_mut(MOST_KEYS) {
             let keys: Vec<Key> = some.iter().map(|(key, _)| key.clone()).collect();
             let now = self.store.load(&keys).await?;
             for (key, record) in some {
@@ -151,6 +191,14 @@ impl LockManager {
         }
         Ok(held)
     }
+}
+
+fn held(holds: &Snapshot) -> Vec<Held> {
+    let held = |(key, entry): (&Key, &crate::store::Entry)| {
+        let machine = MachineId::new(last_segment(key)).ok()?;
+        Some(Held { machine, hold: Hold::from_json(&entry.value).ok() })
+    };
+    holds.entries.iter().filter_map(held).collect()
 }
 
 fn holders(semaphore: &Semaphore, records: &Snapshot) -> Vec<Holder> {

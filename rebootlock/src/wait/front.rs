@@ -20,7 +20,7 @@ const HEARD_WITHIN: Duration = Duration::from_millis(100);
 
 /// What counts, as last heard.
 struct View {
-    /// Semaphores, pauses and our own holder records.
+    /// Semaphores, what stops us, and our own holder records.
     documents: Snapshot,
     queues: BTreeMap<Group, Queue>,
     /// The queues of which no more than the head is known, and our own place behind it.
@@ -63,8 +63,8 @@ impl Waiter {
                 Turn::Granted(acquired) => return Ok(Round::Granted(acquired)),
                 Turn::Lost if std::mem::take(&mut heard) => true,
                 Turn::Lost | Turn::Unsettled => return Ok(Round::Again),
-                Turn::Wait(Obstacle::Paused { .. }) => {
-                    // Outside the queue one waits for the end of a pause.
+                Turn::Wait(Obstacle::Paused { .. } | Obstacle::Held { .. }) => {
+                    // Outside the queue one waits for the end of a pause or a hold.
                     self.leave_queue().await;
                     return Ok(Round::Again);
                 }
@@ -156,7 +156,9 @@ impl Waiter {
         let keys = self.locks.keys();
         let mut watched: Vec<_> =
             self.claim.groups().iter().map(|group| keys.waited_for(group)).collect();
-        watched.push(Span::Below(keys.fleet_paused()));
+        let cooldowns = self.claim.groups().iter().map(|group| keys.cooldown(group));
+        let others = [keys.fleet_paused(), keys.hold(&self.claim.machine)];
+        watched.extend(cooldowns.chain(others).map(Span::Below));
         watched.iter().map(|span| self.locks.store().watch(span, after)).collect()
     }
 
@@ -196,6 +198,7 @@ impl Waiter {
     /// Takes the slots if it is our turn.
     async fn turn(&self, view: &View) -> Result<Turn, LockError> {
         let now = UnixTime::now();
+        let (groups, machine) = (self.claim.groups(), &self.claim.machine);
         for (group, queue) in &view.queues {
             let Some(ahead) = queue.ahead_of(&self.claim.machine, now) else {
                 return Ok(Turn::Unsettled);
@@ -204,7 +207,7 @@ impl Waiter {
             let holds = self.locks.semaphore(&view.documents, group)?.holds(&self.claim.machine);
             if !holds
                 && free <= ahead as i64
-                && self.locks.pause_in_force(&view.documents, self.claim.groups()).is_none()
+                && self.locks.stop_in_force(&view.documents, groups, machine).is_none()
             {
                 let group = group.clone();
                 return Ok(Turn::Wait(Obstacle::Queued { group, ahead: Some(ahead) }));
@@ -218,15 +221,7 @@ impl Waiter {
         match self.answered(asked) {
             Ok(Some(acquired)) => Ok(Turn::Granted(acquired)),
             Ok(None) => Ok(Turn::Lost),
-            Err(LockError::Full { group, .. }) => {
-                Ok(Turn::Wait(Obstacle::Queued { group, ahead: Some(0) }))
-            }
-            Err(paused @ LockError::Paused { .. }) => {
-                let why = paused.to_string();
-                let LockError::Paused { scope, .. } = paused else { return Ok(Turn::Unsettled) };
-                Ok(Turn::Wait(Obstacle::Paused { scope, why }))
-            }
-            Err(error) => Err(error),
+            Err(error) => Obstacle::of(&error).map(Turn::Wait).ok_or(error),
         }
     }
 }

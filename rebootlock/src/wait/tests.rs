@@ -3,8 +3,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::keys::Keyspace;
+use crate::lock::{Ended, Release};
 use crate::queue::Queue;
-use crate::record::{Pause, Via};
+use crate::record::{Hold, Pause, Via};
 use crate::semaphore::Semaphore;
 use crate::store::{MemoryStore, SharedStore, Span, SqliteStore};
 
@@ -36,7 +37,10 @@ async fn in_queue(locks: &LockManager, count: usize) {
 }
 
 async fn release(locks: &LockManager, claim: &Claim) {
-    locks.release(claim.groups(), &claim.machine, Some(claim.token)).await.unwrap();
+    locks
+        .release(claim.groups(), &claim.machine, &Release::of(claim.token, Ended::GivenBack))
+        .await
+        .unwrap();
 }
 
 /// Every machine waits, does its reboot and gives the slot back; `max` is checked at every
@@ -164,8 +168,13 @@ async fn a_pause_empties_the_queue_and_its_end_fills_it() {
     locks.acquire(&holder).await.unwrap();
     let mut waiting = Waiting::start(locks.clone(), claim("a", &[]), options());
     in_queue(&locks, 1).await;
-    let pause =
-        Pause { by: "eve".into(), reason: None, since: UnixTime(1), unknown: Default::default() };
+    let pause = Pause {
+        by: "eve".into(),
+        reason: None,
+        since: UnixTime(1),
+        until: None,
+        unknown: Default::default(),
+    };
     locks.pause(&Scope::Fleet, &pause).await.unwrap();
     in_queue(&locks, 0).await;
     release(&locks, &holder).await;
@@ -193,7 +202,10 @@ async fn a_waiter_whose_place_is_gone_takes_a_new_one_before_it_takes_a_slot() {
     assert_eq!(other.granted().await, Acquired::Granted);
     assert!(!matches!(frozen.obstacle(), Obstacle::Failing { .. }));
     release(&locks, &claim("other", &[])).await;
-    locks.release(&[], &MachineId::new("other").unwrap(), None).await.unwrap();
+    locks
+        .release(&[], &MachineId::new("other").unwrap(), &Release::by_operator("eve"))
+        .await
+        .unwrap();
     frozen.granted().await;
 }
 
@@ -242,4 +254,109 @@ async fn places_of_an_earlier_life_can_be_taken_away() {
     let before = store.log(&locks.keys().queue(&Group::default())).len();
     forget_places(&locks, &[Group::default()], &a).await.unwrap();
     assert_eq!(store.log(&locks.keys().queue(&Group::default())).len(), before);
+}
+
+fn hold(until: Option<i64>) -> Hold {
+    let until = until.map(UnixTime);
+    Hold { by: "eve".into(), reason: None, since: UnixTime(0), until, unknown: Default::default() }
+}
+
+async fn until_held(waiting: &mut Waiting) {
+    while !matches!(waiting.obstacle(), Obstacle::Held { .. }) {
+        waiting.changed().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_waiter_makes_way_and_comes_back_when_it_is_let_go() {
+    let (store, locks) = manager();
+    let holder = claim("holder", &[]);
+    locks.acquire(&holder).await.unwrap();
+    let (held, other) = (claim("held", &[]), claim("other", &[]));
+    let mut first = Waiting::start(locks.clone(), held.clone(), options());
+    in_queue(&locks, 1).await;
+    let mut second = Waiting::start(locks.clone(), other.clone(), options());
+    in_queue(&locks, 2).await;
+    locks.hold(&held.machine, &hold(None)).await.unwrap();
+    until_held(&mut first).await;
+    in_queue(&locks, 1).await;
+    // Though others queue it stays out, and does not try again and again.
+    let before = store.log(&locks.keys().queue(&Group::default())).len();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(store.log(&locks.keys().queue(&Group::default())).len(), before);
+    release(&locks, &holder).await;
+    assert_eq!(second.granted().await, Acquired::Granted);
+    locks.unhold(&held.machine).await.unwrap();
+    in_queue(&locks, 1).await;
+    release(&locks, &other).await;
+    assert_eq!(first.granted().await, Acquired::Granted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_held_does_not_enter_and_the_end_of_the_hold_is_heard() {
+    let (_store, locks) = manager();
+    let holder = claim("holder", &[]);
+    locks.acquire(&holder).await.unwrap();
+    let _other = Waiting::start(locks.clone(), claim("other", &[]), options());
+    in_queue(&locks, 1).await;
+    let held = claim("held", &[]);
+    locks.hold(&held.machine, &hold(Some(600))).await.unwrap();
+    let mut waiting = Waiting::start(locks.clone(), held, options());
+    until_held(&mut waiting).await;
+    in_queue(&locks, 1).await;
+    // Its lease ends, and nobody polls.
+    in_queue(&locks, 2).await;
+    assert!(!matches!(waiting.obstacle(), Obstacle::Held { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_in_the_queue_goes_when_the_group_has_cooled_down_and_nobody_else_tries() {
+    let (store, locks) = manager();
+    let locks = locks.with_cooldowns([(Group::default(), Duration::from_secs(600))].into());
+    let boot = crate::id::BootId::new("11111111-2222-3333-4444-555555555555").unwrap();
+    let verified = |claim: &Claim| Release::of(claim.token, Ended::Verified { boot: boot.clone() });
+    let holder = claim("holder", &[]);
+    locks.acquire(&holder).await.unwrap();
+    let mut waiting = Vec::new();
+    for n in 0..12_usize {
+        let claim = claim(&format!("m{:02}", 99 - n), &[]);
+        waiting.push((claim.clone(), Waiting::start(locks.clone(), claim, options())));
+        in_queue(&locks, n + 1).await;
+    }
+    locks.release(holder.groups(), &holder.machine, &verified(&holder)).await.unwrap();
+    let queue = locks.keys().queue(&Group::default());
+    let semaphore = locks.keys().semaphore(&Group::default());
+    for (n, (claim, mut first)) in waiting.into_iter().enumerate().take(2) {
+        let began = Instant::now();
+        while !matches!(first.obstacle(), Obstacle::CoolingDown { .. }) {
+            first.changed().await;
+        }
+        let before = store.log(&semaphore).len();
+        assert_eq!(first.granted().await, Acquired::Granted);
+        let waited = began.elapsed().as_secs();
+        assert!((595..=601).contains(&waited), "after {waited} s");
+        assert_eq!(store.log(&semaphore).len(), before + 1);
+        in_queue(&locks, 11 - n).await;
+        // They all kept their places.
+        assert_eq!(store.log(&queue).len(), 12 + n + 1);
+        locks.release(claim.groups(), &claim.machine, &verified(&claim)).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_while_a_group_cools_down_queues() {
+    let (_store, locks) = manager();
+    let cooldown = locks.keys().cooldown(&Group::default());
+    let text = br#"{"machineID":"a","since":1,"secs":600}"#;
+    locks.store().commit(&Txn::new().put(cooldown.clone(), text.to_vec())).await.unwrap();
+    let mut waiting = Waiting::start(locks.clone(), claim("b", &[]), options());
+    in_queue(&locks, 1).await;
+    while waiting.obstacle() == Obstacle::Asking {
+        waiting.changed().await;
+    }
+    let Obstacle::CoolingDown { until, why, .. } = waiting.obstacle() else { panic!() };
+    assert_eq!(until, Some(UnixTime(601)));
+    assert_eq!(why, "group default cools down after the reboot of a");
+    locks.store().commit(&Txn::new().delete(cooldown)).await.unwrap();
+    waiting.granted().await;
 }

@@ -177,7 +177,7 @@ impl Agent {
                 }
                 Ok(()) => tracing::info!("the permit came too late; asking again"),
                 Err(LockError::NotOurs { .. }) => return self.slot_lost(),
-                Err(error @ LockError::Paused { .. }) => {
+                Err(error @ (LockError::Paused { .. } | LockError::Held { .. })) => {
                     tracing::info!(%error, "no permit");
                     return Event::Paused;
                 }

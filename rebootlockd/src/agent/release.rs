@@ -1,7 +1,7 @@
 //! Back: see whether the machine is well, and give the slot back.
 
-use rebootlock::lock::Released;
-use rebootlock::record::UnixTime;
+use rebootlock::lock::{Ended, Release, Released};
+use rebootlock::record::{HolderRecord, UnixTime};
 
 use super::Agent;
 use crate::failpoint;
@@ -24,8 +24,14 @@ impl Agent {
         let Some(held) = self.held.clone() else { return Event::Released };
         self.say("giving the slot back");
         failpoint::reach("before-release");
+        let rebooted = |record: &HolderRecord| record.boot_id.as_ref() != Some(&self.boot_id);
+        let ended = match self.found.take_if(|found| rebooted(found)) {
+            Some(_) => Ended::Verified { boot: self.boot_id.clone() },
+            None => Ended::GivenBack,
+        };
+        let release = Release::of(held.token, ended);
         loop {
-            match self.locks.release(&held.groups, &self.machine, Some(held.token)).await {
+            match self.locks.release(&held.groups, &self.machine, &release).await {
                 Ok(Released::Freed(_)) => {
                     tracing::info!(token = %held.token, "slot given back");
                     break;

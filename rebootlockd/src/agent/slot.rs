@@ -317,7 +317,8 @@ impl Agent {
         tracing::error!(%error, "no slot");
         Err(PassOver(match error {
             LockError::Full { .. } => exit::NO_SLOT,
-            LockError::Paused { .. } => exit::PAUSED,
+            LockError::Paused { .. } | LockError::Held { .. } => exit::PAUSED,
+            LockError::CoolingDown { .. } => exit::GATE_CLOSED,
             _ => exit::FAILED,
         }))
     }
@@ -328,6 +329,14 @@ impl Agent {
             Obstacle::Paused { why, .. } => {
                 tracing::info!(why, "waiting: paused");
                 self.say(&format!("a reboot is wanted; {why}"));
+            }
+            Obstacle::Held { why } => {
+                tracing::info!(why, "waiting: held");
+                self.say(&format!("a reboot is wanted; {why}"));
+            }
+            Obstacle::CoolingDown { why, .. } => {
+                tracing::info!(why, "waiting: cooling down");
+                self.say(&format!("next in the queue; {why}"));
             }
             Obstacle::Failing { why, .. } => {
                 if self.trouble.as_ref() != Some(why) {

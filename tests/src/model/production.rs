@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures::FutureExt as _;
 use rebootlock::id::{BootId, Group, MachineId, Token};
 use rebootlock::keys::Keyspace;
-use rebootlock::lock::{Acquired, Advance, LockError, LockManager, Released};
+use rebootlock::lock::{Acquired, Advance, Ended, LockError, LockManager, Release, Released};
 use rebootlock::queue::Queue;
 use rebootlock::record::{Claim, Document, HolderRecord, HolderState, Pause, UnixTime, Via};
 use rebootlock::semaphore::Semaphore;
@@ -252,7 +252,7 @@ impl Production {
                     .map(|()| Answer::Done)
             }
             Question::Release { token } => {
-                locks.release(&groups, &id, token.map(token_of)).now_or_never().expect(now).map(
+                locks.release(&groups, &id, &Release { token: token.map(token_of), ended: Ended::GivenBack }).now_or_never().expect(now).map(
                     |released| match released {
                         Released::Freed(_) => Answer::Done,
                         Released::NotHeld => Answer::NotHeld,
@@ -300,6 +300,7 @@ impl Production {
             by: "op".into(),
             reason: None,
             since: UnixTime(1),
+            until: None,
             unknown: Default::default(),
         };
         for (bit, key) in self.pause_keys() {
@@ -340,8 +341,19 @@ impl Production {
             groups.insert(keys.holder(&name, &id), group);
             places.extend([keys.waiter(&name, &id), keys.urgent(&name, &id)]);
         }
+        // The model knows no holds and no cooldowns: that there is none is all it can say.
+        let stops: Vec<Key> = (0..GROUPS)
+            .map(|group| keys.cooldown(&group_name(group)))
+            .chain([keys.hold(&id)])
+            .collect();
+        let history: Vec<Key> = (0..GROUPS).map(|group| keys.history(&group_name(group))).collect();
+        let is_history = |key: &Key| history.iter().any(|h| key.as_str().starts_with(h.as_str()));
         let mut changes = Changes::default();
         for precondition in &txn.preconditions {
+            if stops.contains(&precondition.key) {
+                assert_eq!(precondition.modified, None);
+                continue;
+            }
             let bit = names[&precondition.key];
             let seen = shown.get(&precondition.key).map(|entry| entry.modified);
             assert_eq!(seen, precondition.modified, "a precondition that was not read");
@@ -354,6 +366,10 @@ impl Production {
             if places.contains(change.key()) {
                 assert!(matches!(change, Change::Delete { .. }));
                 changes.leaves_queue = true;
+                continue;
+            }
+            // Nothing is decided on the history.
+            if is_history(change.key()) {
                 continue;
             }
             let group = groups[change.key()];

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rebootlock::id::{BootId, Group, MachineId, Token};
-use rebootlock::lock::{Acquired, Advance, LockError, LockManager, Released};
+use rebootlock::lock::{Acquired, Advance, Ended, LockError, LockManager, Release, Released};
 use rebootlock::record::{Claim, HolderRecord, HolderState, UnixTime, Via};
 use rebootlock::wait::{Progress, WaitOptions, Waiting};
 use rebootlockd::policy::{Action, Event, START, State, step};
@@ -328,7 +328,8 @@ impl Agent {
     async fn release(&mut self) -> Event {
         let token = self.machine.body().token;
         while let (Some(token), false) = (token, self.held.is_empty()) {
-            match self.locks.release(&self.held, &self.machine.id, Some(token)).await {
+            let release = Release::of(token, Ended::GivenBack);
+            match self.locks.release(&self.held, &self.machine.id, &release).await {
                 Ok(Released::Freed(_) | Released::NotHeld) => break,
                 Err(_) => self.pause(750).await,
             }

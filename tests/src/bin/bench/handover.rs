@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rebootlock::id::Group;
-use rebootlock::lock::LockManager;
+use rebootlock::lock::{Ended, LockManager, Release};
 use rebootlock::record::Claim;
 use rebootlock::wait::{WaitOptions, Waiting};
 use rebootlock_tests::eventually;
@@ -196,7 +196,7 @@ impl Line {
     async fn release(&self) -> Result<Instant> {
         let claim = &self.holder.claim;
         let locks = &self.connections[self.holder.number % self.connections.len()];
-        locks.release(claim.groups(), &claim.machine, Some(claim.token)).await?;
+        locks.release(claim.groups(), &claim.machine, &Release::of(claim.token, Ended::GivenBack)).await?;
         Ok(Instant::now())
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rebootlock::id::Group;
-use rebootlock::lock::LockManager;
+use rebootlock::lock::{Ended, LockManager, Release};
 use rebootlock_tests::fleet::Onlooker;
 use rusqlite::Connection;
 
@@ -96,7 +96,7 @@ async fn times(
         let acquired = start.elapsed();
         let write = reference().await?;
         let start = Instant::now();
-        locks.release(claim.groups(), &claim.machine, Some(claim.token)).await?;
+        locks.release(claim.groups(), &claim.machine, &Release::of(claim.token, Ended::GivenBack)).await?;
         let released = start.elapsed();
         if round >= WARM_UP {
             measured.acquire.add(acquired);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rebootlock::id::Group;
+use rebootlock::lock::{Ended, Release};
 use rebootlock::wait::{WaitOptions, Waiting};
 use rebootlock_tests::fleet::{Member, Onlooker, SOON, ctl};
 use rebootlock_tests::process::Process;
@@ -88,7 +89,7 @@ pub(crate) async fn status(rig: &Rig) -> Result<Table> {
     for mut waiting in waiting {
         waiting.leave().await;
     }
-    locks.release(holder.groups(), &holder.machine, Some(holder.token)).await?;
+    locks.release(holder.groups(), &holder.machine, &Release::of(holder.token, Ended::GivenBack)).await?;
 
     let mut table = Table::new("A command, from start to end", &TIMES);
     table.add(theirs.row("etcdctl get SEMAPHORE", None));
