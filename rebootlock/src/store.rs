@@ -346,6 +346,11 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// any of a later one. Returns at once; a store out of reach is an event, not an error.
     fn watch(&self, span: &Span, after: Revision) -> Watch;
 
+    /// The same from the moment at which the watch is in place. The first thing it tells is
+    /// [`Event::Lost`] with that moment: what is read after that is completed by what it tells
+    /// then. A server may be slow to catch up with the past; here it has none to catch up with.
+    fn watch_from_now(&self, span: &Span) -> Watch;
+
     /// Starts a lease that ends `ttl` after it was last kept alive, or a little later.
     async fn grant(&self, ttl: Duration) -> Result<LeaseId>;
 

@@ -170,7 +170,11 @@ impl Store for EtcdStore {
     }
 
     fn watch(&self, span: &Span, after: Revision) -> Watch {
-        watch::open(self.cluster.clone(), span.clone(), after)
+        watch::open(self.cluster.clone(), span.clone(), Some(after))
+    }
+
+    fn watch_from_now(&self, span: &Span) -> Watch {
+        watch::open(self.cluster.clone(), span.clone(), None)
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId> {

@@ -130,6 +130,45 @@ impl State {
     }
 }
 
+impl MemoryStore {
+    fn watch_after(&self, span: &Span, after: Option<Revision>) -> Watch {
+        let (sender, receiver) = mpsc::channel(Watch::BUFFER);
+        let (events, mut changes) = mpsc::unbounded_channel();
+        let mut state = self.state();
+        if after.is_none() {
+            // The receiver is right here, so nothing is lost.
+            let _ = events.send(Event::Lost { revision: Revision(state.revision) });
+        }
+        let after = after.unwrap_or(Revision(state.revision));
+        for (revision, key, entry) in &state.log {
+            if *revision > after && span.contains(key) {
+                let (key, entry) = (key.clone(), entry.clone());
+                // The receiver is right here, so nothing is lost.
+                let _ = events.send(Event::Changed { key, entry, revision: *revision });
+            }
+        }
+        state.watchers.push(Watcher { span: span.clone(), events });
+        drop(state);
+        let this = self.clone();
+        let feeder = tokio::spawn(async move {
+            loop {
+                let next_end = this.state().leases.values().map(|lease| lease.ends).min();
+                tokio::select! {
+                    biased;
+                    change = changes.recv() => {
+                        let Some(change) = change else { return };
+                        if sender.send(change).await.is_err() { return }
+                    }
+                    // Leases end by themselves: looking at the state is what makes them.
+                    () = until(next_end) => {}
+                    () = sender.closed() => return,
+                }
+            }
+        });
+        Watch::new(receiver, AbortOnDropHandle::new(feeder))
+    }
+}
+
 #[async_trait]
 impl Store for MemoryStore {
     async fn load(&self, keys: &[Key]) -> Result<Snapshot> {
@@ -170,35 +209,11 @@ impl Store for MemoryStore {
     }
 
     fn watch(&self, span: &Span, after: Revision) -> Watch {
-        let (sender, receiver) = mpsc::channel(Watch::BUFFER);
-        let (events, mut changes) = mpsc::unbounded_channel();
-        let mut state = self.state();
-        for (revision, key, entry) in &state.log {
-            if *revision > after && span.contains(key) {
-                let (key, entry) = (key.clone(), entry.clone());
-                // The receiver is right here, so nothing is lost.
-                let _ = events.send(Event::Changed { key, entry, revision: *revision });
-            }
-        }
-        state.watchers.push(Watcher { span: span.clone(), events });
-        drop(state);
-        let this = self.clone();
-        let feeder = tokio::spawn(async move {
-            loop {
-                let next_end = this.state().leases.values().map(|lease| lease.ends).min();
-                tokio::select! {
-                    biased;
-                    change = changes.recv() => {
-                        let Some(change) = change else { return };
-                        if sender.send(change).await.is_err() { return }
-                    }
-                    // Leases end by themselves: looking at the state is what makes them.
-                    () = until(next_end) => {}
-                    () = sender.closed() => return,
-                }
-            }
-        });
-        Watch::new(receiver, AbortOnDropHandle::new(feeder))
+        self.watch_after(span, Some(after))
+    }
+
+    fn watch_from_now(&self, span: &Span) -> Watch {
+        self.watch_after(span, None)
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId> {

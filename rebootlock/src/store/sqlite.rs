@@ -181,7 +181,11 @@ impl Store for SqliteStore {
     }
 
     fn watch(&self, span: &Span, after: Revision) -> Watch {
-        watch::start(self.clone(), span.clone(), after)
+        watch::start(self.clone(), span.clone(), Some(after))
+    }
+
+    fn watch_from_now(&self, span: &Span) -> Watch {
+        watch::start(self.clone(), span.clone(), None)
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId> {

@@ -50,11 +50,16 @@ enum Turn {
 impl Waiter {
     /// Among the first: until it is our turn and the slots are ours.
     pub(super) async fn front(&mut self) -> Result<Round, LockError> {
+        // First the watches and then the reading: nothing falls between, and etcd need not catch
+        // up with a past, which it does ten times a second only.
+        let mut watches = self.watches();
+        if let Some(round) = self.until_begun(&mut watches).await {
+            return Ok(round);
+        }
         let mut view = self.view().await?;
         if self.place_is_gone(&view) {
             return Ok(Round::PlaceLost);
         }
-        let mut watches = self.watches(view.after);
         let poll = tokio::time::sleep(self.poll_interval());
         tokio::pin!(poll);
         let mut heard = true;
@@ -81,8 +86,7 @@ impl Waiter {
                 () = self.cancel.cancelled() => return Ok(Round::Cancelled),
                 event = next_of(&mut watches) => Some(event),
                 () = &mut poll => return Ok(Round::Again),
-                // What came before us is not watched, or on its way for too long. The watches
-                // stay: a new one of etcd may hear its first changes a tenth of a second late.
+                // What came before us is not watched, or on its way for too long.
                 () = tokio::time::sleep(HEARD_WITHIN), if lost => {
                     view = self.view().await?;
                     None
@@ -152,14 +156,37 @@ impl Waiter {
         Ok(View { documents, queues, far_behind, after })
     }
 
-    fn watches(&self, after: Revision) -> Vec<Watch> {
+    /// Until all of them are in place.
+    async fn until_begun(&mut self, watches: &mut [Watch]) -> Option<Round> {
+        for n in 0..watches.len() {
+            let place = self.place.as_mut()?;
+            let event = tokio::select! {
+                biased;
+                () = place.lease.gone() => return Some(Round::PlaceLost),
+                () = self.cancel.cancelled() => return Some(Round::Cancelled),
+                event = watches[n].next() => event,
+            };
+            match event {
+                Some(Event::Lost { .. }) => {}
+                Some(Event::Interrupted { reason }) => {
+                    self.report(Obstacle::Failing { why: reason, out_of_reach: true });
+                    self.until_resumed(watches).await;
+                    return Some(Round::Again);
+                }
+                _ => return Some(Round::Again),
+            }
+        }
+        None
+    }
+
+    fn watches(&self) -> Vec<Watch> {
         let keys = self.locks.keys();
         let mut watched: Vec<_> =
             self.claim.groups().iter().map(|group| keys.waited_for(group)).collect();
         let cooldowns = self.claim.groups().iter().map(|group| keys.cooldown(group));
         let others = [keys.fleet_paused(), keys.hold(&self.claim.machine)];
         watched.extend(cooldowns.chain(others).map(Span::Below));
-        watched.iter().map(|span| self.locks.store().watch(span, after)).collect()
+        watched.iter().map(|span| self.locks.store().watch_from_now(span)).collect()
     }
 
     /// Takes a change into account, unless it is older than what is known.

@@ -251,14 +251,18 @@ impl Production {
                     .expect(now)
                     .map(|()| Answer::Done)
             }
-            Question::Release { token } => {
-                locks.release(&groups, &id, &Release { token: token.map(token_of), ended: Ended::GivenBack }).now_or_never().expect(now).map(
-                    |released| match released {
-                        Released::Freed(_) => Answer::Done,
-                        Released::NotHeld => Answer::NotHeld,
-                    },
+            Question::Release { token } => locks
+                .release(
+                    &groups,
+                    &id,
+                    &Release { token: token.map(token_of), ended: Ended::GivenBack },
                 )
-            }
+                .now_or_never()
+                .expect(now)
+                .map(|released| match released {
+                    Released::Freed(_) => Answer::Done,
+                    Released::NotHeld => Answer::NotHeld,
+                }),
         };
         let caught = probe.caught.lock().unwrap_or_else(PoisonError::into_inner).take();
         match (caught, answered) {
@@ -474,6 +478,10 @@ impl Store for Probe {
 
     async fn list(&self, _: &Key, _: Select) -> Result<Snapshot> {
         Err(StoreError::Broken("the model has queues of its own".to_owned()))
+    }
+
+    fn watch_from_now(&self, _: &Span) -> Watch {
+        unreachable!("nothing that decides watches")
     }
 
     fn watch(&self, _: &Span, _: Revision) -> Watch {

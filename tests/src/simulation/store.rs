@@ -112,6 +112,44 @@ fn leased(txn: &Txn) -> bool {
     txn.changes.iter().any(|change| matches!(change, Change::Put { lease: Some(_), .. }))
 }
 
+impl FaultyStore {
+    /// A watch that goes wrong.
+    fn spoilt(&self, mut changes: Watch) -> Watch {
+        let faults = self.faults.clone();
+        let (sender, receiver) = mpsc::channel(Watch::BUFFER);
+        let feeder = tokio::spawn(async move {
+            while let Some(change) = changes.next().await {
+                sleep(faults.delay()).await;
+                if faults.strikes() {
+                    let reason = "memory: interrupted".to_owned();
+                    if sender.send(Event::Interrupted { reason }).await.is_err() {
+                        return;
+                    }
+                    sleep(Duration::from_millis(u64::from(faults.dice.below(8000)))).await;
+                    // Either nothing was missed, or that is all that can be said.
+                    let event = match change {
+                        Event::Changed { revision, .. } if faults.dice.below(2) == 0 => {
+                            Event::Lost { revision }
+                        }
+                        _ => {
+                            if sender.send(Event::Resumed).await.is_err() {
+                                return;
+                            }
+                            change
+                        }
+                    };
+                    if sender.send(event).await.is_err() {
+                        return;
+                    }
+                } else if sender.send(change).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Watch::new(receiver, AbortOnDropHandle::new(feeder))
+    }
+}
+
 #[async_trait]
 impl Store for FaultyStore {
     async fn load(&self, keys: &[Key]) -> Result<Snapshot> {
@@ -158,39 +196,11 @@ impl Store for FaultyStore {
     }
 
     fn watch(&self, span: &Span, after: Revision) -> Watch {
-        let faults = self.faults.clone();
-        let mut changes = faults.inner.watch(span, after);
-        let (sender, receiver) = mpsc::channel(Watch::BUFFER);
-        let feeder = tokio::spawn(async move {
-            while let Some(change) = changes.next().await {
-                sleep(faults.delay()).await;
-                if faults.strikes() {
-                    let reason = "memory: interrupted".to_owned();
-                    if sender.send(Event::Interrupted { reason }).await.is_err() {
-                        return;
-                    }
-                    sleep(Duration::from_millis(u64::from(faults.dice.below(8000)))).await;
-                    // Either nothing was missed, or that is all that can be said.
-                    let event = match change {
-                        Event::Changed { revision, .. } if faults.dice.below(2) == 0 => {
-                            Event::Lost { revision }
-                        }
-                        _ => {
-                            if sender.send(Event::Resumed).await.is_err() {
-                                return;
-                            }
-                            change
-                        }
-                    };
-                    if sender.send(event).await.is_err() {
-                        return;
-                    }
-                } else if sender.send(change).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Watch::new(receiver, AbortOnDropHandle::new(feeder))
+        self.spoilt(self.faults.inner.watch(span, after))
+    }
+
+    fn watch_from_now(&self, span: &Span) -> Watch {
+        self.spoilt(self.faults.inner.watch_from_now(span))
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId> {

@@ -151,3 +151,37 @@ pub(super) async fn a_watch_between_two_keys_tells_of_those_between(place: Place
     }
     assert_eq!(changes(&mut watch, expected.len()).await, expected);
 }
+
+pub(super) async fn a_watch_from_now_tells_when_it_began_and_what_came_after(place: Place<'_>) {
+    const LAST: u32 = 60;
+    let (writer, reader) = (place.open(), place.open());
+    let key = place.key("k");
+    put(&*writer, &key, "told to nobody").await;
+    let write = async {
+        for n in 0..=LAST {
+            put(&*writer, &key, &n.to_string()).await;
+        }
+    };
+    let read = async {
+        let mut watch = reader.watch_from_now(&Span::Below(key.clone()));
+        let Some(Event::Lost { revision: began }) = watch.next().await else {
+            panic!("a watch from now begins with its moment")
+        };
+        let now = super::good(reader.load(std::slice::from_ref(&key)).await);
+        assert!(now.revision >= began);
+        // What was read and what was told after it are everything.
+        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+        let mut last = now.get(&key).map(|entry| text(&entry.value)).expect("it was put");
+        while last != LAST.to_string() {
+            let told = changes(&mut watch, 1).await;
+            let (_, value, revision) = &told[0];
+            assert!(*revision > began);
+            if *revision > now.revision {
+                let before = last.parse().unwrap_or(u32::MAX);
+                last = value.clone().expect("a value");
+                assert_eq!(last, before.wrapping_add(1).to_string());
+            }
+        }
+    };
+    tokio::join!(read, write);
+}

@@ -26,7 +26,7 @@ const RETRY_MILLIS: std::ops::RangeInclusive<u64> = 250..=750;
 /// The same when the answer is no, which only a person can change.
 const REFUSED_MILLIS: std::ops::RangeInclusive<u64> = 4_000..=6_000;
 
-pub(super) fn open(cluster: Arc<Cluster>, span: Span, after: Revision) -> Watch {
+pub(super) fn open(cluster: Arc<Cluster>, span: Span, after: Option<Revision>) -> Watch {
     let (events, receiver) = mpsc::channel(Watch::BUFFER);
     let feeder =
         Feeder { cluster, span, seen: after, cluster_id: None, interrupted: false, events };
@@ -36,8 +36,8 @@ pub(super) fn open(cluster: Arc<Cluster>, span: Span, after: Revision) -> Watch 
 struct Feeder {
     cluster: Arc<Cluster>,
     span: Span,
-    /// Everything up to here has been told.
-    seen: Revision,
+    /// Everything up to here has been told. `None`: the watch has yet to begin, with what comes.
+    seen: Option<Revision>,
     /// The cluster that the revisions are of; restored from a backup it has another id.
     cluster_id: Option<u64>,
     /// Whether the reader believes that the store is out of reach.
@@ -126,11 +126,15 @@ impl Feeder {
 
     /// A connection whose server answers, and the revision that the store is at: a linearizable
     /// read, so no member that lags behind looks like a store that went back in time.
-    async fn connect(&mut self, index: usize) -> Result<(Connection, Reached), Failure> {
+    /// Nothing is read for a watch that has no past.
+    async fn connect(&mut self, index: usize) -> Result<(Connection, Option<Reached>), Failure> {
         let (connection, _) = self.cluster.connect(index).await?;
+        if self.seen.is_none() {
+            return Ok((connection, None));
+        }
         let options = self.glance();
         let reached = self.read(index, &connection, options).await?;
-        Ok((connection, reached))
+        Ok((connection, Some(reached)))
     }
 
     async fn read(
@@ -154,7 +158,12 @@ impl Feeder {
         })
     }
 
-    async fn follow(&mut self, connection: &Connection, reached: Reached, index: usize) -> End {
+    async fn follow(
+        &mut self,
+        connection: &Connection,
+        reached: Option<Reached>,
+        index: usize,
+    ) -> End {
         match self.try_follow(connection, reached, index).await {
             Ok(never) => match never {},
             Err(end) => end,
@@ -164,21 +173,23 @@ impl Feeder {
     async fn try_follow(
         &mut self,
         connection: &Connection,
-        reached: Reached,
+        reached: Option<Reached>,
         index: usize,
     ) -> Result<std::convert::Infallible, End> {
         let limit = self.attempt_limit();
-        let moved = self.cluster_id.is_some_and(|id| id != reached.cluster_id);
-        self.cluster_id = Some(reached.cluster_id);
-        if moved || reached.revision < self.seen {
-            self.lost(reached.revision).await?;
-        } else if reached.revision > self.seen && self.interrupted {
-            // Told apart now, so that "nothing was missed" is true when it is said.
-            let next = self.glance().with_revision(self.next_revision());
-            match within(limit, self.read(index, connection, next)).await {
-                Ok(_) => {}
-                Err(failure) if is_compaction(&failure) => self.lost(reached.revision).await?,
-                Err(failure) => return Err(failure.into()),
+        if let (Some(seen), Some(reached)) = (self.seen, reached) {
+            let moved = self.cluster_id.is_some_and(|id| id != reached.cluster_id);
+            self.cluster_id = Some(reached.cluster_id);
+            if moved || reached.revision < seen {
+                self.lost(reached.revision).await?;
+            } else if reached.revision > seen && self.interrupted {
+                // Told apart now, so that "nothing was missed" is true when it is said.
+                let next = self.glance().with_revision(after(seen));
+                match within(limit, self.read(index, connection, next)).await {
+                    Ok(_) => {}
+                    Err(failure) if is_compaction(&failure) => self.lost(reached.revision).await?,
+                    Err(failure) => return Err(failure.into()),
+                }
             }
         }
         let mut stream = self.open(connection, index).await?;
@@ -224,7 +235,7 @@ impl Feeder {
             }
             // etcd puts all of one revision in one message, so this one is complete.
             if let Some(last) = message.events().last().and_then(|event| event.kv()) {
-                self.seen = self.seen.max(unsigned(last.mod_revision()));
+                self.seen = self.seen.max(Some(unsigned(last.mod_revision())));
             }
             asked = false;
             patience = Instant::now() + QUIET_FOR;
@@ -232,8 +243,11 @@ impl Feeder {
     }
 
     /// A stream that the server has confirmed.
-    async fn open(&self, connection: &Connection, index: usize) -> Result<WatchStream, Failure> {
-        let options = WatchOptions::new().with_start_revision(self.next_revision());
+    async fn open(&mut self, connection: &Connection, index: usize) -> Result<WatchStream, End> {
+        let options = match self.seen {
+            Some(seen) => WatchOptions::new().with_start_revision(after(seen)),
+            None => WatchOptions::new(),
+        };
         let options = match &self.span {
             Span::Below(_) => options.with_prefix(),
             Span::Between(_, end) => options.with_range(end.as_str()),
@@ -248,11 +262,17 @@ impl Feeder {
                 Some(message) if message.canceled() => {
                     Err(self.cancelled(index, message.cancel_reason()))
                 }
-                Some(_) => Ok(stream),
+                Some(message) => Ok((stream, message)),
                 None => Err(Failure::Unknown("the server closed the watch".to_owned())),
             }
         };
-        within(self.attempt_limit(), opening).await
+        let (stream, message) = within(self.attempt_limit(), opening).await?;
+        if self.seen.is_none() {
+            let header = message.header();
+            self.cluster_id = header.map(etcd_client::ResponseHeader::cluster_id);
+            self.lost(unsigned(header.map_or(0, etcd_client::ResponseHeader::revision))).await?;
+        }
+        Ok(stream)
     }
 
     async fn tell(&self, event: &etcd_client::Event) -> Result<(), End> {
@@ -269,7 +289,7 @@ impl Feeder {
     }
 
     async fn lost(&mut self, revision: Revision) -> Result<(), End> {
-        self.seen = revision;
+        self.seen = Some(revision);
         self.events.send(Event::Lost { revision }).await?;
         Ok(())
     }
@@ -281,10 +301,6 @@ impl Feeder {
             Span::Below(_) => options.with_prefix(),
             Span::Between(_, end) => options.with_range(end.as_str()),
         }
-    }
-
-    fn next_revision(&self) -> i64 {
-        signed(self.seen.0.saturating_add(1))
     }
 
     fn task(&self) -> Task {
@@ -310,6 +326,11 @@ impl Feeder {
 struct Reached {
     revision: Revision,
     cluster_id: u64,
+}
+
+/// The revision after this one.
+fn after(revision: Revision) -> i64 {
+    signed(revision.0.saturating_add(1))
 }
 
 fn is_compaction(failure: &Failure) -> bool {

@@ -45,7 +45,7 @@ impl FolderWatcher {
     }
 }
 
-pub(super) fn start(store: SqliteStore, span: Span, after: Revision) -> Watch {
+pub(super) fn start(store: SqliteStore, span: Span, after: Option<Revision>) -> Watch {
     let (sender, receiver) = mpsc::channel(Watch::BUFFER);
     // Subscribed before the first look, so that nothing falls between the two.
     let wake = store.wake.subscribe();
@@ -56,7 +56,7 @@ pub(super) fn start(store: SqliteStore, span: Span, after: Revision) -> Watch {
 async fn feed(
     store: SqliteStore,
     span: Span,
-    mut after: Revision,
+    mut after: Option<Revision>,
     mut wake: tokio::sync::watch::Receiver<()>,
     sender: mpsc::Sender<Event>,
 ) {
@@ -68,7 +68,7 @@ async fn feed(
             .with(move |connection, clock| {
                 let txn = super::ended(connection, clock)?;
                 let (compacted, current) = schema::bounds(&txn)?;
-                let changes = schema::changes(&txn, &wanted, after)?;
+                let changes = schema::changes(&txn, &wanted, after.unwrap_or(current))?;
                 let next_end = schema::next_end(&txn, clock)?;
                 txn.commit()?;
                 Ok((compacted, current, changes, next_end))
@@ -87,7 +87,7 @@ async fn feed(
                 if std::mem::take(&mut interrupted) {
                     events.push(Event::Resumed);
                 }
-                if compacted > after || current < after {
+                if after.is_none_or(|after| compacted > after || current < after) {
                     events.push(Event::Lost { revision: current });
                 } else {
                     events.extend(changes.into_iter().map(|change| Event::Changed {
@@ -100,7 +100,7 @@ async fn feed(
                         revision: change.revision,
                     }));
                 }
-                after = current;
+                after = Some(current);
                 if let Some(next_end) = next_end {
                     pause = pause.min(Duration::from_millis(next_end.unsigned_abs() + 1));
                 }
