@@ -17,6 +17,7 @@ mod status;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -186,12 +187,14 @@ pub struct LockManager {
     keys: Keyspace,
     deadline: Duration,
     cooldowns: BTreeMap<Group, Duration>,
+    recent: Recent,
 }
 
 impl LockManager {
     /// A manager of the documents below `keys`.
     pub fn new(store: SharedStore, keys: Keyspace) -> Self {
-        Self { store, keys, deadline: DEFAULT_DEADLINE, cooldowns: BTreeMap::new() }
+        let (deadline, cooldowns) = (DEFAULT_DEADLINE, BTreeMap::new());
+        Self { store, keys, deadline, cooldowns, recent: Recent::default() }
     }
 
     /// The same manager, giving up on an operation after `deadline`.
@@ -243,21 +246,47 @@ impl LockManager {
     where
         D: Fn(&Snapshot) -> Result<Decision<T>>,
     {
+        self.settle_from(action, keys, None, decide).await.map(|(done, _)| done)
+    }
+
+    /// The same; `known` stands for the first load if it leads to a commit, which loses if anything
+    /// is not as it is believed to be. Also returns what a commit left behind.
+    async fn settle_from<T, D>(
+        &self,
+        action: &str,
+        keys: &[Key],
+        mut known: Option<Snapshot>,
+        decide: D,
+    ) -> Result<(T, Option<Snapshot>)>
+    where
+        D: Fn(&Snapshot) -> Result<Decision<T>>,
+    {
         let deadline = Instant::now() + self.deadline;
         let store_error = |source| LockError::Store { action: action.to_owned(), source };
         let mut unsettled: Option<StoreError> = None;
         let mut attempt = 0;
         loop {
-            let before = match self.in_time(deadline, self.store.load(keys)).await {
-                Ok(before) => before,
-                Err(error) => return Err(store_error(unsettled.unwrap_or(error))),
-            };
-            let (txn, done) = match decide(&before)? {
-                Decision::Done(done) => return Ok(done),
-                Decision::Commit(txn, done) => (txn, done),
+            let believed = known.take().and_then(|known| match decide(&known) {
+                Ok(Decision::Commit(txn, done)) => Some((known, txn, done)),
+                _ => None,
+            });
+            let (before, txn, done) = match believed {
+                Some(believed) => believed,
+                None => {
+                    let before = match self.in_time(deadline, self.store.load(keys)).await {
+                        Ok(before) => before,
+                        Err(error) => return Err(store_error(unsettled.unwrap_or(error))),
+                    };
+                    match decide(&before)? {
+                        Decision::Done(done) => return Ok((done, None)),
+                        Decision::Commit(txn, done) => (before, txn, done),
+                    }
+                }
             };
             match self.in_time(deadline, self.store.commit(&txn)).await {
-                Ok(Commit::Won(_)) => return Ok(done),
+                Ok(Commit::Won(revision)) => {
+                    return Ok((done, Some(txn.applied_to(before, revision))));
+                }
                 Ok(Commit::Lost) => {}
                 Err(error) if error.is_transient() => unsettled = Some(error),
                 Err(error) => return Err(store_error(error)),
@@ -389,6 +418,28 @@ impl LockManager {
     async fn list(&self, below: &Key, select: Select) -> Result<Snapshot> {
         let listed = self.store.list(below, select).await;
         listed.map_err(|source| LockError::Store { action: format!("listing {below}"), source })
+    }
+}
+
+/// Machines whose only slots this process has taken, and the documents as that left them. While
+/// somebody has a group's only slot, nothing but an operator changes its semaphore: so its release
+/// reads nothing first, and does only when it finds that it should have.
+#[derive(Debug, Clone, Default)]
+struct Recent(Arc<Mutex<BTreeMap<MachineId, Snapshot>>>);
+
+impl Recent {
+    /// As many as one process may reasonably hold at once.
+    const MOST: usize = 64;
+
+    fn remember(&self, machine: &MachineId, left: Snapshot) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < Self::MOST {
+            known.insert(machine.clone(), left);
+        }
+    }
+
+    fn take(&self, machine: &MachineId) -> Option<Snapshot> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(machine)
     }
 }
 

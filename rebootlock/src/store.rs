@@ -221,6 +221,23 @@ impl Txn {
     }
 }
 
+impl Txn {
+    /// `before` as it is after this transaction, which won at `revision`.
+    pub fn applied_to(&self, mut before: Snapshot, revision: Revision) -> Snapshot {
+        for change in &self.changes {
+            match change {
+                Change::Put { key, value, .. } => {
+                    let created = before.get(key).map_or(revision, |entry| entry.created);
+                    let entry = Entry { value: value.clone(), modified: revision, created };
+                    before.entries.insert(key.clone(), entry);
+                }
+                Change::Delete { key } => drop(before.entries.remove(key)),
+            }
+        }
+        Snapshot { revision, ..before }
+    }
+}
+
 /// How a commit ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Commit {
@@ -346,10 +363,11 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// any of a later one. Returns at once; a store out of reach is an event, not an error.
     fn watch(&self, span: &Span, after: Revision) -> Watch;
 
-    /// The same from the moment at which the watch is in place. The first thing it tells is
-    /// [`Event::Lost`] with that moment: what is read after that is completed by what it tells
-    /// then. A server may be slow to catch up with the past; here it has none to catch up with.
-    fn watch_from_now(&self, span: &Span) -> Watch;
+    /// The same of several spans, from the moment at which the watch is in place. The first thing it
+    /// tells is [`Event::Lost`] with that moment: what is read after that is completed by what it
+    /// tells then. Changes of one commit that are of different spans may be told apart from each
+    /// other. A server may be slow to catch up with a past; here it has none.
+    fn watch_from_now(&self, spans: &[Span]) -> Watch;
 
     /// Starts a lease that ends `ttl` after it was last kept alive, or a little later.
     async fn grant(&self, ttl: Duration) -> Result<LeaseId>;

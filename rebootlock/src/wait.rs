@@ -169,6 +169,7 @@ impl Waiting {
             obstacles,
             cancel: cancel.clone(),
             place: None,
+            moved_up: false,
             last_loss: None,
             unsettled: unsettled.clone(),
         };
@@ -243,6 +244,8 @@ struct Waiter {
     obstacles: watch::Sender<Obstacle>,
     cancel: CancellationToken,
     place: Option<Place>,
+    /// Whether the one that was watched from far behind is gone.
+    moved_up: bool,
     /// When a place was lost last.
     last_loss: Option<Instant>,
     /// Whether an acquisition was sent and never answered.
@@ -281,8 +284,8 @@ impl Waiter {
             }
         };
         match (&acquired, self.place.take()) {
-            // Taking the slots took the places away: nobody has to wait for the lease's end.
-            (Some(Acquired::Granted), Some(place)) => drop(tokio::spawn(end_lease(place.lease))),
+            // Taking the slots took the places away: nothing hangs on the lease, which ends by itself.
+            (Some(Acquired::Granted), Some(place)) => drop(place),
             (_, Some(place)) => end_lease(place.lease).await,
             (_, None) => {}
         }
@@ -309,6 +312,9 @@ impl Waiter {
                 Err(held @ LockError::Held { .. }) => return self.sit_out(held).await,
                 taken => taken?,
             }
+        }
+        if std::mem::take(&mut self.moved_up) {
+            return self.front().await;
         }
         match self.guard().await? {
             Guard::None => self.front().await,
@@ -430,6 +436,9 @@ impl Waiter {
                 event = changes.next() => match event {
                     // The guard's key may begin another's.
                     Some(Event::Changed { key, entry: None, .. }) if key == *guard => {
+                        // Nobody can have come in between, so if all before the guard are gone
+                        // too this one is among the first; if not, it will see.
+                        self.moved_up = self.claim.groups().len() == 1;
                         return Ok(Round::Again);
                     }
                     Some(Event::Lost { .. } | Event::Resumed) | None => return Ok(Round::Again),

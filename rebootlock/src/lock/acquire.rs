@@ -26,7 +26,11 @@ impl LockManager {
     pub async fn acquire(&self, claim: &Claim) -> Result<Acquired> {
         let action = format!("acquiring a slot for {} below {}", claim.machine, self.keys);
         let keys = self.keys_of(claim.groups(), &claim.machine);
-        self.settle(&action, &keys, |before| self.decide_acquire(claim, before)).await
+        let (acquired, left) = self
+            .settle_from(&action, &keys, None, |before| self.decide_acquire(claim, before))
+            .await?;
+        self.remember_if_only(claim, left);
+        Ok(acquired)
     }
 
     /// Like [`LockManager::acquire`], but in one try on documents that are known already, and only
@@ -44,9 +48,21 @@ impl LockManager {
         txn.preconditions.extend(places);
         let action = || format!("acquiring a slot for {} below {}", claim.machine, self.keys);
         match self.store.commit(&txn).await {
-            Ok(Commit::Won(_)) => Ok(Some(acquired)),
+            Ok(Commit::Won(revision)) => {
+                self.remember_if_only(claim, Some(txn.applied_to(before.clone(), revision)));
+                Ok(Some(acquired))
+            }
             Ok(Commit::Lost) => Ok(None),
             Err(source) => Err(LockError::Store { action: action(), source }),
+        }
+    }
+
+    /// What an acquisition left behind is worth remembering if nobody else can be a holder.
+    fn remember_if_only(&self, claim: &Claim, left: Option<Snapshot>) {
+        let Some(left) = left else { return };
+        let only = |group| self.semaphore(&left, group).is_ok_and(|semaphore| semaphore.max() == 1);
+        if claim.groups().iter().all(only) {
+            self.recent.remember(&claim.machine, left);
         }
     }
 

@@ -47,6 +47,8 @@ impl LockManager {
         step: &Advance,
     ) -> Result<()> {
         let action = format!("marking {machine} as {} below {}", step.state, self.keys);
+        // Its record is not as the acquisition left it any more.
+        self.recent.take(machine);
         let keys = self.keys_of(groups, machine);
         self.settle(&action, &keys, |before| {
             self.decide_advance(groups, machine, token, step, before)

@@ -107,14 +107,16 @@ impl LockManager {
         let mut groups = sorted_groups(groups.iter().cloned());
         let action = format!("releasing the slot of {machine} below {}", self.keys);
         let (mut leases, mut tries) = (Leases::new(), 0);
+        let mut known = self.recent.take(machine);
         loop {
             self.grant_cooldowns(&action, &groups, &release.ended, &mut leases).await?;
             let keys = self.keys_of(&groups, machine);
             let outcome = self
-                .settle(&action, &keys, |before| {
+                .settle_from(&action, &keys, known.take(), |before| {
                     self.decide_release(&groups, machine, release, &leases, before)
                 })
-                .await;
+                .await
+                .map(|(outcome, _)| outcome);
             match outcome {
                 Ok(Outcome::Settled(released)) => {
                     if released == Released::NotHeld {

@@ -170,11 +170,11 @@ impl Store for EtcdStore {
     }
 
     fn watch(&self, span: &Span, after: Revision) -> Watch {
-        watch::open(self.cluster.clone(), span.clone(), Some(after))
+        watch::open(self.cluster.clone(), vec![span.clone()], Some(after))
     }
 
-    fn watch_from_now(&self, span: &Span) -> Watch {
-        watch::open(self.cluster.clone(), span.clone(), None)
+    fn watch_from_now(&self, spans: &[Span]) -> Watch {
+        watch::open(self.cluster.clone(), spans.to_vec(), None)
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId> {

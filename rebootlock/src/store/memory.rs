@@ -46,7 +46,7 @@ struct Lease {
 
 #[derive(Debug)]
 struct Watcher {
-    span: Span,
+    spans: Vec<Span>,
     events: mpsc::UnboundedSender<Event>,
 }
 
@@ -119,7 +119,7 @@ impl State {
             };
             self.log.push((revision, key.clone(), entry.clone()));
             self.watchers.retain(|watcher| {
-                !watcher.span.contains(key)
+                !watcher.spans.iter().any(|span| span.contains(key))
                     || watcher
                         .events
                         .send(Event::Changed { key: key.clone(), entry: entry.clone(), revision })
@@ -131,7 +131,7 @@ impl State {
 }
 
 impl MemoryStore {
-    fn watch_after(&self, span: &Span, after: Option<Revision>) -> Watch {
+    fn watch_after(&self, spans: &[Span], after: Option<Revision>) -> Watch {
         let (sender, receiver) = mpsc::channel(Watch::BUFFER);
         let (events, mut changes) = mpsc::unbounded_channel();
         let mut state = self.state();
@@ -141,13 +141,13 @@ impl MemoryStore {
         }
         let after = after.unwrap_or(Revision(state.revision));
         for (revision, key, entry) in &state.log {
-            if *revision > after && span.contains(key) {
+            if *revision > after && spans.iter().any(|span| span.contains(key)) {
                 let (key, entry) = (key.clone(), entry.clone());
                 // The receiver is right here, so nothing is lost.
                 let _ = events.send(Event::Changed { key, entry, revision: *revision });
             }
         }
-        state.watchers.push(Watcher { span: span.clone(), events });
+        state.watchers.push(Watcher { spans: spans.to_vec(), events });
         drop(state);
         let this = self.clone();
         let feeder = tokio::spawn(async move {
@@ -209,11 +209,11 @@ impl Store for MemoryStore {
     }
 
     fn watch(&self, span: &Span, after: Revision) -> Watch {
-        self.watch_after(span, Some(after))
+        self.watch_after(std::slice::from_ref(span), Some(after))
     }
 
-    fn watch_from_now(&self, span: &Span) -> Watch {
-        self.watch_after(span, None)
+    fn watch_from_now(&self, spans: &[Span]) -> Watch {
+        self.watch_after(spans, None)
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId> {

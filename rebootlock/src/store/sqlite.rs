@@ -181,11 +181,11 @@ impl Store for SqliteStore {
     }
 
     fn watch(&self, span: &Span, after: Revision) -> Watch {
-        watch::start(self.clone(), span.clone(), Some(after))
+        watch::start(self.clone(), vec![span.clone()], Some(after))
     }
 
-    fn watch_from_now(&self, span: &Span) -> Watch {
-        watch::start(self.clone(), span.clone(), None)
+    fn watch_from_now(&self, spans: &[Span]) -> Watch {
+        watch::start(self.clone(), spans.to_vec(), None)
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use futures::future::{FutureExt as _, select_all};
+use futures::future::FutureExt as _;
 
 use super::{FRONT, Obstacle, Round, Waiter};
 use crate::id::Group;
@@ -52,13 +52,28 @@ impl Waiter {
     pub(super) async fn front(&mut self) -> Result<Round, LockError> {
         // First the watches and then the reading: nothing falls between, and etcd need not catch
         // up with a past, which it does ten times a second only.
-        let mut watches = self.watches();
-        if let Some(round) = self.until_begun(&mut watches).await {
-            return Ok(round);
+        let mut changes = self.changes();
+        let place = match &mut self.place {
+            Some(place) => place,
+            None => return Ok(Round::PlaceLost),
+        };
+        let begun = tokio::select! {
+            biased;
+            () = place.lease.gone() => return Ok(Round::PlaceLost),
+            () = self.cancel.cancelled() => return Ok(Round::Cancelled),
+            event = changes.next() => event,
+        };
+        match begun {
+            Some(Event::Lost { .. }) => {}
+            Some(Event::Interrupted { reason }) => return self.interrupted(reason, changes).await,
+            _ => return Ok(Round::Again),
         }
         let mut view = self.view().await?;
         if self.place_is_gone(&view) {
             return Ok(Round::PlaceLost);
+        }
+        if self.claim.priority == 0 && !view.far_behind.is_empty() {
+            return Ok(Round::Again);
         }
         let poll = tokio::time::sleep(self.poll_interval());
         tokio::pin!(poll);
@@ -84,7 +99,7 @@ impl Waiter {
                 biased;
                 () = place.lease.gone() => return Ok(Round::PlaceLost),
                 () = self.cancel.cancelled() => return Ok(Round::Cancelled),
-                event = next_of(&mut watches) => Some(event),
+                event = changes.next() => Some(event),
                 () = &mut poll => return Ok(Round::Again),
                 // What came before us is not watched, or on its way for too long.
                 () = tokio::time::sleep(HEARD_WITHIN), if lost => {
@@ -100,13 +115,11 @@ impl Waiter {
                         self.hear(&mut view, &key, entry, revision);
                     }
                     Some(Event::Interrupted { reason }) => {
-                        self.report(Obstacle::Failing { why: reason, out_of_reach: true });
-                        self.until_resumed(&mut watches).await;
-                        return Ok(Round::Again);
+                        return self.interrupted(reason, changes).await;
                     }
                     Some(Event::Lost { .. } | Event::Resumed) | None => return Ok(Round::Again),
                 }
-                next = next_of(&mut watches).now_or_never();
+                next = changes.next().now_or_never();
             }
             if view.is_worn() {
                 view = self.view().await?;
@@ -117,13 +130,16 @@ impl Waiter {
         }
     }
 
-    async fn until_resumed(&self, watches: &mut [Watch]) {
+    /// Until the store answers again.
+    async fn interrupted(&self, reason: String, mut changes: Watch) -> Result<Round, LockError> {
+        self.report(Obstacle::Failing { why: reason, out_of_reach: true });
         tokio::select! {
             biased;
-            _ = next_of(watches) => {}
+            _ = changes.next() => {}
             () = self.cancel.cancelled() => {}
             () = tokio::time::sleep(self.options.poll) => {}
         }
+        Ok(Round::Again)
     }
 
     /// Reads everything.
@@ -156,37 +172,14 @@ impl Waiter {
         Ok(View { documents, queues, far_behind, after })
     }
 
-    /// Until all of them are in place.
-    async fn until_begun(&mut self, watches: &mut [Watch]) -> Option<Round> {
-        for n in 0..watches.len() {
-            let place = self.place.as_mut()?;
-            let event = tokio::select! {
-                biased;
-                () = place.lease.gone() => return Some(Round::PlaceLost),
-                () = self.cancel.cancelled() => return Some(Round::Cancelled),
-                event = watches[n].next() => event,
-            };
-            match event {
-                Some(Event::Lost { .. }) => {}
-                Some(Event::Interrupted { reason }) => {
-                    self.report(Obstacle::Failing { why: reason, out_of_reach: true });
-                    self.until_resumed(watches).await;
-                    return Some(Round::Again);
-                }
-                _ => return Some(Round::Again),
-            }
-        }
-        None
-    }
-
-    fn watches(&self) -> Vec<Watch> {
+    fn changes(&self) -> Watch {
         let keys = self.locks.keys();
         let mut watched: Vec<_> =
             self.claim.groups().iter().map(|group| keys.waited_for(group)).collect();
         let cooldowns = self.claim.groups().iter().map(|group| keys.cooldown(group));
         let others = [keys.fleet_paused(), keys.hold(&self.claim.machine)];
         watched.extend(cooldowns.chain(others).map(Span::Below));
-        watched.iter().map(|span| self.locks.store().watch_from_now(span)).collect()
+        self.locks.store().watch_from_now(&watched)
     }
 
     /// Takes a change into account, unless it is older than what is known.
@@ -251,9 +244,4 @@ impl Waiter {
             Err(error) => Obstacle::of(&error).map(Turn::Wait).ok_or(error),
         }
     }
-}
-
-async fn next_of(watches: &mut [Watch]) -> Option<Event> {
-    let (event, ..) = select_all(watches.iter_mut().map(|watch| watch.next().boxed())).await;
-    event
 }

@@ -480,7 +480,7 @@ impl Store for Probe {
         Err(StoreError::Broken("the model has queues of its own".to_owned()))
     }
 
-    fn watch_from_now(&self, _: &Span) -> Watch {
+    fn watch_from_now(&self, _: &[Span]) -> Watch {
         unreachable!("nothing that decides watches")
     }
 

@@ -199,8 +199,8 @@ impl Store for FaultyStore {
         self.spoilt(self.faults.inner.watch(span, after))
     }
 
-    fn watch_from_now(&self, span: &Span) -> Watch {
-        self.spoilt(self.faults.inner.watch_from_now(span))
+    fn watch_from_now(&self, spans: &[Span]) -> Watch {
+        self.spoilt(self.faults.inner.watch_from_now(spans))
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId> {

@@ -163,7 +163,8 @@ pub(super) async fn a_watch_from_now_tells_when_it_began_and_what_came_after(pla
         }
     };
     let read = async {
-        let mut watch = reader.watch_from_now(&Span::Below(key.clone()));
+        let mut watch =
+            reader.watch_from_now(&[Span::Below(place.key("other")), Span::Below(key.clone())]);
         let Some(Event::Lost { revision: began }) = watch.next().await else {
             panic!("a watch from now begins with its moment")
         };

@@ -30,9 +30,10 @@ impl Task {
         Self { verb, object: format!("the keys that begin with {prefix}") }
     }
 
-    /// Something done to all keys of a span.
-    pub(super) fn of(verb: &'static str, span: &Span) -> Self {
-        Self { verb, object: span.to_string() }
+    /// Something done to all keys of some spans.
+    pub(super) fn of(verb: &'static str, spans: &[Span]) -> Self {
+        let spans: Vec<_> = spans.iter().map(ToString::to_string).collect();
+        Self { verb, object: spans.join(" and ") }
     }
 
     /// Something that concerns no key.

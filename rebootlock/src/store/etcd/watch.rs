@@ -26,16 +26,17 @@ const RETRY_MILLIS: std::ops::RangeInclusive<u64> = 250..=750;
 /// The same when the answer is no, which only a person can change.
 const REFUSED_MILLIS: std::ops::RangeInclusive<u64> = 4_000..=6_000;
 
-pub(super) fn open(cluster: Arc<Cluster>, span: Span, after: Option<Revision>) -> Watch {
+/// Several spans are watched from now on only: it is the stream that costs, so they share one.
+pub(super) fn open(cluster: Arc<Cluster>, spans: Vec<Span>, after: Option<Revision>) -> Watch {
     let (events, receiver) = mpsc::channel(Watch::BUFFER);
     let feeder =
-        Feeder { cluster, span, seen: after, cluster_id: None, interrupted: false, events };
+        Feeder { cluster, spans, seen: after, cluster_id: None, interrupted: false, events };
     Watch::new(receiver, AbortOnDropHandle::new(tokio::spawn(feeder.run())))
 }
 
 struct Feeder {
     cluster: Arc<Cluster>,
-    span: Span,
+    spans: Vec<Span>,
     /// Everything up to here has been told. `None`: the watch has yet to begin, with what comes.
     seen: Option<Revision>,
     /// The cluster that the revisions are of; restored from a backup it has another id.
@@ -85,6 +86,10 @@ impl Feeder {
         let mut order = self.cluster.order().into_iter();
         let mut last = None;
         while let Some(index) = order.next() {
+            if self.spans.len() > 1 {
+                // Each has seen a past of its own: everything has to be read again.
+                self.seen = None;
+            }
             let opened = within(limit, self.connect(index)).await;
             let failure = match opened {
                 Ok((connection, revision)) => {
@@ -143,7 +148,7 @@ impl Feeder {
         connection: &Connection,
         options: GetOptions,
     ) -> Result<Reached, Failure> {
-        let answer = connection.kv().get(self.span.first().as_str(), Some(options)).await;
+        let answer = connection.kv().get(self.first(), Some(options)).await;
         let answer = answer.map_err(|error| {
             let failure = self.understand(index, error);
             if !matches!(failure, Failure::Settled(_)) {
@@ -221,7 +226,7 @@ impl Feeder {
                 return Err(Failure::Unknown("the server closed the watch".to_owned()).into());
             };
             if message.canceled() {
-                if message.compact_revision() > 0 {
+                if message.compact_revision() > 0 && self.spans.len() == 1 {
                     let options = self.glance();
                     let now = within(limit, self.read(index, connection, options)).await?;
                     self.lost(now.revision).await?;
@@ -230,13 +235,7 @@ impl Feeder {
                 }
                 return Err(self.cancelled(index, message.cancel_reason()).into());
             }
-            for event in message.events() {
-                self.tell(event).await?;
-            }
-            // etcd puts all of one revision in one message, so this one is complete.
-            if let Some(last) = message.events().last().and_then(|event| event.kv()) {
-                self.seen = self.seen.max(Some(unsigned(last.mod_revision())));
-            }
+            self.take(&message).await?;
             asked = false;
             patience = Instant::now() + QUIET_FOR;
         }
@@ -244,35 +243,61 @@ impl Feeder {
 
     /// A stream that the server has confirmed.
     async fn open(&mut self, connection: &Connection, index: usize) -> Result<WatchStream, End> {
+        let opening = async {
+            let stream = connection.watcher().watch(self.first(), Some(self.options(0))).await;
+            let mut stream = stream.map_err(|error| self.understand(index, error))?;
+            for (n, span) in self.spans.iter().enumerate().skip(1) {
+                let asked = stream.watch(span.first().as_str(), Some(self.options(n))).await;
+                asked.map_err(|error| self.understand(index, error))?;
+            }
+            let (mut confirmed, mut early) = (Vec::new(), Vec::new());
+            while confirmed.len() < self.spans.len() {
+                let message = stream.message().await;
+                match message.map_err(|error| self.understand(index, error))? {
+                    Some(message) if message.canceled() => {
+                        return Err(self.cancelled(index, message.cancel_reason()));
+                    }
+                    Some(message) if message.created() => confirmed.push(message),
+                    // What one tells while the server confirms the next.
+                    Some(message) => early.push(message),
+                    None => return Err(Failure::Unknown("the server closed the watch".to_owned())),
+                }
+            }
+            Ok((stream, confirmed, early))
+        };
+        let (stream, confirmed, early) = within(self.attempt_limit(), opening).await?;
+        if self.seen.is_none() {
+            let headers = confirmed.iter().filter_map(etcd_client::WatchResponse::header);
+            self.cluster_id = headers.clone().next().map(etcd_client::ResponseHeader::cluster_id);
+            let began = headers.map(etcd_client::ResponseHeader::revision).min();
+            self.lost(unsigned(began.unwrap_or(0))).await?;
+        }
+        for message in early {
+            self.take(&message).await?;
+        }
+        Ok(stream)
+    }
+
+    fn options(&self, n: usize) -> WatchOptions {
         let options = match self.seen {
             Some(seen) => WatchOptions::new().with_start_revision(after(seen)),
             None => WatchOptions::new(),
         };
-        let options = match &self.span {
+        match &self.spans[n] {
             Span::Below(_) => options.with_prefix(),
             Span::Between(_, end) => options.with_range(end.as_str()),
-        };
-        let opening = async {
-            let mut stream = connection
-                .watcher()
-                .watch(self.span.first().as_str(), Some(options))
-                .await
-                .map_err(|error| self.understand(index, error))?;
-            match stream.message().await.map_err(|error| self.understand(index, error))? {
-                Some(message) if message.canceled() => {
-                    Err(self.cancelled(index, message.cancel_reason()))
-                }
-                Some(message) => Ok((stream, message)),
-                None => Err(Failure::Unknown("the server closed the watch".to_owned())),
-            }
-        };
-        let (stream, message) = within(self.attempt_limit(), opening).await?;
-        if self.seen.is_none() {
-            let header = message.header();
-            self.cluster_id = header.map(etcd_client::ResponseHeader::cluster_id);
-            self.lost(unsigned(header.map_or(0, etcd_client::ResponseHeader::revision))).await?;
         }
-        Ok(stream)
+    }
+
+    async fn take(&mut self, message: &etcd_client::WatchResponse) -> Result<(), End> {
+        for event in message.events() {
+            self.tell(event).await?;
+        }
+        // etcd puts all of one revision in one message, so this one is complete.
+        if let Some(last) = message.events().last().and_then(|event| event.kv()) {
+            self.seen = self.seen.max(Some(unsigned(last.mod_revision())));
+        }
+        Ok(())
     }
 
     async fn tell(&self, event: &etcd_client::Event) -> Result<(), End> {
@@ -297,14 +322,18 @@ impl Feeder {
     /// The cheapest read that needs the rights of the watch.
     fn glance(&self) -> GetOptions {
         let options = GetOptions::new().with_keys_only().with_limit(1);
-        match &self.span {
-            Span::Below(_) => options.with_prefix(),
-            Span::Between(_, end) => options.with_range(end.as_str()),
+        match self.spans.first() {
+            Some(Span::Between(_, end)) => options.with_range(end.as_str()),
+            _ => options.with_prefix(),
         }
     }
 
+    fn first(&self) -> &str {
+        self.spans.first().map_or("", |span| span.first().as_str())
+    }
+
     fn task(&self) -> Task {
-        Task::of("watch", &self.span)
+        Task::of("watch", &self.spans)
     }
 
     fn understand(&self, index: usize, error: etcd_client::Error) -> Failure {

@@ -178,27 +178,29 @@ pub(super) struct Logged {
     pub(super) put: Option<(Vec<u8>, Revision)>,
 }
 
-/// Changes of the keys of `span` after `after`, oldest first.
+/// Changes of the keys of `spans` after `after`, oldest first.
 pub(super) fn changes(
     connection: &Connection,
-    span: &Span,
+    spans: &[Span],
     after: Revision,
 ) -> rusqlite::Result<Vec<Logged>> {
+    let first = spans.iter().map(Span::first).min();
     let mut select = connection.prepare_cached(
         "SELECT revision, key, value, created FROM log
          WHERE revision > ?1 AND key >= ?2 ORDER BY revision, key",
     )?;
-    let logged = select.query_map(params![to_i64(after.0), span.first().as_str()], |row| {
-        let value: Option<Vec<u8>> = row.get(2)?;
-        let created: Option<i64> = row.get(3)?;
-        Ok(Logged {
-            revision: Revision(row.get::<_, i64>(0)? as u64),
-            key: Key::new(row.get::<_, String>(1)?),
-            put: value.zip(created.map(|created| Revision(created as u64))),
-        })
-    })?;
+    let logged =
+        select.query_map(params![to_i64(after.0), first.map_or("", Key::as_str)], |row| {
+            let value: Option<Vec<u8>> = row.get(2)?;
+            let created: Option<i64> = row.get(3)?;
+            Ok(Logged {
+                revision: Revision(row.get::<_, i64>(0)? as u64),
+                key: Key::new(row.get::<_, String>(1)?),
+                put: value.zip(created.map(|created| Revision(created as u64))),
+            })
+        })?;
     let wanted = |change: &rusqlite::Result<Logged>| {
-        change.as_ref().map_or(true, |change| span.contains(&change.key))
+        change.as_ref().map_or(true, |change| spans.iter().any(|span| span.contains(&change.key)))
     };
     logged.filter(wanted).collect()
 }

@@ -45,17 +45,17 @@ impl FolderWatcher {
     }
 }
 
-pub(super) fn start(store: SqliteStore, span: Span, after: Option<Revision>) -> Watch {
+pub(super) fn start(store: SqliteStore, spans: Vec<Span>, after: Option<Revision>) -> Watch {
     let (sender, receiver) = mpsc::channel(Watch::BUFFER);
     // Subscribed before the first look, so that nothing falls between the two.
     let wake = store.wake.subscribe();
-    let feeder = tokio::spawn(feed(store, span, after, wake, sender));
+    let feeder = tokio::spawn(feed(store, spans, after, wake, sender));
     Watch::new(receiver, AbortOnDropHandle::new(feeder))
 }
 
 async fn feed(
     store: SqliteStore,
-    span: Span,
+    spans: Vec<Span>,
     mut after: Option<Revision>,
     mut wake: tokio::sync::watch::Receiver<()>,
     sender: mpsc::Sender<Event>,
@@ -63,7 +63,7 @@ async fn feed(
     let mut interrupted = false;
     loop {
         wake.mark_unchanged();
-        let wanted = span.clone();
+        let wanted = spans.clone();
         let looked = store
             .with(move |connection, clock| {
                 let txn = super::ended(connection, clock)?;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rebootlock::id::Group;
-use rebootlock::lock::{LockError, LockManager};
+use rebootlock::lock::{Ended, LockError, LockManager, Release};
 use rebootlock::store::Select;
 use rebootlock::wait::{WaitOptions, Waiting};
 use rebootlock_tests::eventually;
@@ -84,7 +84,13 @@ async fn drain(rig: &Rig, machines: usize, slots: u32) -> Result<Drained> {
         fleet.spawn(async move {
             let mut waiting = Waiting::start(locks.clone(), claim.clone(), WaitOptions::default());
             waiting.granted().await;
-            locks.release(claim.groups(), &claim.machine, Some(claim.token)).await
+            locks
+                .release(
+                    claim.groups(),
+                    &claim.machine,
+                    &Release::of(claim.token, Ended::GivenBack),
+                )
+                .await
         });
         if (n + 1) % AT_ONCE == 0 || n + 1 == machines {
             queued(&first, &group, n + 1).await?;
@@ -94,7 +100,9 @@ async fn drain(rig: &Rig, machines: usize, slots: u32) -> Result<Drained> {
 
     let start = Instant::now();
     for claim in holders {
-        first.release(claim.groups(), &claim.machine, Some(claim.token)).await?;
+        first
+            .release(claim.groups(), &claim.machine, &Release::of(claim.token, Ended::GivenBack))
+            .await?;
     }
     let all = async {
         while let Some(released) = fleet.join_next().await {
