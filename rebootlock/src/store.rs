@@ -354,6 +354,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Reads what is below `prefix`, at one moment. Sees every commit finished before the call.
     async fn list(&self, prefix: &Key, select: Select) -> Result<Snapshot>;
 
+    /// Both at one moment, and all in one: `keys`, and what is below each prefix.
+    async fn read(&self, keys: &[Key], below: &[(Key, Select)]) -> Result<Snapshot>;
+
     /// Applies all of `txn` if all its preconditions hold, else none of it. After an error it may
     /// or may not have happened, and may still happen: load again, or commit something that its
     /// preconditions exclude.

@@ -82,6 +82,7 @@ checks! {
     "the oldest are listed": listing::the_oldest_are_listed,
     "the newest before a moment are listed": listing::the_newest_before_a_moment_are_listed,
     "a large list is whole": listing::a_large_list_is_whole,
+    "keys and listings are read together": listing::keys_and_listings_are_read_together,
     "a watch tells every change in order": watches::a_watch_tells_every_change_in_order,
     "a watch begins in the past": watches::a_watch_begins_in_the_past,
     "a watch after a snapshot misses nothing": watches::a_watch_after_a_snapshot_misses_nothing,

@@ -90,12 +90,53 @@ impl EtcdStore {
     }
 }
 
+/// Whether it cannot be asked of etcd: zero and one mean "no limit" there, and no key is as old as that.
+fn is_nothing(select: Select) -> bool {
+    match select {
+        Select::Oldest(limit) => limit == 0,
+        Select::NewestBefore(before, limit) => limit == 0 || before.0 <= 1,
+        Select::All | Select::Keys => false,
+    }
+}
+
+fn selecting(select: Select) -> GetOptions {
+    let options = GetOptions::new().with_prefix();
+    match select {
+        _ if is_nothing(select) => options.with_limit(1).with_keys_only(),
+        Select::All => options,
+        Select::Keys => options.with_keys_only(),
+        Select::Oldest(limit) => {
+            options.with_sort(SortTarget::Create, SortOrder::Ascend).with_limit(signed(limit))
+        }
+        Select::NewestBefore(before, limit) => options
+            .with_max_create_revision(signed(before.0 - 1))
+            .with_sort(SortTarget::Create, SortOrder::Descend)
+            .with_limit(signed(limit)),
+    }
+}
+
 #[async_trait]
 impl Store for EtcdStore {
     async fn load(&self, keys: &[Key]) -> Result<Snapshot> {
-        check_size("keys to load at once", keys.len())?;
-        let gets: Vec<_> = keys.iter().map(|key| TxnOp::get(key.as_str(), None)).collect();
-        let txn = etcd_client::Txn::new().and_then(gets);
+        self.read(keys, &[]).await
+    }
+
+    async fn list(&self, prefix: &Key, select: Select) -> Result<Snapshot> {
+        let task = Task::below("list", prefix);
+        let mut found = self.get(&task, prefix, selecting(select)).await?;
+        let revision = revision(found.header())?;
+        let entries = found.take_kvs().into_iter().map(key_and_entry);
+        let entries = entries.filter(|_| !is_nothing(select)).collect();
+        Ok(Snapshot { revision, entries })
+    }
+
+    async fn read(&self, keys: &[Key], below: &[(Key, Select)]) -> Result<Snapshot> {
+        check_size("keys to load at once", keys.len() + below.len())?;
+        let gets = keys.iter().map(|key| TxnOp::get(key.as_str(), None));
+        let lists = below.iter().filter(|(_, select)| !is_nothing(*select));
+        let lists =
+            lists.map(|(prefix, select)| TxnOp::get(prefix.as_str(), Some(selecting(*select))));
+        let txn = etcd_client::Txn::new().and_then(gets.chain(lists).collect::<Vec<_>>());
         let task = Task::new("read", keys);
         let answer = self
             .cluster
@@ -111,36 +152,6 @@ impl Store for EtcdStore {
             }
         }
         Ok(Snapshot { revision: revision(answer.header())?, entries })
-    }
-
-    async fn list(&self, prefix: &Key, select: Select) -> Result<Snapshot> {
-        let nothing = match select {
-            Select::Oldest(limit) => limit == 0,
-            // Zero and one mean "no limit" to etcd, and no key is as old as that.
-            Select::NewestBefore(before, limit) => limit == 0 || before.0 <= 1,
-            Select::All | Select::Keys => false,
-        };
-        let options = GetOptions::new().with_prefix();
-        let options = match select {
-            _ if nothing => options.with_limit(1).with_keys_only(),
-            Select::All => options,
-            Select::Keys => options.with_keys_only(),
-            Select::Oldest(limit) => {
-                options.with_sort(SortTarget::Create, SortOrder::Ascend).with_limit(signed(limit))
-            }
-            Select::NewestBefore(before, limit) => options
-                .with_max_create_revision(signed(before.0 - 1))
-                .with_sort(SortTarget::Create, SortOrder::Descend)
-                .with_limit(signed(limit)),
-        };
-        let task = Task::below("list", prefix);
-        let mut found = self.get(&task, prefix, options).await?;
-        let revision = revision(found.header())?;
-        let entries = match nothing {
-            true => BTreeMap::new(),
-            false => found.take_kvs().into_iter().map(key_and_entry).collect(),
-        };
-        Ok(Snapshot { revision, entries })
     }
 
     async fn commit(&self, txn: &Txn) -> Result<Commit> {

@@ -172,22 +172,26 @@ impl MemoryStore {
 #[async_trait]
 impl Store for MemoryStore {
     async fn load(&self, keys: &[Key]) -> Result<Snapshot> {
-        let state = self.state();
-        let find = |key: &Key| Some((key.clone(), state.entries.get(key)?.entry.clone()));
-        Ok(Snapshot {
-            revision: Revision(state.revision),
-            entries: keys.iter().filter_map(find).collect(),
-        })
+        self.read(keys, &[]).await
     }
 
     async fn list(&self, prefix: &Key, select: Select) -> Result<Snapshot> {
+        self.read(&[], &[(prefix.clone(), select)]).await
+    }
+
+    async fn read(&self, keys: &[Key], below: &[(Key, Select)]) -> Result<Snapshot> {
         let state = self.state();
-        let entries = state
-            .entries
-            .range((Bound::Included(prefix.clone()), Bound::Unbounded))
-            .take_while(|(key, _)| key.as_str().starts_with(prefix.as_str()))
-            .map(|(key, stored)| (key.clone(), stored.entry.clone()));
-        Ok(Snapshot { revision: Revision(state.revision), entries: choose(entries, select) })
+        let find = |key: &Key| Some((key.clone(), state.entries.get(key)?.entry.clone()));
+        let mut entries: BTreeMap<_, _> = keys.iter().filter_map(find).collect();
+        for (prefix, select) in below {
+            let listed = state
+                .entries
+                .range((Bound::Included(prefix.clone()), Bound::Unbounded))
+                .take_while(|(key, _)| key.as_str().starts_with(prefix.as_str()))
+                .map(|(key, stored)| (key.clone(), stored.entry.clone()));
+            entries.extend(choose(listed, *select));
+        }
+        Ok(Snapshot { revision: Revision(state.revision), entries })
     }
 
     async fn commit(&self, txn: &Txn) -> Result<Commit> {

@@ -125,7 +125,15 @@ impl SqliteStore {
 #[async_trait]
 impl Store for SqliteStore {
     async fn load(&self, keys: &[Key]) -> Result<Snapshot> {
-        let keys = keys.to_vec();
+        self.read(keys, &[]).await
+    }
+
+    async fn list(&self, prefix: &Key, select: Select) -> Result<Snapshot> {
+        self.read(&[], &[(prefix.clone(), select)]).await
+    }
+
+    async fn read(&self, keys: &[Key], below: &[(Key, Select)]) -> Result<Snapshot> {
+        let (keys, below) = (keys.to_vec(), below.to_vec());
         self.with(move |connection, clock| {
             let txn = ended(connection, clock)?;
             let mut snapshot = Snapshot { revision: revision(&txn)?, ..Snapshot::default() };
@@ -137,34 +145,25 @@ impl Store for SqliteStore {
                 }
             }
             drop(select);
-            txn.commit()?;
-            Ok(snapshot)
-        })
-        .await
-    }
-
-    async fn list(&self, prefix: &Key, select: Select) -> Result<Snapshot> {
-        let prefix = prefix.as_str().to_owned();
-        self.with(move |connection, clock| {
-            let txn = ended(connection, clock)?;
-            let value = if select == Select::Keys { "x''" } else { "value" };
-            let (before, order, limit) = match select {
-                Select::All | Select::Keys => (i64::MAX, "key", -1),
-                Select::Oldest(limit) => (i64::MAX, "created", to_i64(limit as u64)),
-                Select::NewestBefore(before, limit) => {
-                    (to_i64(before.0), "created DESC", to_i64(limit as u64))
+            for (prefix, select) in below {
+                let value = if select == Select::Keys { "x''" } else { "value" };
+                let (before, order, limit) = match select {
+                    Select::All | Select::Keys => (i64::MAX, "key", -1),
+                    Select::Oldest(limit) => (i64::MAX, "created", to_i64(limit as u64)),
+                    Select::NewestBefore(before, limit) => {
+                        (to_i64(before.0), "created DESC", to_i64(limit as u64))
+                    }
+                };
+                let mut statement = txn.prepare_cached(&format!(
+                    "SELECT key, {value}, modified, created FROM entry
+                     WHERE key >= ?1 AND substr(key, 1, length(?1)) = ?1 AND created < ?2
+                     ORDER BY {order} LIMIT ?3"
+                ))?;
+                for found in statement.query_map(params![prefix.as_str(), before, limit], entry)? {
+                    let (key, entry) = found?;
+                    snapshot.entries.insert(key, entry);
                 }
-            };
-            let mut statement = txn.prepare_cached(&format!(
-                "SELECT key, {value}, modified, created FROM entry
-                 WHERE key >= ?1 AND substr(key, 1, length(?1)) = ?1 AND created < ?2
-                 ORDER BY {order} LIMIT ?3"
-            ))?;
-            let entries = statement
-                .query_map(params![prefix, before, limit], entry)?
-                .collect::<rusqlite::Result<_>>()?;
-            drop(statement);
-            let snapshot = Snapshot { revision: revision(&txn)?, entries };
+            }
             txn.commit()?;
             Ok(snapshot)
         })

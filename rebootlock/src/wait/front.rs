@@ -148,26 +148,28 @@ impl Waiter {
         let mut keys = self.locks.keys_of(groups, &self.claim.machine);
         let own = |group| self.locks.keys().waiter(group, &self.claim.machine);
         keys.extend(groups.iter().map(own));
-        let mut documents = self.store_call("reading", &keys[0], store.load(&keys)).await?;
-        let mut after = documents.revision;
+        let below = groups.iter().flat_map(|group| {
+            let keys = self.locks.keys();
+            [(keys.queue(group), Select::Oldest(HEAD)), (keys.all_urgent(group), Select::All)]
+        });
+        let below: Vec<_> = below.collect();
+        let mut documents = self.store_call("reading", &keys[0], store.read(&keys, &below)).await?;
+        let after = documents.revision;
         let (mut queues, mut far_behind) = (BTreeMap::new(), BTreeSet::new());
         for group in groups {
-            let (places, urgent) =
-                (self.locks.keys().queue(group), self.locks.keys().all_urgent(group));
-            let head = store.list(&places, Select::Oldest(HEAD));
-            let head = self.store_call("listing", &places, head).await?;
-            let urgent_ones = store.list(&urgent, Select::All);
-            let urgent_ones = self.store_call("listing", &urgent, urgent_ones).await?;
-            after = after.min(head.revision).min(urgent_ones.revision);
-            let mut queue = Queue::of_head(&head, &urgent_ones);
-            let own = own(group);
-            if !head.entries.contains_key(&own) && head.entries.len() == HEAD {
+            let mut below = |prefix: Key| {
+                let below = documents
+                    .entries
+                    .extract_if(.., |key, _| Span::Below(prefix.clone()).contains(key));
+                Snapshot { revision: after, entries: below.collect() }
+            };
+            let (head, urgent) =
+                (below(self.locks.keys().queue(group)), below(self.locks.keys().all_urgent(group)));
+            // Our own place is read by its key, and so comes on top if it is not at the head.
+            if head.entries.len() > HEAD {
                 far_behind.insert(group.clone());
             }
-            if let Some(place) = documents.entries.remove(&own) {
-                queue.changed(&own, Some(&place), place.modified);
-            }
-            queues.insert(group.clone(), queue);
+            queues.insert(group.clone(), Queue::of_head(&head, &urgent));
         }
         Ok(View { documents, queues, far_behind, after })
     }

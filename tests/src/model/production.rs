@@ -476,6 +476,10 @@ impl Store for Probe {
         Err(StoreError::Broken("caught".to_owned()))
     }
 
+    async fn read(&self, _: &[Key], _: &[(Key, Select)]) -> Result<Snapshot> {
+        Err(StoreError::Broken("the model has queues of its own".to_owned()))
+    }
+
     async fn list(&self, _: &Key, _: Select) -> Result<Snapshot> {
         Err(StoreError::Broken("the model has queues of its own".to_owned()))
     }

@@ -172,6 +172,16 @@ impl Store for FaultyStore {
         listed
     }
 
+    async fn read(&self, keys: &[Key], below: &[(Key, Select)]) -> Result<Snapshot> {
+        sleep(self.faults.delay()).await;
+        if self.faults.strikes() {
+            return self.faults.no_answer().await;
+        }
+        let listed = self.faults.inner.read(keys, below).await;
+        sleep(self.faults.delay()).await;
+        listed
+    }
+
     async fn commit(&self, txn: &Txn) -> Result<Commit> {
         let faults = &self.faults;
         let delay = faults.delay();

@@ -111,3 +111,22 @@ pub(super) async fn a_large_list_is_whole(place: Place<'_>) {
     assert_eq!(snapshot.entries.len(), 60, "some are missing");
     assert!(snapshot.entries.values().all(|entry| entry.value == value), "some are cut");
 }
+
+pub(super) async fn keys_and_listings_are_read_together(place: Place<'_>) {
+    let store = place.open();
+    for name in ["a/3", "a/1", "a/2", "b/1", "k", "l"] {
+        put(&*store, &place.key(name), name).await;
+    }
+    let below = [
+        (place.key("a/"), Select::Oldest(2)),
+        (place.key("b/"), Select::All),
+        (place.key("c/"), Select::All),
+        (place.key("a/"), Select::Oldest(0)),
+    ];
+    let read = good(store.read(&[place.key("k"), place.key("none")], &below).await);
+    let keys: Vec<_> = read.entries.keys().cloned().collect();
+    assert_eq!(keys, ["a/1", "a/3", "b/1", "k"].map(|name| place.key(name)));
+    assert_eq!(read.get(&place.key("k")).map(|entry| &entry.value[..]), Some(&b"k"[..]));
+    let next = put(&*store, &place.key("k"), "later").await;
+    assert!(read.revision < next);
+}
