@@ -28,11 +28,12 @@ pub use self::group::GroupSettings;
 pub use self::hooks::{HooksFragment, HooksSettings};
 pub use self::metrics::{MetricsFragment, MetricsSettings};
 pub use self::reboot::{RebootFragment, RebootSettings};
-pub use self::window::WindowSettings;
+pub use self::window::{WindowRule, WindowSettings, local_zone};
 use crate::id::Group;
 use crate::keys::Keyspace;
 use crate::record::sorted_groups;
 use crate::store::Endpoint;
+use crate::window::Windows;
 
 /// Everything, decided.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,7 +45,7 @@ pub struct Settings {
     /// How the agent behaves.
     pub agent: AgentSettings,
     /// When reboots may begin; at any time if there are none.
-    pub windows: Vec<WindowSettings>,
+    pub windows: Windows,
     /// Reasons to reboot, besides update-engine and requests.
     pub detectors: Vec<DetectorSettings>,
     /// Reasons to wait.
@@ -147,7 +148,7 @@ impl Settings {
                 poll: secs(agent.poll_secs, 60).max(Duration::from_secs(1)),
                 best_effort_wait: secs(agent.best_effort_wait_secs, 60),
             },
-            windows: fragment.window.unwrap_or_default(),
+            windows: window::decide(fragment.window.unwrap_or_default())?,
             detectors: fragment.detector.unwrap_or_default(),
             gates: fragment.gate.unwrap_or_default(),
             groups: fragment.group.unwrap_or_default(),
