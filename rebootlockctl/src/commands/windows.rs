@@ -123,18 +123,6 @@ fn moment(text: &str, zone: &TimeZone) -> anyhow::Result<Timestamp> {
     Ok(zone.to_timestamp(local)?)
 }
 
-/// Overlapping and touching ones together.
-fn merged(spans: Vec<Span>) -> Vec<Span> {
-    let mut merged: Vec<Span> = Vec::new();
-    for span in spans {
-        match merged.last_mut() {
-            Some(last) if span.opens <= last.closes => last.closes = last.closes.max(span.closes),
-            _ => merged.push(span),
-        }
-    }
-    merged
-}
-
 fn shown(at: Timestamp, zone: &TimeZone) -> String {
     at.to_zoned(zone.clone()).strftime("%a %F %R %Z").to_string()
 }
@@ -144,9 +132,25 @@ fn exact(at: Timestamp, zone: &TimeZone) -> String {
 }
 
 impl Question {
+    /// The spans of `window`, overlapping and touching ones together, and when this machine begins
+    /// in each.
+    fn spans_of(&self, window: &Window) -> Vec<(Span, Option<Timestamp>)> {
+        let mut merged: Vec<(Span, Option<Timestamp>)> = Vec::new();
+        for span in window.spans(self.from, self.to) {
+            let starts = self.starts(window, span);
+            match merged.last_mut() {
+                Some((last, first)) if span.opens <= last.closes => {
+                    last.closes = last.closes.max(span.closes);
+                    *first = (*first).min(starts);
+                }
+                _ => merged.push((span, starts)),
+            }
+        }
+        merged
+    }
+
     fn starts(&self, window: &Window, span: Span) -> Option<Timestamp> {
-        let delay = Windows::delay(window, span, &self.machine);
-        let delay = SignedDuration::try_from(delay).ok()?;
+        let delay = SignedDuration::try_from(Windows::delay(window, span, &self.machine)).ok()?;
         span.opens.checked_add(delay).ok().filter(|_| !window.splay.is_zero())
     }
 
@@ -160,12 +164,12 @@ impl Question {
         let next = self.windows.next_start(self.from, &self.machine);
         let window = |window: &'_ Window| -> Vec<SpanView> {
             let zone = window.shown_in();
-            let spans = merged(window.spans(self.from, self.to)).into_iter();
+            let spans = self.spans_of(window).into_iter();
             spans
-                .map(|span| SpanView {
+                .map(|(span, starts)| SpanView {
                     opens: exact(span.opens, zone),
                     closes: exact(span.closes, zone),
-                    starts: self.starts(window, span).map(|at| exact(at, zone)),
+                    starts: starts.map(|at| exact(at, zone)),
                 })
                 .collect()
         };
@@ -240,14 +244,14 @@ impl Question {
                 row.extend(splay.then(|| Field::new(starts)));
                 row
             };
-            let spans = merged(window.spans(self.from, self.to));
+            let spans = self.spans_of(window);
             if spans.is_empty() {
                 let next = window.next_opening(self.to).map(|at| shown(at, zone));
                 let next = next.as_deref().unwrap_or("never");
                 rows.push((Timestamp::MAX, row(next, "", "")));
             }
-            for span in spans {
-                let starts = self.starts(window, span).map(|at| shown(at, zone));
+            for (span, starts) in spans {
+                let starts = starts.map(|at| shown(at, zone));
                 let (opens, closes) = (shown(span.opens, zone), shown(span.closes, zone));
                 rows.push((span.opens, row(&opens, &closes, starts.as_deref().unwrap_or(""))));
             }
