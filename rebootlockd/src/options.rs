@@ -129,8 +129,17 @@ mod tests {
     use super::*;
 
     fn options(variables: &[(&str, &str)], flags: &[&str]) -> Result<Options, ConfigError> {
-        let config = tempfile::NamedTempFile::new().unwrap();
-        let config = config.path().to_str().unwrap().to_owned();
+        options_of("", variables, flags)
+    }
+
+    fn options_of(
+        config: &str,
+        variables: &[(&str, &str)],
+        flags: &[&str],
+    ) -> Result<Options, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), config).unwrap();
+        let config = file.path().to_str().unwrap().to_owned();
         let words = ["rebootlockd", "run", "--config", &config];
         let cli = Cli::try_parse_from(words.iter().chain(flags)).unwrap();
         let Command::Run(run) = cli.command;
@@ -157,6 +166,16 @@ mod tests {
         assert_eq!(options.windows.0.len(), 1);
         assert_eq!(options.settings.store.endpoints.len(), 2);
         assert_eq!(options.settings.machine.groups[0].as_str(), "rack 7");
+    }
+
+    #[test]
+    fn the_window_of_update_conf_replaces_what_files_allow_and_not_what_they_deny() {
+        let config = "[[window]]\nrange = \"22:00-23:00\"\n\
+            [[window]]\naction = \"deny\"\ndates = [\"2026-12-24\"]\n";
+        let variables = [("REBOOT_WINDOW_START", "Thu 23:00"), ("REBOOT_WINDOW_LENGTH", "1h")];
+        let windows = options_of(config, &variables, &[]).unwrap().windows.0;
+        let names: Vec<_> = windows.iter().map(|window| window.name.as_str()).collect();
+        assert_eq!(names, ["2026-12-24", "Thu 23:00 for 1h"]);
     }
 
     #[test]
