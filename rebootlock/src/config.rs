@@ -30,11 +30,12 @@ pub use self::hooks::{HooksFragment, HooksSettings};
 pub use self::metrics::{MetricsFragment, MetricsSettings};
 pub use self::reboot::{RebootFragment, RebootSettings};
 use self::table::Secs;
-pub use self::window::WindowSettings;
+pub use self::window::{WindowRule, WindowSettings, local_zone};
 use crate::id::Group;
 use crate::keys::Keyspace;
 use crate::record::sorted_groups;
 use crate::store::Endpoint;
+use crate::window::Windows;
 
 /// Everything, decided.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,7 +47,7 @@ pub struct Settings {
     /// How the agent behaves.
     pub agent: AgentSettings,
     /// When reboots may begin; at any time if there are none.
-    pub windows: Vec<WindowSettings>,
+    pub windows: Windows,
     /// Reasons to reboot, besides update-engine and requests.
     pub detectors: Vec<DetectorSettings>,
     /// Reasons to wait.
@@ -162,7 +163,7 @@ impl Settings {
                     .kill_switch_file
                     .unwrap_or_else(|| "/etc/rebootlock/disable".into()),
             },
-            windows: fragment.window.unwrap_or_default(),
+            windows: window::decide(fragment.window.unwrap_or_default())?,
             detectors: fragment.detector.unwrap_or_default(),
             gates: fragment.gate.unwrap_or_default(),
             groups: fragment.group.unwrap_or_default(),

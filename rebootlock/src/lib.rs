@@ -7,6 +7,7 @@
 //! - [`store`]: values that change only together; one backend a file below it.
 //! - [`lock`]: the lock manager, which loads documents, changes them by their rules and commits them.
 //! - [`wait`]: waiting for one's turn without polling.
+//! - [`window`]: when a reboot may begin, pure.
 //! - [`chance`], [`host`], [`config`], [`cli`], [`logging`]: what the programs have in common.
 //!
 //! Nothing here reboots anything, opens a port or talks to a bus.
@@ -25,3 +26,4 @@ pub mod record;
 pub mod semaphore;
 pub mod store;
 pub mod wait;
+pub mod window;

@@ -26,7 +26,7 @@ use crate::record::{Claim, Document, UnixTime};
 use crate::store::{Commit, Event, Key, LeaseKeeper, Revision, Select, StoreError, Txn};
 
 /// How many at the head of a queue watch it.
-pub const FRONT: usize = 8;
+pub const FRONT: usize = 4;
 
 /// A place lost again within this time was not lost by chance.
 const LOSES_AGAIN: Duration = Duration::from_secs(60);

@@ -104,6 +104,16 @@ The agent on this machine frees the slot when it is back and healthy.")]
         #[command(flatten)]
         output: Output,
     },
+    /// Show whether this machine may reboot now, and when its windows open and close
+    #[command(after_help = "\
+Examples:
+  rebootlockctl windows
+  rebootlockctl windows --from \"2026-12-24 18:00\" --days 30
+  rebootlockctl windows --output json | jq -r .nextStart
+
+Reads the configuration of this machine; no store is asked. The window that REBOOT_WINDOW_START
+and REBOOT_WINDOW_LENGTH make is known to the agent alone.")]
+    Windows(WindowsArgs),
     /// Let nobody new have a slot
     #[command(after_help = "\
 Examples:
@@ -173,6 +183,18 @@ pub(crate) struct Status {
     /// Stay, and show it again whenever the store changes; Ctrl-C ends it
     #[arg(long)]
     pub(crate) watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WindowsArgs {
+    /// As if it were then, as 2026-12-24 or "2026-12-24 18:00" [default: now]
+    #[arg(long, value_name = "DATETIME")]
+    pub(crate) from: Option<String>,
+    /// How many days are shown
+    #[arg(long, value_name = "N", default_value_t = 14, value_parser = clap::value_parser!(u16).range(1..=366))]
+    pub(crate) days: u16,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Args)]

@@ -16,6 +16,7 @@ mod set_max;
 mod status;
 mod unlock;
 mod waiting;
+mod windows;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Queue { scope, output } => queue::run(open()?, scope, output).await,
         Command::Groups { output } => groups::run(open()?, output).await,
         Command::Machines { output } => machines::run(open()?, output).await,
+        Command::Windows(args) => windows::run(&cli.common, args).await,
         Command::Pause { reason, fleet } => pause::pause(open()?, reason, fleet).await,
         Command::Resume { fleet } => pause::resume(open()?, fleet).await,
         Command::Request { machine, reason, priority } => {

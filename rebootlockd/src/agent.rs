@@ -308,17 +308,18 @@ impl Agent {
             if self.wants.now() == Want::Nothing {
                 return Ok(Event::Unwanted);
             }
-            let now = jiff::Zoned::now();
-            let left = self.options.windows.opens_in(&now);
-            if left.is_zero() {
+            let now = jiff::Timestamp::now();
+            let verdict = self.options.windows.judge(now, &self.machine);
+            if verdict.is_open() {
                 return Ok(Event::GatesOpen);
             }
             if self.options.run.once {
                 return Err(PassOver(exit::GATE_CLOSED));
             }
-            let opens = self.options.windows.next_start(&now);
-            let opens = opens.map(|at| at.strftime("%a %F %R %Z").to_string()).unwrap_or_default();
-            self.say(&format!("a reboot is wanted; the reboot window opens {opens}"));
+            let why = verdict.sentence(&jiff::tz::TimeZone::system());
+            self.say(&format!("a reboot is wanted; {why}"));
+            let starts = self.options.windows.next_start(now, &self.machine);
+            let left = starts.map_or(WINDOW_TICK, |at| now.duration_until(at).unsigned_abs());
             let look_again = self.look_again_after();
             // Not for long at a time: clocks are set, and machines sleep.
             tokio::select! {
@@ -347,7 +348,7 @@ impl Agent {
     }
 
     fn window_is_open(&self) -> bool {
-        self.options.windows.is_open(&jiff::Zoned::now())
+        self.options.windows.judge(jiff::Timestamp::now(), &self.machine).is_open()
     }
 
     /// A claim of its own for every acquisition.

@@ -4,7 +4,6 @@
 //! - [`policy`]: states and transitions, pure; [`agent`] is the one loop around it.
 //! - [`update_engine`], [`requests`]: who wants a reboot, as [`want`] puts it together.
 //! - [`logind`]: users, inhibitors, and the reboot itself, over the system [`bus`].
-//! - [`window`]: when a reboot may begin, pure.
 //! - [`coordinator`], [`notify`], [`presence`]: whom we tell what we do. [`memento`]: what we keep on disk.
 //! - [`options`]: flags, variables and files become settings.
 
@@ -21,4 +20,3 @@ pub mod presence;
 pub mod requests;
 pub mod update_engine;
 pub mod want;
-pub mod window;

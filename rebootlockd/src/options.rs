@@ -5,9 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use rebootlock::cli::{CommonArgs, locksmith_fragment};
-use rebootlock::config::{AgentFragment, ConfigError, Fragment, Settings, Strategy};
-
-use crate::window::{InvalidWindow, Window, Windows};
+use rebootlock::config::{AgentFragment, ConfigError, Fragment, Settings, Strategy, local_zone};
+use rebootlock::window::{Action, InvalidWindow, Locksmith, Rule, Window, Windows};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -95,26 +94,26 @@ pub fn read(
     let settings = Settings::decide(fragment)?;
 
     let either = |name: &str| text(&format!("LOCKSMITHD_{name}")).or_else(|| text(name));
-    let invalid = |setting, error: InvalidWindow| ConfigError::Setting {
-        setting,
-        problem: error.to_string(),
-    };
-    let mut windows = Vec::new();
-    for window in &settings.windows {
-        let parsed = Window::parse(&window.start, &window.length);
-        windows.push(parsed.map_err(|error| invalid("[[window]]", error))?);
-    }
-    let from_variables = match (either("REBOOT_WINDOW_START"), either("REBOOT_WINDOW_LENGTH")) {
+    let written = match (either("REBOOT_WINDOW_START"), either("REBOOT_WINDOW_LENGTH")) {
         (None, None) => None,
-        (Some(start), Some(length)) => Some(Window::parse(&start, &length)),
+        (Some(start), Some(length)) => Some(
+            Locksmith::parse(&start, &length).map(|rule| (format!("{start} for {length}"), rule)),
+        ),
         (Some(_), None) => Some(Err(InvalidWindow::Half("REBOOT_WINDOW_START"))),
         (None, Some(_)) => Some(Err(InvalidWindow::Half("REBOOT_WINDOW_LENGTH"))),
     };
-    if let Some(window) = from_variables {
-        // The host's own variables replace what files say, as every later layer does.
-        windows = vec![window.map_err(|error| invalid("REBOOT_WINDOW_START", error))?];
+    let mut windows = settings.windows.clone();
+    if let Some(written) = written {
+        let (name, rule) = written.map_err(|error| ConfigError::Setting {
+            setting: "REBOOT_WINDOW_START",
+            problem: error.to_string(),
+        })?;
+        // The host's own variables replace what files allow, as every later layer does. What files
+        // deny stays denied.
+        windows.0.retain(|window| window.action == Action::Deny);
+        windows.0.push(Window::new(name, local_zone()?, Rule::Locksmith(rule)));
     }
-    Ok(Options { settings, windows: Windows(windows), run: run.clone() })
+    Ok(Options { settings, windows, run: run.clone() })
 }
 
 fn parse_strategy(name: &str) -> Result<Strategy, ConfigError> {
@@ -130,8 +129,17 @@ mod tests {
     use super::*;
 
     fn options(variables: &[(&str, &str)], flags: &[&str]) -> Result<Options, ConfigError> {
-        let config = tempfile::NamedTempFile::new().unwrap();
-        let config = config.path().to_str().unwrap().to_owned();
+        options_of("", variables, flags)
+    }
+
+    fn options_of(
+        config: &str,
+        variables: &[(&str, &str)],
+        flags: &[&str],
+    ) -> Result<Options, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), config).unwrap();
+        let config = file.path().to_str().unwrap().to_owned();
         let words = ["rebootlockd", "run", "--config", &config];
         let cli = Cli::try_parse_from(words.iter().chain(flags)).unwrap();
         let Command::Run(run) = cli.command;
@@ -158,6 +166,16 @@ mod tests {
         assert_eq!(options.windows.0.len(), 1);
         assert_eq!(options.settings.store.endpoints.len(), 2);
         assert_eq!(options.settings.machine.groups[0].as_str(), "rack 7");
+    }
+
+    #[test]
+    fn the_window_of_update_conf_replaces_what_files_allow_and_not_what_they_deny() {
+        let config = "[[window]]\nrange = \"22:00-23:00\"\n\
+            [[window]]\naction = \"deny\"\ndates = [\"2026-12-24\"]\n";
+        let variables = [("REBOOT_WINDOW_START", "Thu 23:00"), ("REBOOT_WINDOW_LENGTH", "1h")];
+        let windows = options_of(config, &variables, &[]).unwrap().windows.0;
+        let names: Vec<_> = windows.iter().map(|window| window.name.as_str()).collect();
+        assert_eq!(names, ["2026-12-24", "Thu 23:00 for 1h"]);
     }
 
     #[test]

@@ -13,3 +13,4 @@ mod status;
 mod usage;
 mod waiting;
 mod watch;
+mod windows;

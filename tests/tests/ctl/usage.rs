@@ -19,6 +19,7 @@ async fn help_and_version_are_answers() {
         "send-need-reboot",
         "queue",
         "groups",
+        "windows",
         "pause",
         "resume",
         "request",
