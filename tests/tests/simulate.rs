@@ -76,7 +76,7 @@ fn ended(pid: &str) -> bool {
 async fn it_lists_what_is_configured_and_what_each_says() {
     let machine = Machine::new();
     let config = machine.marker(true)
-        + &sh("patched", "echo 'a\u{1b}[31mpatch'; echo more >&2; exit 0")
+        + &sh("patched", "printf 'a\\033[31mpatch\\n'; echo more >&2; exit 0")
         + "[[detector]]\ntype = \"uptime\"\nenabled = false\n\
            [[detector]]\ntype = \"update-engine\"\nenabled = false\n\
            [store]\nendpoints = [\"http://127.0.0.1:1\"]\nusername = \"u\"\n\

@@ -119,6 +119,7 @@ fn no_answer(how: &How, timeout: Duration) -> String {
                 timeout.as_secs()
             )
         }
+        How::NotStarted(why) => why.clone(),
         how => how.to_string(),
     }
 }

@@ -51,7 +51,7 @@ fn rpm_flavour(release: &str) -> Option<String> {
     let real_time = |part: &&str| {
         part.strip_prefix("rt").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
     };
-    if parts[..at].iter().any(|part| real_time(part)) {
+    if parts[..at].iter().any(real_time) {
         words.push("rt".to_owned());
     }
     words.retain(|word| !word.is_empty());
