@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use self::detector::DetectorSettings;
+pub use self::detector::{DetectorKind, DetectorSettings, Source as DetectorSource};
 pub use self::file::{ConfigError, DEFAULT_FILE, read_files};
 pub use self::fragment::{
     AgentFragment, Fragment, LogFormat, LogFragment, MachineFragment, StoreFragment, Strategy,

@@ -2,14 +2,17 @@
 //! freed slot.
 //!
 //! - [`policy`]: states and transitions, pure; [`agent`] is the one loop around it.
-//! - [`update_engine`], [`requests`]: who wants a reboot, as [`want`] puts it together.
+//! - [`update_engine`], [`requests`], [`detect`]: who wants a reboot, as [`want`] puts it together.
 //! - [`logind`]: users, inhibitors, and the reboot itself, over the system [`bus`].
 //! - [`coordinator`], [`notify`], [`presence`]: whom we tell what we do. [`memento`]: what we keep on disk.
+//! - [`process`]: commands, run so that nothing of them survives their deadline.
+//! - [`simulate`]: what the detectors say now, and nothing else.
 //! - [`options`]: flags, variables and files become settings.
 
 pub mod agent;
 pub mod bus;
 pub mod coordinator;
+pub mod detect;
 pub mod failpoint;
 pub mod logind;
 pub mod memento;
@@ -17,6 +20,8 @@ pub mod notify;
 pub mod options;
 pub mod policy;
 pub mod presence;
+pub mod process;
 pub mod requests;
+pub mod simulate;
 pub mod update_engine;
 pub mod want;

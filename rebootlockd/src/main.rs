@@ -10,8 +10,8 @@ use rebootlock::lock::LockManager;
 use rebootlock::{host, logging, store};
 use rebootlockd::agent::{Agent, Ending};
 use rebootlockd::coordinator::Coordinator;
-use rebootlockd::notify;
 use rebootlockd::options::{Cli, Command, Options, RunArgs, read};
+use rebootlockd::{notify, simulate};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +27,10 @@ fn main() -> ExitCode {
             return if error.use_stderr() { exit::USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
-    let Command::Run(run) = cli.command;
+    let run = match cli.command {
+        Command::Run(run) => run,
+        Command::Simulate(args) => return simulate::run(&cli.common, &args).into(),
+    };
     let options = match read(&cli.common, &run, |name| std::env::var_os(name)) {
         Ok(options) => options,
         Err(error) => return fail(&error.into(), exit::CONFIG),

@@ -8,6 +8,8 @@ use rebootlock::cli::{CommonArgs, locksmith_fragment};
 use rebootlock::config::{AgentFragment, ConfigError, Fragment, Settings, Strategy, local_zone};
 use rebootlock::window::{Action, InvalidWindow, Locksmith, Rule, Window, Windows};
 
+use crate::simulate::SimulateArgs;
+
 const EXAMPLES: &str = "\
 Examples:
   rebootlockd run                                  as the service does
@@ -35,6 +37,8 @@ pub struct Cli {
 pub enum Command {
     /// Wait for a reason to reboot, take a slot, reboot, and give it back afterwards
     Run(RunArgs),
+    /// Ask this machine's detectors once and print what they say; touches no store
+    Simulate(SimulateArgs),
 }
 
 /// Flags of `run`.
@@ -142,7 +146,7 @@ mod tests {
         let config = file.path().to_str().unwrap().to_owned();
         let words = ["rebootlockd", "run", "--config", &config];
         let cli = Cli::try_parse_from(words.iter().chain(flags)).unwrap();
-        let Command::Run(run) = cli.command;
+        let Command::Run(run) = cli.command else { panic!("not run: {flags:?}") };
         let find = |name: &str| {
             variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into())
         };

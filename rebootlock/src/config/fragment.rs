@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use super::ConfigError;
-use super::detector::{DetectorSettings, DetectorTable};
+use super::detector::{DetectorSettings, DetectorTable, check_detectors};
 use super::file::{explain, fault_in};
 use super::gate::{GateSettings, GateTable};
 use super::group::{GroupSettings, GroupTable};
@@ -70,7 +70,7 @@ impl Written {
             machine: self.machine,
             agent: self.agent,
             window: check_all(self.window)?,
-            detector: check_all(self.detector)?,
+            detector: check_detectors(self.detector)?,
             gate: check_all(self.gate)?,
             group: check_all(self.group)?,
             hooks: self.hooks,
