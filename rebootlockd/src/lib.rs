@@ -6,6 +6,7 @@
 //! - [`logind`]: users, inhibitors, and the reboot itself, over the system [`bus`].
 //! - [`window`]: when a reboot may begin, pure.
 //! - [`coordinator`], [`notify`], [`presence`]: whom we tell what we do. [`memento`]: what we keep on disk.
+//! - [`process`]: commands, run so that nothing of them survives their deadline.
 //! - [`options`]: flags, variables and files become settings.
 
 pub mod agent;
@@ -18,6 +19,7 @@ pub mod notify;
 pub mod options;
 pub mod policy;
 pub mod presence;
+pub mod process;
 pub mod requests;
 pub mod update_engine;
 pub mod want;
