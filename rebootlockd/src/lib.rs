@@ -4,6 +4,7 @@
 //! - [`policy`]: states and transitions, pure; [`agent`] is the one loop around it.
 //! - [`update_engine`], [`requests`]: who wants a reboot, as [`want`] puts it together.
 //! - [`logind`]: users, inhibitors, and the reboot itself, over the system [`bus`].
+//! - [`gate`]: reasons to wait; [`environment`]: what scripts are told.
 //! - [`window`]: when a reboot may begin, pure.
 //! - [`coordinator`], [`notify`], [`presence`]: whom we tell what we do. [`memento`]: what we keep on disk.
 //! - [`process`]: commands, run so that nothing of them survives their deadline.
@@ -12,7 +13,9 @@
 pub mod agent;
 pub mod bus;
 pub mod coordinator;
+pub mod environment;
 pub mod failpoint;
+pub mod gate;
 pub mod logind;
 pub mod memento;
 pub mod notify;
