@@ -48,8 +48,8 @@ pub struct Facts {
     pub lock_attempts: u32,
 }
 
-/// The variables of a script that runs in `phase`, each once. Lists are comma-separated, except
-/// windows, which can have commas themselves and are separated by semicolons.
+/// The variables of a script that runs in `phase`, each once. Lists are comma-separated, as
+/// clusterrebootd's are, windows too, though they may have commas themselves.
 pub fn variables(phase: Phase, facts: &Facts) -> Vec<(&'static str, String)> {
     let mut all = vec![
         ("REBOOTLOCK_PHASE", phase.to_string()),
@@ -89,8 +89,8 @@ pub fn variables(phase: Phase, facts: &Facts) -> Vec<(&'static str, String)> {
     if let Some(file) = &facts.kill_switch_file {
         add("RC_KILL_SWITCH_FILE", file.display().to_string());
     }
-    add("RC_WINDOWS_ALLOW", facts.windows_allow.join(";"));
-    add("RC_WINDOWS_DENY", facts.windows_deny.join(";"));
+    add("RC_WINDOWS_ALLOW", facts.windows_allow.join(","));
+    add("RC_WINDOWS_DENY", facts.windows_deny.join(","));
     add("RC_METRICS_ENDPOINT", facts.metrics_endpoint.clone().unwrap_or_default());
     for (name, skipped) in
         [("RC_SKIP_HEALTH", facts.skip_health), ("RC_SKIP_LOCK", facts.skip_lock)]
@@ -180,7 +180,7 @@ mod tests {
             ("RC_CLUSTER_MIN_HEALTHY_FRACTION", "0.6"),
             ("RC_CLUSTER_FORBID_IF_ONLY_FALLBACK_LEFT", "true"),
             ("RC_CLUSTER_FALLBACK_NODES", "x,y"),
-            ("RC_WINDOWS_ALLOW", "Fri 18:00-Mon 08:00;* 23:00-06:00"),
+            ("RC_WINDOWS_ALLOW", "Fri 18:00-Mon 08:00,* 23:00-06:00"),
             ("RC_WINDOWS_DENY", "Mon,Tue 1:00"),
             ("RC_METRICS_ENDPOINT", "127.0.0.1:9977"),
             ("RC_SKIP_HEALTH", "true"),

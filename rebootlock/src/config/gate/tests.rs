@@ -362,3 +362,27 @@ fn a_bad_value_is_named_with_its_place_and_what_is_allowed() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+#[test]
+fn every_key_of_every_type_is_in_the_manual() {
+    let manual = include_str!("../../../../docs/gates.md");
+    for of_type in [
+        Type::Script,
+        Type::Http,
+        Type::Prometheus,
+        Type::Systemd,
+        Type::Inhibitor,
+        Type::Sessions,
+        Type::BusyFile,
+        Type::Cluster,
+    ] {
+        let heading = format!("\n## {}\n", of_type.as_str());
+        assert!(manual.contains(&heading), "{heading}");
+        for key in of_type.keys() {
+            assert!(manual.contains(&format!("`{key}`")), "{key}");
+        }
+    }
+    for variable in super::super::variables::VARIABLES {
+        assert!(manual.contains(&format!("`{variable}`")), "{variable}");
+    }
+}
