@@ -7,12 +7,13 @@
 mod detector;
 mod file;
 mod fragment;
-mod gate;
+pub mod gate;
 mod group;
 mod hooks;
 mod metrics;
 mod reboot;
 mod table;
+pub mod variables;
 mod window;
 
 use std::collections::BTreeMap;
@@ -165,7 +166,7 @@ impl Settings {
             },
             windows: window::decide(fragment.window.unwrap_or_default())?,
             detectors: fragment.detector.unwrap_or_default(),
-            gates: fragment.gate.unwrap_or_default(),
+            gates: gate::decide(fragment.gate)?,
             groups: fragment.group.unwrap_or_default(),
             hooks: HooksSettings::decide(fragment.hooks),
             reboot: RebootSettings::decide(fragment.reboot),

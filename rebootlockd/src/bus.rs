@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use zbus::Connection;
+use zbus::connection::Builder;
 
 /// Longest time one call on the bus may take.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(25);
@@ -12,5 +13,29 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(25);
 /// # Errors
 /// Why there is no bus.
 pub async fn connect() -> zbus::Result<Connection> {
-    zbus::connection::Builder::system().method_timeout(CALL_TIMEOUT).build().await
+    Address::default().connect().await
+}
+
+/// Where a bus is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Address {
+    /// This machine's.
+    #[default]
+    System,
+    /// One of several on this host.
+    At(String),
+}
+
+impl Address {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Why there is no bus.
+    pub async fn connect(&self) -> zbus::Result<Connection> {
+        let builder = match self {
+            Self::System => Builder::system(),
+            Self::At(address) => Builder::address(address.as_str()),
+        };
+        builder.method_timeout(CALL_TIMEOUT).build().await
+    }
 }

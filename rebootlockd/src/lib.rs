@@ -4,6 +4,7 @@
 //! - [`policy`]: states and transitions, pure; [`agent`] is the one loop around it.
 //! - [`update_engine`], [`requests`], [`detect`]: who wants a reboot, as [`want`] puts it together.
 //! - [`logind`]: users, inhibitors, and the reboot itself, over the system [`bus`].
+//! - [`gate`]: reasons to wait; [`environment`]: what scripts are told.
 //! - [`coordinator`], [`notify`], [`presence`]: whom we tell what we do. [`memento`]: what we keep on disk.
 //! - [`process`]: commands, run so that nothing of them survives their deadline.
 //! - [`simulate`]: what the detectors say now, and nothing else.
@@ -13,7 +14,9 @@ pub mod agent;
 pub mod bus;
 pub mod coordinator;
 pub mod detect;
+pub mod environment;
 pub mod failpoint;
+pub mod gate;
 pub mod logind;
 pub mod memento;
 pub mod notify;

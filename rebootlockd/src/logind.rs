@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use zbus::{Connection, OwnedObjectPath};
 
@@ -40,6 +41,10 @@ trait Session {
     fn class(&self) -> zbus::Result<String>;
     #[zbus(property(emits_changed_signal = "false"))]
     fn state(&self) -> zbus::Result<String>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn idle_hint(&self) -> zbus::Result<bool>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn idle_since_hint_monotonic(&self) -> zbus::Result<u64>;
 }
 
 /// `SD_LOGIND_ROOT_CHECK_INHIBITORS`: without it, logind before systemd 257 lets root pass an
@@ -74,6 +79,28 @@ pub struct Inhibitor {
     pub why: String,
 }
 
+/// An inhibitor of any kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inhibiting {
+    /// What it inhibits: `shutdown`, `sleep` and others, several separated by colons.
+    pub what: String,
+    /// The program.
+    pub who: String,
+    /// Its reason.
+    pub why: String,
+    /// `block`, `block-weak` or `delay`.
+    pub mode: String,
+}
+
+/// A session, and since when nobody has used it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Used {
+    /// Whose session it is.
+    pub by: LoggedIn,
+    /// On the monotonic clock; nothing while it is in use.
+    pub idle_since: Option<Duration>,
+}
+
 /// logind on the system bus.
 #[derive(Debug, Clone)]
 pub struct Logind {
@@ -89,7 +116,7 @@ impl Logind {
         Self::on(bus::connect().await?).await
     }
 
-    async fn on(connection: Connection) -> zbus::Result<Self> {
+    pub(crate) async fn on(connection: Connection) -> zbus::Result<Self> {
         let manager = ManagerProxy::builder(&connection)
             .cache_properties(zbus::proxy::CacheProperties::No)
             .build()
@@ -152,6 +179,57 @@ impl Logind {
             .filter(|(what, _, _, mode, ..)| blocks(what, mode))
             .map(|(_, who, why, ..)| Inhibitor { who, why })
             .collect())
+    }
+
+    /// Everything that is inhibited, in whatever mode.
+    ///
+    /// # Errors
+    /// What logind answers.
+    pub async fn inhibiting(&self) -> zbus::Result<Vec<Inhibiting>> {
+        let all = self.manager.list_inhibitors().await?;
+        let all = all.into_iter();
+        Ok(all.map(|(what, who, why, mode, ..)| Inhibiting { what, who, why, mode }).collect())
+    }
+
+    /// Sessions of users, as [`Self::logged_in`] counts them, and which of them are idle. None is
+    /// left out that is still there.
+    ///
+    /// # Errors
+    /// What logind answers.
+    pub async fn in_use(&self) -> zbus::Result<Vec<Used>> {
+        let mut found = Vec::new();
+        for (id, _, user, _, path) in self.manager.list_sessions().await? {
+            match self.used(user, path).await {
+                Ok(session) => found.extend(session),
+                Err(error) => {
+                    // Did it end between the two questions?
+                    let now = self.manager.list_sessions().await?;
+                    if now.iter().any(|(known, ..)| *known == id) {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn used(&self, user: String, path: OwnedObjectPath) -> zbus::Result<Option<Used>> {
+        let session = SessionProxy::builder(self.manager.inner().connection())
+            .path(path)
+            .cache_properties(zbus::proxy::CacheProperties::No)
+            .build()
+            .await?;
+        if !session.class().await?.starts_with("user") || session.state().await? == "closing" {
+            return Ok(None);
+        }
+        let mut idle_since = None;
+        if session.idle_hint().await? {
+            let since = Duration::from_micros(session.idle_since_hint_monotonic().await?);
+            // Zero is "not known".
+            idle_since = Some(since).filter(|since| !since.is_zero());
+        }
+        let by = LoggedIn { user, tty: session.tty().await? };
+        Ok(Some(Used { by, idle_since }))
     }
 
     /// Whether a shutdown or reboot is under way.

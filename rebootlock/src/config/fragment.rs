@@ -8,7 +8,7 @@ use toml::Spanned;
 use super::ConfigError;
 use super::detector::{DetectorSettings, DetectorTable, check_detectors};
 use super::file::{explain, fault_in};
-use super::gate::{GateSettings, GateTable};
+use super::gate::{self, GateSettings, GateTable};
 use super::group::{GroupSettings, GroupTable};
 use super::hooks::HooksFragment;
 use super::metrics::MetricsFragment;
@@ -71,7 +71,7 @@ impl Written {
             agent: self.agent,
             window: check_all(self.window)?,
             detector: check_detectors(self.detector)?,
-            gate: check_all(self.gate)?,
+            gate: gate::check_all(self.gate)?,
             group: check_all(self.group)?,
             hooks: self.hooks,
             reboot: self.reboot,

@@ -1,5 +1,7 @@
 //! Somebody logged in: one object on the bus.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use zbus::{Connection, ObjectPath, OwnedObjectPath};
 
@@ -26,6 +28,8 @@ pub struct Session {
     pub kind: String,
     /// `online`, `active`, `closing`.
     pub state: String,
+    /// Since when nobody has used it, on the monotonic clock; nothing while it is in use.
+    pub idle_since: Option<Duration>,
 }
 
 impl Session {
@@ -42,6 +46,7 @@ impl Session {
             class: "user".to_owned(),
             kind: kind.to_owned(),
             state: "active".to_owned(),
+            idle_since: None,
         }
     }
 
@@ -122,6 +127,17 @@ impl Served {
     #[zbus(property(emits_changed_signal = "false"))]
     fn state(&self) -> String {
         self.session.state.clone()
+    }
+
+    #[zbus(property)]
+    fn idle_hint(&self) -> bool {
+        self.session.idle_since.is_some()
+    }
+
+    #[zbus(property)]
+    fn idle_since_hint_monotonic(&self) -> u64 {
+        let since = self.session.idle_since.unwrap_or_default();
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
     }
 
     #[zbus(property)]
