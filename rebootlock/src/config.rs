@@ -26,7 +26,7 @@ pub use self::fragment::{
 pub use self::gate::GateSettings;
 pub use self::group::GroupSettings;
 pub use self::hooks::{HooksFragment, HooksSettings};
-pub use self::metrics::{MetricsFragment, MetricsSettings};
+pub use self::metrics::{Listen, MetricsFragment, MetricsSettings, Textfile};
 pub use self::reboot::{RebootFragment, RebootSettings};
 pub use self::window::WindowSettings;
 use crate::id::Group;
