@@ -6,6 +6,7 @@
 //! - [`logind`]: users, inhibitors, and the reboot itself, over the system [`bus`].
 //! - [`window`]: when a reboot may begin, pure.
 //! - [`coordinator`], [`notify`], [`presence`]: whom we tell what we do. [`memento`]: what we keep on disk.
+//! - [`outcome`]: how a pass ends, by name and exit code. [`metrics`]: figures for Prometheus.
 //! - [`options`]: flags, variables and files become settings.
 
 pub mod agent;
@@ -14,8 +15,10 @@ pub mod coordinator;
 pub mod failpoint;
 pub mod logind;
 pub mod memento;
+pub mod metrics;
 pub mod notify;
 pub mod options;
+pub mod outcome;
 pub mod policy;
 pub mod presence;
 pub mod requests;
