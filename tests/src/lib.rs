@@ -7,6 +7,7 @@ pub mod machine;
 pub mod model;
 pub mod pki;
 pub mod process;
+pub mod prometheus;
 pub mod proxy;
 pub mod simulation;
 mod wait;
