@@ -28,7 +28,7 @@ pub use self::fragment::{
 pub use self::gate::GateSettings;
 pub use self::group::GroupSettings;
 pub use self::hooks::{HooksFragment, HooksSettings};
-pub use self::metrics::{MetricsFragment, MetricsSettings};
+pub use self::metrics::{Listen, MetricsFragment, MetricsSettings, Textfile};
 pub use self::reboot::{RebootFragment, RebootSettings};
 use self::table::Secs;
 pub use self::window::{WindowRule, WindowSettings, local_zone};

@@ -8,6 +8,7 @@
 //! - [`coordinator`], [`notify`], [`presence`]: whom we tell what we do. [`memento`]: what we keep on disk.
 //! - [`process`]: commands, run so that nothing of them survives their deadline.
 //! - [`simulate`]: what the detectors say now, and nothing else.
+//! - [`outcome`]: how a pass ends, by name and exit code. [`metrics`]: figures for Prometheus.
 //! - [`options`]: flags, variables and files become settings.
 
 pub mod agent;
@@ -19,8 +20,10 @@ pub mod failpoint;
 pub mod gate;
 pub mod logind;
 pub mod memento;
+pub mod metrics;
 pub mod notify;
 pub mod options;
+pub mod outcome;
 pub mod policy;
 pub mod presence;
 pub mod process;

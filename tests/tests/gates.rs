@@ -49,7 +49,7 @@ async fn alerts_of_a_real_prometheus_close() {
   - { alert: Slow, expr: vector(1), for: 1h }
   - { alert: Never, expr: vector(1) > 2 }
 "#;
-    let mut prometheus = Prometheus::start(rules).await.unwrap();
+    let mut prometheus = Prometheus::alerting(rules).await.unwrap();
     let gate = format!("type = \"prometheus\"\nurl = \"{}\"\n", prometheus.url());
     eventually("all alerts are known", SOON, async || {
         match sentence(&format!("{gate}pending = true")).await {

@@ -11,7 +11,7 @@ use super::file::{explain, fault_in};
 use super::gate::{self, GateSettings, GateTable};
 use super::group::{GroupSettings, GroupTable};
 use super::hooks::HooksFragment;
-use super::metrics::MetricsFragment;
+use super::metrics::{MetricsFragment, MetricsTable};
 use super::reboot::RebootFragment;
 use super::table::{Fault, Secs, check_all, overlay_named};
 use super::window::{WindowSettings, WindowTable};
@@ -59,7 +59,7 @@ struct Written {
     group: Option<Vec<Spanned<GroupTable>>>,
     hooks: HooksFragment,
     reboot: RebootFragment,
-    metrics: MetricsFragment,
+    metrics: MetricsTable,
     log: LogFragment,
 }
 
@@ -75,7 +75,7 @@ impl Written {
             group: check_all(self.group)?,
             hooks: self.hooks,
             reboot: self.reboot,
-            metrics: self.metrics,
+            metrics: self.metrics.check()?,
             log: self.log,
         })
     }
