@@ -13,6 +13,7 @@ mod hooks;
 mod metrics;
 mod reboot;
 mod table;
+pub mod variables;
 mod window;
 
 use std::path::{Path, PathBuf};
@@ -25,9 +26,9 @@ pub use self::fragment::{
 };
 pub use self::gate::GateSettings;
 pub use self::group::GroupSettings;
-pub use self::hooks::{HooksFragment, HooksSettings};
+pub use self::hooks::{HooksFragment, HooksSettings, Isolation};
 pub use self::metrics::{MetricsFragment, MetricsSettings};
-pub use self::reboot::{RebootFragment, RebootSettings};
+pub use self::reboot::{OnOverdue, RebootFragment, RebootMethod, RebootSettings};
 pub use self::window::WindowSettings;
 use crate::id::Group;
 use crate::keys::Keyspace;
@@ -152,7 +153,7 @@ impl Settings {
             gates: fragment.gate.unwrap_or_default(),
             groups: fragment.group.unwrap_or_default(),
             hooks: HooksSettings::decide(fragment.hooks),
-            reboot: RebootSettings::decide(fragment.reboot),
+            reboot: RebootSettings::decide(fragment.reboot)?,
             metrics: MetricsSettings::decide(fragment.metrics),
             log: LogSettings {
                 format: log.format.unwrap_or_default(),
@@ -295,8 +296,12 @@ mod tests {
         // As it is installed it decides nothing.
         let installed = Settings::decide(Fragment::parse(&path, &text).unwrap()).unwrap();
         assert_eq!(installed, decide("").unwrap());
-        let agent = shown.agent;
-        let shown = Settings::decide(Fragment { agent, ..Fragment::default() }).unwrap();
+        let (agent, hooks) = (shown.agent, shown.hooks);
+        let reboot = shown.reboot.without_examples();
+        let shown = Fragment { agent, hooks, reboot, ..Fragment::default() };
+        let shown = Settings::decide(shown).unwrap();
         assert_eq!(shown.agent, installed.agent);
+        assert_eq!(shown.hooks, installed.hooks);
+        assert_eq!(shown.reboot, installed.reboot);
     }
 }
