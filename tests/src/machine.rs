@@ -6,6 +6,7 @@ mod bus;
 pub mod logind;
 mod notify;
 mod pty;
+pub mod systemd;
 pub mod update_engine;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ pub use bus::Bus;
 pub use logind::Logind;
 pub use notify::NotifySocket;
 pub use pty::Pty;
+pub use systemd::Systemd;
 pub use update_engine::UpdateEngine;
 
 /// Beginnings of variables that would carry the tester's own set-up into a program under test.
