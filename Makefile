@@ -95,8 +95,9 @@ deny: ## licences, sources and known faults of what we depend on
 	scripts/check-dependencies
 
 install: release ## programs, systemd/, documents and completions into DESTDIR
-	$(INSTALL) -d $(addprefix $(DESTDIR),$(BINDIR) $(DOCDIR)/proto-docs $(UNITDIR)/update-engine.service.wants \
-	  $(SYSUSERSDIR) $(TMPFILESDIR) $(DBUSDIR) $(CONFDIR)/rebootlock.d $(BASHDIR) $(ZSHDIR) $(FISHDIR))
+	$(INSTALL) -d $(addprefix $(DESTDIR),$(BINDIR) $(DOCDIR)/proto-docs $(DOCDIR)/docs $(UNITDIR)/update-engine.service.wants \
+	  $(SYSUSERSDIR) $(TMPFILESDIR) $(DBUSDIR) $(CONFDIR)/rebootlock.d \
+	  $(CONFDIR)/pre-reboot.d $(CONFDIR)/post-reboot.d $(BASHDIR) $(ZSHDIR) $(FISHDIR))
 	$(INSTALL) -m 0755 $(PROGRAMS:%=$(TARGET)/release/%) $(DESTDIR)$(BINDIR)
 	sed 's,=/usr/bin/rebootlockd,=$(BINDIR)/rebootlockd,; s,/usr/share/doc/,$(PREFIX)/share/doc/,' \
 	  systemd/usr/lib/systemd/system/rebootlockd.service >$(DESTDIR)$(UNITDIR)/rebootlockd.service
@@ -113,6 +114,7 @@ install: release ## programs, systemd/, documents and completions into DESTDIR
 	$(INSTALL) -m 0644 "$$new" "$$old"
 	$(INSTALL) -m 0644 $(LICENCES) $(DOCS) $(DESTDIR)$(DOCDIR)
 	cp -R proto-docs/. $(DESTDIR)$(DOCDIR)/proto-docs
+	$(INSTALL) -m 0644 docs/*.md $(DESTDIR)$(DOCDIR)/docs
 	$(TARGET)/release/rebootlockctl completions bash >$(DESTDIR)$(BASHDIR)/rebootlockctl
 	$(TARGET)/release/rebootlockctl completions zsh >$(DESTDIR)$(ZSHDIR)/_rebootlockctl
 	$(TARGET)/release/rebootlockctl completions fish >$(DESTDIR)$(FISHDIR)/rebootlockctl.fish

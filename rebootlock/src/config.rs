@@ -27,9 +27,9 @@ pub use self::fragment::{
 };
 pub use self::gate::GateSettings;
 pub use self::group::GroupSettings;
-pub use self::hooks::{HooksFragment, HooksSettings};
+pub use self::hooks::{HooksFragment, HooksSettings, Isolation};
 pub use self::metrics::{Listen, MetricsFragment, MetricsSettings, Textfile};
-pub use self::reboot::{RebootFragment, RebootSettings};
+pub use self::reboot::{OnOverdue, RebootFragment, RebootMethod, RebootSettings};
 use self::table::Secs;
 pub use self::window::{WindowRule, WindowSettings, local_zone};
 use crate::id::Group;
@@ -169,7 +169,7 @@ impl Settings {
             gates: gate::decide(fragment.gate)?,
             groups: fragment.group.unwrap_or_default(),
             hooks: HooksSettings::decide(fragment.hooks),
-            reboot: RebootSettings::decide(fragment.reboot),
+            reboot: RebootSettings::decide(fragment.reboot)?,
             metrics: MetricsSettings::decide(fragment.metrics),
             log: LogSettings {
                 format: log.format.unwrap_or_default(),
@@ -331,8 +331,12 @@ mod tests {
         // As it is installed it decides nothing.
         let installed = Settings::decide(Fragment::parse(&path, &text).unwrap()).unwrap();
         assert_eq!(installed, decide("").unwrap());
-        let agent = shown.agent;
-        let shown = Settings::decide(Fragment { agent, ..Fragment::default() }).unwrap();
+        let (agent, hooks) = (shown.agent, shown.hooks);
+        let reboot = shown.reboot.without_examples();
+        let shown = Fragment { agent, hooks, reboot, ..Fragment::default() };
+        let shown = Settings::decide(shown).unwrap();
         assert_eq!(shown.agent, installed.agent);
+        assert_eq!(shown.hooks, installed.hooks);
+        assert_eq!(shown.reboot, installed.reboot);
     }
 }

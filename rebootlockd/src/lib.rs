@@ -5,8 +5,9 @@
 //! - [`update_engine`], [`requests`], [`detect`]: who wants a reboot, as [`want`] puts it together.
 //! - [`logind`]: users, inhibitors, and the reboot itself, over the system [`bus`].
 //! - [`gate`]: reasons to wait; [`environment`]: what scripts are told.
+//! - [`hooks`]: what runs before a reboot and after it. [`method`]: how the machine goes down.
 //! - [`coordinator`], [`notify`], [`presence`]: whom we tell what we do. [`memento`]: what we keep on disk.
-//! - [`process`]: commands, run so that nothing of them survives their deadline.
+//! - [`process`], [`unit`]: commands, run so that nothing of them survives their deadline.
 //! - [`simulate`]: what the detectors say now, and nothing else.
 //! - [`outcome`]: how a pass ends, by name and exit code. [`metrics`]: figures for Prometheus.
 //! - [`options`]: flags, variables and files become settings.
@@ -18,8 +19,10 @@ pub mod detect;
 pub mod environment;
 pub mod failpoint;
 pub mod gate;
+pub mod hooks;
 pub mod logind;
 pub mod memento;
+pub mod method;
 pub mod metrics;
 pub mod notify;
 pub mod options;
@@ -29,5 +32,6 @@ pub mod presence;
 pub mod process;
 pub mod requests;
 pub mod simulate;
+pub mod unit;
 pub mod update_engine;
 pub mod want;

@@ -50,6 +50,63 @@ trait Session {
 /// `SD_LOGIND_ROOT_CHECK_INHIBITORS`: without it, logind before systemd 257 lets root pass an
 /// inhibitor that came between our look at them and the order.
 const ROOT_CHECK_INHIBITORS: u64 = 1;
+/// `SD_LOGIND_REBOOT_VIA_KEXEC`: without a kernel loaded for it, logind reboots by the firmware.
+const REBOOT_VIA_KEXEC: u64 = 1 << 1;
+/// `SD_LOGIND_SOFT_REBOOT`, known since systemd 254.
+const SOFT_REBOOT: u64 = 1 << 2;
+/// `SD_LOGIND_SKIP_INHIBITORS`, known since systemd 257. Before, root is not asked about them.
+const SKIP_INHIBITORS: u64 = 1 << 4;
+
+/// How far down a machine goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// All the way, firmware included.
+    Full,
+    /// The kernel that was loaded takes over.
+    Kexec,
+    /// Everything but the kernel starts anew.
+    Soft,
+}
+
+/// Why logind did not take an order. It may go down all the same.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// Asking again changes nothing.
+    #[error("this logind cannot do a {0}; it came with systemd {1}")]
+    TooOld(&'static str, u32),
+    /// What it answers, or that it does not.
+    #[error("logind did not take the order")]
+    Refused(#[from] zbus::Error),
+}
+
+impl Depth {
+    fn flag(self) -> u64 {
+        match self {
+            Self::Full => 0,
+            Self::Kexec => REBOOT_VIA_KEXEC,
+            Self::Soft => SOFT_REBOOT,
+        }
+    }
+
+    /// Its name, and the systemd that brought it.
+    fn since(self) -> (&'static str, u32) {
+        match self {
+            Self::Full => ("reboot", 1),
+            Self::Kexec => ("reboot by kexec", 246),
+            Self::Soft => ("soft reboot", 254),
+        }
+    }
+}
+
+fn is_invalid_args(error: &zbus::Error) -> bool {
+    match error {
+        zbus::Error::FDO(error) => matches!(**error, zbus::fdo::Error::InvalidArgs(_)),
+        zbus::Error::MethodError(name, ..) => {
+            name.as_str() == "org.freedesktop.DBus.Error.InvalidArgs"
+        }
+        _ => false,
+    }
+}
 
 fn is_unknown_method(error: &zbus::Error) -> bool {
     match error {
@@ -116,7 +173,11 @@ impl Logind {
         Self::on(bus::connect().await?).await
     }
 
-    pub(crate) async fn on(connection: Connection) -> zbus::Result<Self> {
+    /// On this bus; that logind answers is not asked yet.
+    ///
+    /// # Errors
+    /// Why there is no bus.
+    pub async fn on(connection: Connection) -> zbus::Result<Self> {
         let manager = ManagerProxy::builder(&connection)
             .cache_properties(zbus::proxy::CacheProperties::No)
             .build()
@@ -253,13 +314,37 @@ impl Logind {
     /// # Errors
     /// What logind answers. It may go down all the same.
     pub async fn reboot(&self, message: &str) -> zbus::Result<()> {
+        match self.order(Depth::Full, message, false).await {
+            Err(OrderError::Refused(error)) => Err(error),
+            Err(error) => Err(zbus::Error::Failure(error.to_string())),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Orders a reboot of this depth, with `message` for everybody's terminal. With `force` nobody's
+    /// inhibitor counts.
+    ///
+    /// # Errors
+    /// [`OrderError`] says why not. It may go down all the same.
+    pub async fn order(&self, depth: Depth, message: &str, force: bool) -> Result<(), OrderError> {
         if let Err(error) = self.manager.set_wall_message(message, true).await {
             tracing::debug!(%error, "logind takes no wall message");
         }
-        match self.manager.reboot_with_flags(ROOT_CHECK_INHIBITORS).await {
+        let about_inhibitors = if force { SKIP_INHIBITORS } else { ROOT_CHECK_INHIBITORS };
+        let mut answer = self.manager.reboot_with_flags(depth.flag() | about_inhibitors).await;
+        if force && answer.as_ref().is_err_and(is_invalid_args) {
+            answer = self.manager.reboot_with_flags(depth.flag()).await;
+        }
+        match answer {
             // Old ones have only this.
-            Err(error) if is_unknown_method(&error) => self.manager.reboot(false).await,
-            answer => answer,
+            Err(error) if is_unknown_method(&error) && depth == Depth::Full => {
+                Ok(self.manager.reboot(false).await?)
+            }
+            Err(error) if is_unknown_method(&error) || is_invalid_args(&error) => {
+                let (what, version) = depth.since();
+                Err(OrderError::TooOld(what, version))
+            }
+            answer => Ok(answer?),
         }
     }
 }

@@ -16,6 +16,7 @@
 mod output;
 mod tree;
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
@@ -65,7 +66,7 @@ pub enum How {
     Killed(i32),
     /// We ended it at its deadline. What it answered after being asked to end does not count.
     TimedOut,
-    /// It never ran.
+    /// It never ran, or nobody knows what became of it: the text says which.
     NotStarted(String),
 }
 
@@ -75,13 +76,20 @@ impl std::fmt::Display for How {
             Self::Exited(code) => write!(f, "exit code {code}"),
             Self::Killed(signal) => write!(f, "killed by signal {signal}"),
             Self::TimedOut => f.write_str("did not end in time"),
-            Self::NotStarted(why) => write!(f, "not started: {why}"),
+            Self::NotStarted(why) => f.write_str(why),
         }
     }
 }
 
+impl Default for How {
+    /// Not knowing is never a yes.
+    fn default() -> Self {
+        Self::NotStarted("it was not run".to_owned())
+    }
+}
+
 /// A run that is over.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Finished {
     /// How it ended.
     pub how: How,
@@ -120,6 +128,35 @@ pub async fn run_for_stdout(spec: &Spec, limit: usize) -> (Finished, Stdout) {
     (finished, stdout)
 }
 
+/// Runs a command that belongs to itself: it goes on when the future is dropped or the daemon
+/// stops, and prints to where the daemon does. At its deadline its group is killed, if anybody
+/// still waits for it.
+pub async fn run_apart(spec: &Spec) -> Finished {
+    let started = Instant::now();
+    let how = match spawn_apart(spec) {
+        Err(error) => How::NotStarted(cannot_run(spec, &error)),
+        Ok((mut child, tree)) => {
+            let ended = timeout(spec.timeout, child.wait()).await;
+            match &ended {
+                Ok(_) => how_it_ended(ended),
+                Err(_) => {
+                    tree.kill_group();
+                    How::TimedOut
+                }
+            }
+        }
+    };
+    Finished { how, output: Output::default(), took: started.elapsed() }
+}
+
+fn spawn_apart(spec: &Spec) -> io::Result<(Child, Tree)> {
+    let mut command = command(spec)?;
+    let child = command.spawn()?;
+    let mut tree = Tree::of(&child, Uuid::new_v4()).ok_or_else(ended_too_early)?;
+    tree.let_go();
+    Ok((child, tree))
+}
+
 async fn run_with(spec: &Spec, keep: Option<(&mut Stdout, usize)>) -> Finished {
     let started = Instant::now();
     let mut output = Output::default();
@@ -155,18 +192,33 @@ async fn start(spec: &Spec, apart: bool) -> Result<Running, String> {
                 attempt += 1;
                 tokio::time::sleep(BUSY_PAUSE).await;
             }
-            Err(error) => {
-                let program = spec.argv.first().map_or("", String::as_str);
-                return Err(format!("cannot run {program:?}: {error}"));
-            }
+            Err(error) => return Err(cannot_run(spec, &error)),
         }
     }
 }
 
-fn spawn(spec: &Spec, apart: bool) -> io::Result<Running> {
+fn cannot_run(spec: &Spec, error: &io::Error) -> String {
+    let program = spec.argv.first().map_or("", String::as_str);
+    format!("cannot run {program:?}: {error}")
+}
+
+fn ended_too_early() -> io::Error {
+    io::Error::other("it ended before it could be watched")
+}
+
+/// What all have in common.
+fn command(spec: &Spec) -> io::Result<Command> {
     let [program, arguments @ ..] = &spec.argv[..] else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "no program is named"));
     };
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir("/").stdin(Stdio::null()).process_group(0);
+    command.env_clear().envs(environment(spec));
+    Ok(command)
+}
+
+fn spawn(spec: &Spec, apart: bool) -> io::Result<Running> {
+    let mut command = command(spec)?;
     // Before the child: none of its ends may go unnoticed.
     let ended = signal(SignalKind::child())?;
     let (mixed, writer) = io::pipe()?;
@@ -177,27 +229,12 @@ fn spawn(spec: &Spec, apart: bool) -> io::Result<Running> {
         (None, writer.try_clone()?)
     };
     let run_id = Uuid::new_v4();
-    let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(stdout_writer)
-        .stderr(writer)
-        .process_group(0)
-        .kill_on_drop(true);
-    for (name, _) in std::env::vars_os() {
-        if is_private(&name.to_string_lossy()) {
-            command.env_remove(name);
-        }
-    }
-    command.envs(spec.env.iter().map(|(name, value)| (name, value)));
+    command.stdout(stdout_writer).stderr(writer).kill_on_drop(true);
     command.env(tree::RUN_ID, run_id.to_string());
     let child = command.spawn()?;
     // Else our own ends of the pipes would keep them open.
     drop(command);
-    let tree = Tree::of(&child, run_id)
-        .ok_or_else(|| io::Error::other("it ended before it could be watched"))?;
+    let tree = Tree::of(&child, run_id).ok_or_else(ended_too_early)?;
     let receiver = |reader: io::PipeReader| pipe::Receiver::from_owned_fd(OwnedFd::from(reader));
     Ok(Running {
         tree,
@@ -206,6 +243,14 @@ fn spawn(spec: &Spec, apart: bool) -> io::Result<Running> {
         mixed: Some(receiver(mixed)?),
         stdout: stdout.map(receiver).transpose()?,
     })
+}
+
+/// The variables a command is given: the daemon's that are not private, and its own.
+pub(crate) fn environment(spec: &Spec) -> Vec<(OsString, OsString)> {
+    let daemons = std::env::vars_os().filter(|(name, _)| !is_private(&name.to_string_lossy()));
+    let own = spec.env.iter().map(|(name, value)| (name.into(), value.into()));
+    // The later wins.
+    daemons.chain(own).collect()
 }
 
 /// Variables of the daemon that are none of a command's business.

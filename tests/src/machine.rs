@@ -7,6 +7,7 @@ pub mod logind;
 mod notify;
 mod pty;
 mod service_manager;
+pub mod systemd;
 pub mod update_engine;
 
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ pub use logind::Logind;
 pub use notify::NotifySocket;
 pub use pty::Pty;
 pub use service_manager::ServiceManager;
+pub use systemd::Systemd;
 pub use update_engine::UpdateEngine;
 
 /// Beginnings of variables that would carry the tester's own set-up into a program under test.

@@ -74,7 +74,7 @@ impl Written {
             gate: gate::check_all(self.gate)?,
             group: check_all(self.group)?,
             hooks: self.hooks,
-            reboot: self.reboot,
+            reboot: self.reboot.check()?,
             metrics: self.metrics.check()?,
             log: self.log,
         })

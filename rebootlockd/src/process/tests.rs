@@ -223,3 +223,27 @@ async fn no_zombies_are_left() {
     // Tests that share a process with this one may have children of their own, but no dead ones.
     until("the last child", || children().split_whitespace().all(lives)).await;
 }
+
+#[tokio::test]
+async fn a_command_that_belongs_to_itself_outlives_who_waits_but_not_its_deadline() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, end) = (folder.path().join("pid"), folder.path().join("end"));
+    let script = format!(
+        "echo $$ > {}; while [ ! -e {} ]; do sleep 0.02; done",
+        file.display(),
+        end.display()
+    );
+    let pid = || std::fs::read_to_string(&file).unwrap_or_default().trim().to_owned();
+    let spec = sh(&script, LONG);
+    let running = tokio::spawn(async move { run_apart(&spec).await });
+    until("its beginning", || !pid().is_empty()).await;
+    running.abort();
+    assert!(running.await.unwrap_err().is_cancelled());
+    assert!(lives(&pid()));
+    std::fs::write(&end, "").unwrap();
+    until("its end", || !lives(&pid())).await;
+
+    assert_eq!(run_apart(&sh("exit 3", LONG)).await.how, How::Exited(3));
+    let run = run_apart(&sh("sleep 60; sleep 60", SHORT)).await;
+    assert_eq!(run.how, How::TimedOut);
+}

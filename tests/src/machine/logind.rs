@@ -287,9 +287,9 @@ impl Logind {
     }
 }
 
-/// The object path logind gives to something with this id: `prefix` and the id with everything but
+/// The object path that logind, and systemd too, give to something with this id: `prefix` and the id with everything but
 /// letters and (not leading) digits as `_xx`.
-fn object_path(prefix: &str, id: &str) -> Result<ObjectPath<'static>> {
+pub(super) fn object_path(prefix: &str, id: &str) -> Result<ObjectPath<'static>> {
     let mut path = format!("{prefix}/");
     for (index, byte) in id.bytes().enumerate() {
         if byte.is_ascii_alphabetic() || (index > 0 && byte.is_ascii_digit()) {

@@ -1,0 +1,238 @@
+//! How this machine goes down: by logind, by a command, by a soft reboot, by kexec.
+//!
+//! An order that was taken says nothing of what happens then. A command's exit code is a hint, and
+//! so is logind's answer: [`Boot`] tells a machine that went down from one that did not.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rebootlock::config::variables::Template;
+use rebootlock::config::{Isolation, RebootMethod};
+use rebootlock::id::BootId;
+use serde::{Deserialize, Serialize};
+
+use crate::logind::{Depth, Logind, OrderError};
+use crate::process::{How, Spec};
+use crate::unit::{self, Belongs, Systemd};
+
+/// Says `1` once a kernel has been loaded for kexec.
+const KEXEC_LOADED: &str = "/sys/kernel/kexec_loaded";
+
+/// An order to go down.
+#[derive(Debug, Clone, Default)]
+pub struct Order {
+    /// For everybody's terminal.
+    pub message: String,
+    /// What a command is given, by name; also what stands in its arguments.
+    pub variables: Vec<(String, String)>,
+    /// The acquisition, for the name of a command's unit.
+    pub token: String,
+    /// Pass over inhibitors. A command is not subject to them: see to them before.
+    pub force: bool,
+}
+
+/// Why the order was not taken. The machine may go down all the same.
+#[derive(Debug, thiserror::Error)]
+pub enum MethodError {
+    /// This machine cannot go down this way. Nothing was ordered.
+    #[error("{0}")]
+    Impossible(String),
+    /// What logind answers, or that it does not.
+    #[error("logind did not take the order")]
+    Logind(#[source] zbus::Error),
+    /// What became of the command.
+    #[error("the reboot command failed: {0}")]
+    Command(How),
+}
+
+/// How this machine goes down.
+#[derive(Debug, Clone)]
+pub struct Method {
+    method: RebootMethod,
+    kexec_loaded: PathBuf,
+}
+
+impl Method {
+    /// As it is configured.
+    pub fn new(method: RebootMethod) -> Self {
+        Self { method, kexec_loaded: KEXEC_LOADED.into() }
+    }
+
+    /// With another file that says whether a kernel was loaded for kexec.
+    #[must_use]
+    pub fn with_kexec_file(self, kexec_loaded: PathBuf) -> Self {
+        Self { kexec_loaded, ..self }
+    }
+
+    /// Whether the machine could go down this way now, as far as that can be told without trying:
+    /// worth asking before a slot is taken.
+    ///
+    /// # Errors
+    /// [`MethodError::Impossible`].
+    pub async fn check(&self) -> Result<(), MethodError> {
+        match self.method {
+            RebootMethod::Kexec => check_kexec(&self.kexec_loaded),
+            RebootMethod::SoftReboot => match Systemd::connect().await {
+                Ok(systemd) => match systemd.soft_reboots().await {
+                    Ok(None) => Err(MethodError::Impossible(
+                        "soft reboots came with systemd 254, and this one is older; choose \
+                         another reboot.method"
+                            .to_owned(),
+                    )),
+                    // It may answer later: the order itself will tell.
+                    Ok(Some(_)) | Err(_) => Ok(()),
+                },
+                Err(error) => Err(MethodError::Impossible(format!(
+                    "a soft reboot needs systemd, and {error}"
+                ))),
+            },
+            RebootMethod::Logind | RebootMethod::Command { .. } => Ok(()),
+        }
+    }
+
+    /// Orders the machine to go down. A command is waited for, which is a courtesy to the log:
+    /// dropping the future leaves it running, and so does the end of the daemon.
+    ///
+    /// # Errors
+    /// [`MethodError`] says why the order was not taken. The machine may go down all the same.
+    pub async fn order(&self, logind: &Logind, order: &Order) -> Result<(), MethodError> {
+        match &self.method {
+            RebootMethod::Logind => by_logind(logind, Depth::Full, order).await,
+            RebootMethod::SoftReboot => by_logind(logind, Depth::Soft, order).await,
+            RebootMethod::Kexec => {
+                // Without a kernel logind would go through the firmware and not say so.
+                check_kexec(&self.kexec_loaded)?;
+                by_logind(logind, Depth::Kexec, order).await
+            }
+            RebootMethod::Command { argv, timeout } => by_command(argv, *timeout, order).await,
+        }
+    }
+}
+
+async fn by_logind(logind: &Logind, depth: Depth, order: &Order) -> Result<(), MethodError> {
+    logind.order(depth, &order.message, order.force).await.map_err(|error| match error {
+        OrderError::TooOld(..) => {
+            MethodError::Impossible(format!("{error}; choose another reboot.method"))
+        }
+        OrderError::Refused(error) => MethodError::Logind(error),
+    })
+}
+
+async fn by_command(
+    argv: &[Template],
+    timeout: Duration,
+    order: &Order,
+) -> Result<(), MethodError> {
+    let spec = Spec { argv: expand(argv, &order.variables), env: order.variables.clone(), timeout };
+    let name = unit::unit_name("reboot", &order.token);
+    let finished = unit::run(Isolation::Auto, &name, &spec, Belongs::ToItself).await;
+    match finished.how {
+        How::Exited(0) => Ok(()),
+        how => Err(MethodError::Command(how)),
+    }
+}
+
+/// A variable that has no value here is empty, as it would be in a shell.
+fn expand(argv: &[Template], variables: &[(String, String)]) -> Vec<String> {
+    let value = |name: &str| {
+        let known = variables.iter().find(|(known, _)| known == name);
+        known.map(|(_, value)| value.clone()).unwrap_or_default()
+    };
+    argv.iter().map(|argument| argument.expand(value)).collect()
+}
+
+fn check_kexec(file: &Path) -> Result<(), MethodError> {
+    match std::fs::read_to_string(file) {
+        Ok(text) if text.trim() == "1" => Ok(()),
+        Ok(_) => Err(MethodError::Impossible(
+            "no kernel is loaded for kexec; load one with `kexec -l` in a pre-reboot hook"
+                .to_owned(),
+        )),
+        Err(error) => Err(MethodError::Impossible(format!(
+            "cannot tell whether a kernel is loaded for kexec: {}: {error}",
+            file.display()
+        ))),
+    }
+}
+
+/// One run of everything but the kernel.
+///
+/// A soft reboot keeps the kernel, so the boot id stays what it was. systemd counts them since the
+/// kernel came up (`SoftRebootsCount`), and services do not live through one: a daemon that starts
+/// and finds a higher count under the same boot id has been through a soft reboot. What was counted
+/// when the order was given must therefore be kept where it survives, beside the boot id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// The kernel's.
+    pub id: BootId,
+    /// How many soft reboots it has seen. Nothing where that is unknown.
+    #[serde(default)]
+    pub soft_reboots: Option<u32>,
+}
+
+impl Boot {
+    /// The present one, on a machine with this boot id.
+    pub async fn now(id: BootId) -> Self {
+        let soft_reboots = match Systemd::connect().await {
+            Ok(systemd) => systemd.soft_reboots().await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "systemd does not say how many soft reboots there were");
+                None
+            }),
+            Err(_) => None,
+        };
+        Self { id, soft_reboots }
+    }
+
+    /// Whether the machine has been down between `before` and this. Where soft reboots were or are
+    /// not counted the kernel's boot id decides alone: not knowing is never a yes.
+    pub fn is_after(&self, before: &Self) -> bool {
+        let soft = match (before.soft_reboots, self.soft_reboots) {
+            (Some(before), Some(now)) => now > before,
+            _ => false,
+        };
+        self.id != before.id || soft
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn boot(id: &str, soft_reboots: Option<u32>) -> Boot {
+        Boot { id: BootId::new(id).unwrap(), soft_reboots }
+    }
+
+    #[test]
+    fn a_soft_reboot_is_told_by_its_count_and_a_reboot_by_its_boot_id() {
+        let (one, two) =
+            ("9e2f4a64-93c1-4a2e-8c1d-6d7c1f4f0a11", "1b7c7a52-0b0e-4e58-9f5e-0a5e4c1f2d22");
+        let before = boot(one, Some(1));
+        assert!(boot(one, Some(2)).is_after(&before));
+        assert!(boot(two, Some(0)).is_after(&before));
+        assert!(boot(two, None).is_after(&before));
+        assert!(!boot(one, Some(1)).is_after(&before));
+        assert!(!boot(one, Some(0)).is_after(&before));
+        assert!(!boot(one, None).is_after(&before));
+        assert!(!boot(one, Some(5)).is_after(&boot(one, None)));
+    }
+
+    #[test]
+    fn without_a_kernel_for_kexec_nothing_is_ordered() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("kexec_loaded");
+        assert!(matches!(check_kexec(&file), Err(MethodError::Impossible(_))));
+        std::fs::write(&file, "0\n").unwrap();
+        assert!(matches!(check_kexec(&file), Err(MethodError::Impossible(_))));
+        std::fs::write(&file, "1\n").unwrap();
+        assert!(check_kexec(&file).is_ok());
+    }
+
+    #[test]
+    fn a_variable_without_a_value_is_empty() {
+        let argv = ["/bin/sh", "a${REBOOTLOCK_HOSTNAME}b${RC_PHASE}$$"];
+        let argv: Vec<_> = argv.iter().map(|text| Template::parse(text).unwrap()).collect();
+        let variables = [("REBOOTLOCK_HOSTNAME".to_owned(), "web-1".to_owned())];
+        assert_eq!(expand(&argv, &variables), ["/bin/sh", "aweb-1b$$"]);
+    }
+}

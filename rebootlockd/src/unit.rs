@@ -1,0 +1,536 @@
+//! Commands as transient units of systemd: each in a cgroup of its own, with its own limits, outside
+//! the daemon's sandbox, and gone with everything it started. See `proto-docs/dbus.md`.
+//!
+//! Where systemd is not on the bus, [`crate::process`] runs them.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use rebootlock::config::Isolation;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use zbus::names::{BusName, WellKnownName};
+use zbus::{Connection, Fd, OwnedObjectPath, Variant};
+
+use crate::bus;
+use crate::process::{self, Finished, How, Output, Spec};
+
+const SERVICE: &str = "org.freedesktop.systemd1";
+
+/// From being asked to end until being killed.
+const GRACE: Duration = Duration::from_secs(2);
+/// systemd ends a unit at its deadline; so much later we do.
+const MARGIN: Duration = Duration::from_secs(10);
+/// For what is still in the pipe when the unit has ended.
+const DRAIN: Duration = Duration::from_millis(500);
+/// systemd tells when a unit ends; it is asked for those that it told of while it restarted itself.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// Longest part of a unit's name that a command may choose: 255 bytes are allowed in all.
+const LONGEST_NAME: usize = 120;
+
+/// systemd takes a moment to forget a unit that has ended, and with it the name.
+const ATTEMPTS: u32 = 20;
+/// Between two of them.
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
+
+const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
+
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Manager",
+    default_service = "org.freedesktop.systemd1",
+    default_path = "/org/freedesktop/systemd1"
+)]
+trait Manager {
+    fn start_transient_unit(
+        &self,
+        name: &str,
+        mode: &str,
+        properties: &[(&str, Variant<'_>)],
+        aux: &[(&str, Vec<(&str, Variant<'_>)>)],
+    ) -> zbus::Result<OwnedObjectPath>;
+    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
+    fn unref_unit(&self, name: &str) -> zbus::Result<()>;
+    fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+    fn get_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    fn subscribe(&self) -> zbus::Result<()>;
+    #[zbus(signal)]
+    fn job_removed(
+        &self,
+        id: u32,
+        job: OwnedObjectPath,
+        unit: String,
+        result: String,
+    ) -> zbus::Result<()>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn soft_reboots_count(&self) -> zbus::Result<u32>;
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Unit",
+    default_service = "org.freedesktop.systemd1"
+)]
+trait Unit {
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn active_state(&self) -> zbus::Result<String>;
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Service",
+    default_service = "org.freedesktop.systemd1"
+)]
+trait Service {
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn result(&self) -> zbus::Result<String>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn exec_main_code(&self) -> zbus::Result<i32>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn exec_main_status(&self) -> zbus::Result<i32>;
+}
+
+/// Nothing can run as a unit here.
+#[derive(Debug, thiserror::Error)]
+pub enum NoSystemd {
+    /// There is a bus, and systemd is not on it.
+    #[error("systemd is not on the system bus")]
+    Absent,
+    /// There is no bus.
+    #[error("the system bus does not answer")]
+    Bus(#[from] zbus::Error),
+}
+
+/// Whose a command is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Belongs {
+    /// It is stopped when nobody waits for it any more, and its output is read.
+    ToTheCaller,
+    /// It goes on when the daemon stops. Its output goes where systemd puts it, to the journal.
+    ToItself,
+}
+
+/// systemd on the system bus.
+#[derive(Debug, Clone)]
+pub struct Systemd {
+    manager: ManagerProxy<'static>,
+}
+
+/// Runs a command as a unit or in a process group, as `isolation` wants it. A process group has the
+/// daemon's own rights and limits.
+pub async fn run(isolation: Isolation, name: &str, spec: &Spec, belongs: Belongs) -> Finished {
+    if isolation != Isolation::ProcessGroup {
+        match Systemd::connect().await {
+            Ok(systemd) => return systemd.run(name, spec, belongs).await,
+            Err(error) if isolation == Isolation::Unit => {
+                let why = format!("it must run as a unit, and {error}");
+                return Finished { how: How::NotStarted(why), ..Finished::default() };
+            }
+            Err(error) => tracing::debug!(%error, name, "runs as a process group"),
+        }
+    }
+    match belongs {
+        Belongs::ToTheCaller => process::run(spec).await,
+        Belongs::ToItself => process::run_apart(spec).await,
+    }
+}
+
+/// The name of the unit for `what`, as `hook-drain`, of the acquisition with this token.
+pub fn unit_name(what: &str, token: &str) -> String {
+    let allowed = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+    let what: String = what.chars().take(LONGEST_NAME).map(allowed).collect();
+    let token: String = token.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
+    format!("rebootlock-{what}-{token}.service")
+}
+
+impl Systemd {
+    /// Finds systemd on the system bus.
+    ///
+    /// # Errors
+    /// [`NoSystemd`] says what is missing.
+    pub async fn connect() -> Result<Self, NoSystemd> {
+        Self::on(bus::connect().await?).await
+    }
+
+    /// Finds systemd on this bus.
+    ///
+    /// # Errors
+    /// [`NoSystemd`] says what is missing.
+    pub async fn on(connection: Connection) -> Result<Self, NoSystemd> {
+        let bus = zbus::fdo::DBusProxy::new(&connection).await?;
+        // Not by a call, which would have the bus try to start it.
+        let name = BusName::WellKnown(WellKnownName::from_static_str_unchecked(SERVICE));
+        if !bus.name_has_owner(name).await.map_err(zbus::Error::from)? {
+            return Err(NoSystemd::Absent);
+        }
+        let manager = ManagerProxy::builder(&connection)
+            .cache_properties(zbus::proxy::CacheProperties::No)
+            .build()
+            .await?;
+        Ok(Self { manager })
+    }
+
+    /// How often everything but the kernel was restarted since this kernel came up. Nothing where
+    /// systemd cannot do that (before 254).
+    ///
+    /// # Errors
+    /// What systemd answers.
+    pub async fn soft_reboots(&self) -> zbus::Result<Option<u32>> {
+        match self.manager.soft_reboots_count().await {
+            Ok(count) => Ok(Some(count)),
+            Err(error) if is_named(&error, "org.freedesktop.DBus.Error.UnknownProperty") => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Runs a command as the unit `name` to its end, or to its deadline. One of that name that is
+    /// still there is stopped before: the daemon that started it has been restarted.
+    pub async fn run(&self, name: &str, spec: &Spec, belongs: Belongs) -> Finished {
+        let started = Instant::now();
+        let mut output = Output::default();
+        let how = match self.run_unit(name, spec, belongs, &mut output).await {
+            Ok(how) => how,
+            Err(error) => How::NotStarted(format!("unit {name}: {error}")),
+        };
+        Finished { how, output, took: started.elapsed() }
+    }
+
+    async fn run_unit(
+        &self,
+        name: &str,
+        spec: &Spec,
+        belongs: Belongs,
+        output: &mut Output,
+    ) -> zbus::Result<How> {
+        let deadline = Instant::now() + spec.timeout.saturating_add(GRACE + MARGIN);
+        // Both before the unit, so that its end cannot be missed.
+        match self.manager.subscribe().await {
+            Err(error) if !is_named(&error, "org.freedesktop.systemd1.AlreadySubscribed") => {
+                return Err(error);
+            }
+            _ => {}
+        }
+        let mut ends = self.manager.receive_job_removed().await?;
+        let (mut reader, writer) = match belongs {
+            Belongs::ToTheCaller => {
+                let (reader, writer) = io::pipe()?;
+                (Some(pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?), Some(writer.into()))
+            }
+            Belongs::ToItself => (None, None),
+        };
+        let Some(program) = spec.argv.first().and_then(|program| find_program(program)) else {
+            let program = spec.argv.first().map_or("", String::as_str);
+            return Ok(How::NotStarted(format!("cannot run {program:?}: no such program")));
+        };
+        let stop = belongs == Belongs::ToTheCaller;
+        let mut hold = Hold { systemd: self.clone(), name: name.to_owned(), stop, held: true };
+        let job = self.start(name, &program, spec, writer).await?;
+        let path = self.manager.get_unit(name).await?;
+
+        let mut buffer = Box::new([0; 16 * 1024]);
+        let mut ask = interval(ASK_AGAIN);
+        ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ask.reset();
+        loop {
+            tokio::select! {
+                biased;
+                () = sleep_until(deadline) => {
+                    self.kill(name).await;
+                    return Ok(How::TimedOut);
+                }
+                end = ends.next() => {
+                    let Some(end) = end else {
+                        return Ok(How::NotStarted(format!(
+                            "unit {name}: the system bus went away, so nobody knows how it ended"
+                        )));
+                    };
+                    if end.args()?.job == job {
+                        break;
+                    }
+                }
+                _ = ask.tick() => if self.has_ended(&path).await? {
+                    break;
+                },
+                length = read(&mut reader, &mut buffer[..]) => output.push(&buffer[..length]),
+            }
+        }
+        hold.stop = false;
+        let rest = async {
+            while reader.is_some() {
+                let length = read(&mut reader, &mut buffer[..]).await;
+                output.push(&buffer[..length]);
+            }
+        };
+        // Whoever still holds it is nobody of the unit's.
+        let _ = timeout(DRAIN, rest).await;
+        let how = self.how_it_ended(&path).await;
+        hold.held = false;
+        let _ = self.manager.unref_unit(name).await;
+        how
+    }
+
+    async fn start(
+        &self,
+        name: &str,
+        program: &Path,
+        spec: &Spec,
+        output: Option<OwnedFd>,
+    ) -> zbus::Result<OwnedObjectPath> {
+        let start = || {
+            let properties = properties(name, program, spec, output.as_ref());
+            async move {
+                // The part of systemd's that this call does not use.
+                let aux: &[(&str, Vec<(&str, Variant<'_>)>)] = &[];
+                self.manager.start_transient_unit(name, "fail", &properties, aux).await
+            }
+        };
+        let mut attempt = 1;
+        loop {
+            match start().await {
+                Err(error) if is_named(&error, UNIT_EXISTS) && attempt < ATTEMPTS => {
+                    if attempt == 1 {
+                        tracing::warn!(unit = name, "stopping what is left of an earlier run");
+                        self.stop_and_wait(name).await?;
+                    } else {
+                        // Stopped, but not yet forgotten.
+                        tokio::time::sleep(ATTEMPT_PAUSE).await;
+                    }
+                    attempt += 1;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Stops a unit and waits until it is gone, which takes the time of its own stopping at most.
+    async fn stop_and_wait(&self, name: &str) -> zbus::Result<()> {
+        let mut ends = self.manager.receive_job_removed().await?;
+        match self.manager.stop_unit(name, "replace").await {
+            Ok(job) => {
+                let ended = async {
+                    while let Some(end) = ends.next().await {
+                        if end.args().is_ok_and(|args| args.job == job) {
+                            break;
+                        }
+                    }
+                };
+                let _ = timeout(GRACE + MARGIN, ended).await;
+            }
+            Err(error) if is_named(&error, "org.freedesktop.systemd1.NoSuchUnit") => {}
+            Err(error) => return Err(error),
+        }
+        // A failed one keeps its name until this is said.
+        let _ = self.manager.reset_failed_unit(name).await;
+        Ok(())
+    }
+
+    async fn kill(&self, name: &str) {
+        let killed = self.manager.kill_unit(name, "all", rustix::process::Signal::KILL.as_raw());
+        if let Err(error) = killed.await {
+            tracing::warn!(unit = name, %error, "a unit that did not end cannot be killed");
+        }
+        let _ = self.manager.stop_unit(name, "replace").await;
+    }
+
+    async fn has_ended(&self, path: &OwnedObjectPath) -> zbus::Result<bool> {
+        let unit = UnitProxy::builder(self.manager.inner().connection())
+            .path(path)
+            .cache_properties(zbus::proxy::CacheProperties::No)
+            .build()
+            .await?;
+        Ok(matches!(unit.active_state().await?.as_str(), "inactive" | "failed"))
+    }
+
+    async fn how_it_ended(&self, path: &OwnedObjectPath) -> zbus::Result<How> {
+        let service = ServiceProxy::builder(self.manager.inner().connection())
+            .path(path)
+            .cache_properties(zbus::proxy::CacheProperties::No)
+            .build()
+            .await?;
+        let (code, status) = (service.exec_main_code().await?, service.exec_main_status().await?);
+        let result: String = service.result().await?;
+        Ok(how(&result, code, status))
+    }
+}
+
+/// What systemd says of a unit that has ended. `code` is why its process ended, as `waitid` has it.
+fn how(result: &str, code: i32, status: i32) -> How {
+    const EXITED: i32 = 1;
+    const KILLED: i32 = 2;
+    const DUMPED: i32 = 3;
+    match (result, code) {
+        ("timeout", _) => How::TimedOut,
+        // Something else in the unit was killed: it did not do all of its work.
+        ("oom-kill", _) => How::Killed(9),
+        ("success", EXITED) if status == 0 => How::Exited(0),
+        ("exit-code", EXITED) => How::Exited(status),
+        (_, KILLED | DUMPED) => How::Killed(status),
+        (result, _) => How::NotStarted(format!("systemd could not run it: {result}")),
+    }
+}
+
+fn properties<'a>(
+    name: &'a str,
+    program: &Path,
+    spec: &'a Spec,
+    output: Option<&'a OwnedFd>,
+) -> Vec<(&'a str, Variant<'a>)> {
+    let program = program.to_string_lossy().into_owned();
+    // systemd would replace variables in arguments.
+    let argv: Vec<String> = spec.argv.iter().map(|argument| argument.replace('$', "$$")).collect();
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX - 1);
+    let mut properties = vec![
+        ("Description", Variant::from(format!("rebootlock: {}", spec.argv[0]))),
+        ("Type", Variant::from("oneshot")),
+        ("ExecStart", Variant::from(vec![(program, argv, false)])),
+        ("Environment", Variant::from(environment(spec))),
+        ("KillMode", Variant::from("control-group")),
+        ("TimeoutStartUSec", Variant::from(micros(spec.timeout))),
+        ("TimeoutStopUSec", Variant::from(micros(GRACE))),
+        // What has failed is forgotten too, but not before we have looked at it.
+        ("CollectMode", Variant::from("inactive-or-failed")),
+        ("AddRef", Variant::from(true)),
+        // As everywhere but in units.
+        ("IgnoreSIGPIPE", Variant::from(false)),
+        ("SyslogIdentifier", Variant::from(name.trim_end_matches(".service"))),
+    ];
+    if let Some(output) = output {
+        properties.push(("StandardOutputFileDescriptor", Variant::from(Fd::from(output))));
+        properties.push(("StandardErrorFileDescriptor", Variant::from(Fd::from(output))));
+    }
+    properties
+}
+
+/// What the command is given, and what the daemon was told by variables of ours, for a hook that
+/// calls `rebootlockctl`. The rest is systemd's.
+fn environment(spec: &Spec) -> Vec<String> {
+    let text = |(name, value): (OsString, OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    let own = |name: &str| spec.env.iter().any(|(known, _)| known == name);
+    let variables: BTreeMap<_, _> = process::environment(spec)
+        .into_iter()
+        .filter_map(text)
+        .filter(|(name, _)| name.starts_with("REBOOTLOCK_") || own(name))
+        .collect();
+    variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+/// systemd wants the full path of a program. It must be there and executable, as it says otherwise
+/// only by an exit code that scripts may use too.
+fn find_program(program: &str) -> Option<PathBuf> {
+    let runs = |path: &PathBuf| {
+        path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    };
+    if program.contains('/') {
+        return std::path::absolute(program).ok().filter(runs);
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(runs)
+}
+
+async fn read(from: &mut Option<pipe::Receiver>, buffer: &mut [u8]) -> usize {
+    let Some(receiver) = from else { return std::future::pending().await };
+    match receiver.read(buffer).await {
+        Ok(length) if length > 0 => length,
+        _ => {
+            *from = None;
+            0
+        }
+    }
+}
+
+fn is_named(error: &zbus::Error, name: &str) -> bool {
+    match error {
+        zbus::Error::FDO(error) => zbus::DBusError::name(&**error).as_str() == name,
+        zbus::Error::MethodError(known, ..) => known.as_str() == name,
+        _ => false,
+    }
+}
+
+/// What keeps a unit known to systemd until we have seen how it ended. Dropped earlier, nobody waits
+/// for the unit any more.
+struct Hold {
+    systemd: Systemd,
+    name: String,
+    stop: bool,
+    held: bool,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if !self.held {
+            return;
+        }
+        // Without a runtime the daemon is at its end: its successor stops what it finds.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (systemd, name) = (self.systemd.clone(), std::mem::take(&mut self.name));
+            let stop = self.stop;
+            runtime.spawn(async move {
+                if stop && let Err(error) = systemd.manager.stop_unit(&name, "replace").await {
+                    tracing::debug!(unit = name, %error, "a unit cannot be stopped");
+                }
+                let _ = systemd.manager.unref_unit(&name).await;
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_systemd_says_is_never_read_as_a_success_it_was_not() {
+        for (result, code, status, expected) in [
+            ("success", 1, 0, How::Exited(0)),
+            ("exit-code", 1, 3, How::Exited(3)),
+            ("signal", 2, 11, How::Killed(11)),
+            ("core-dump", 3, 6, How::Killed(6)),
+            ("timeout", 2, 15, How::TimedOut),
+            ("timeout", 1, 0, How::TimedOut),
+            ("oom-kill", 1, 0, How::Killed(9)),
+        ] {
+            assert_eq!(how(result, code, status), expected);
+        }
+        for (result, code, status) in [("success", 0, 0), ("resources", 0, 0), ("protocol", 1, 0)] {
+            assert!(matches!(how(result, code, status), How::NotStarted(_)), "{result}");
+        }
+    }
+
+    #[test]
+    fn a_units_name_has_only_what_systemd_allows() {
+        let token = "0b5c1a52-9b9e-4a53";
+        assert_eq!(
+            unit_name("hook-10-drain.sh", token),
+            "rebootlock-hook-10-drain.sh-0b5c1a52.service"
+        );
+        assert_eq!(unit_name("hook-ä b/@", ""), "rebootlock-hook-__b__-.service");
+        assert!(unit_name(&"x".repeat(1000), token).len() < 255);
+    }
+
+    #[test]
+    fn arguments_are_not_systemds_to_expand() {
+        let argv = ["/bin/sh", "-c", "echo $$ ${HOME}"].map(str::to_owned).to_vec();
+        let spec = Spec { argv, env: vec![], timeout: Duration::from_secs(1) };
+        let properties = properties("x.service", Path::new("/bin/sh"), &spec, None);
+        let shown = format!("{:?}", properties.iter().find(|(name, _)| *name == "ExecStart"));
+        assert!(shown.contains("echo $$$$ $${HOME}"), "{shown}");
+    }
+
+    #[test]
+    fn a_program_is_found_where_a_shell_would() {
+        assert!(find_program("sh").unwrap().is_absolute());
+        assert_eq!(find_program("/bin/sh").unwrap(), Path::new("/bin/sh"));
+        assert_eq!(find_program("no-such-program-anywhere"), None);
+        assert_eq!(find_program("/etc/passwd"), None);
+    }
+}
