@@ -8,6 +8,7 @@ mod detector;
 mod file;
 mod fragment;
 pub mod gate;
+mod gateway;
 mod group;
 mod hooks;
 mod metrics;
@@ -26,6 +27,7 @@ pub use self::fragment::{
     AgentFragment, Fragment, LogFormat, LogFragment, MachineFragment, StoreFragment, Strategy,
 };
 pub use self::gate::GateSettings;
+pub use self::gateway::{ClientCertificates, GatewayFragment, GatewaySettings, TlsSettings};
 pub use self::group::GroupSettings;
 pub use self::hooks::{HooksFragment, HooksSettings, Isolation};
 pub use self::metrics::{Listen, MetricsFragment, MetricsSettings, Textfile};
@@ -59,6 +61,8 @@ pub struct Settings {
     pub hooks: HooksSettings,
     /// How this machine goes down, and when it counts as back.
     pub reboot: RebootSettings,
+    /// The HTTP service.
+    pub gateway: GatewaySettings,
     /// Figures for Prometheus.
     pub metrics: MetricsSettings,
     /// How the programs talk.
@@ -170,6 +174,7 @@ impl Settings {
             groups: fragment.group.unwrap_or_default(),
             hooks: HooksSettings::decide(fragment.hooks),
             reboot: RebootSettings::decide(fragment.reboot)?,
+            gateway: GatewaySettings::decide(fragment.gateway)?,
             metrics: MetricsSettings::decide(fragment.metrics),
             log: LogSettings {
                 format: log.format.unwrap_or_default(),
@@ -333,10 +338,12 @@ mod tests {
         assert_eq!(installed, decide("").unwrap());
         let (agent, hooks) = (shown.agent, shown.hooks);
         let reboot = shown.reboot.without_examples();
-        let shown = Fragment { agent, hooks, reboot, ..Fragment::default() };
+        let gateway = shown.gateway.without_examples();
+        let shown = Fragment { agent, hooks, reboot, gateway, ..Fragment::default() };
         let shown = Settings::decide(shown).unwrap();
         assert_eq!(shown.agent, installed.agent);
         assert_eq!(shown.hooks, installed.hooks);
+        assert_eq!(shown.gateway, installed.gateway);
         assert_eq!(shown.reboot, installed.reboot);
     }
 }

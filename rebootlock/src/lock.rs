@@ -14,6 +14,7 @@ mod pause;
 mod release;
 mod repair;
 mod status;
+mod turn;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -30,6 +31,7 @@ pub use self::pause::{Held, Resumed, Scope, Unheld};
 pub use self::release::{Ended, Release, Released};
 pub use self::repair::Repair;
 pub use self::status::{GroupStatus, Holder};
+pub use self::turn::{GivenBack, Queued, Turn};
 use crate::chance;
 use crate::id::{Group, MachineId};
 use crate::keys::Keyspace;
@@ -255,11 +257,26 @@ impl LockManager {
         &self,
         action: &str,
         keys: &[Key],
+        known: Option<Snapshot>,
+        decide: D,
+    ) -> Result<(T, Option<Snapshot>)>
+    where
+        D: Fn(&Snapshot) -> Result<Decision<T>>,
+    {
+        self.settle_over(action, || self.store.load(keys), known, decide).await
+    }
+
+    /// The same, on whatever `load` reads at one moment.
+    async fn settle_over<T, D, L>(
+        &self,
+        action: &str,
+        load: impl Fn() -> L,
         mut known: Option<Snapshot>,
         decide: D,
     ) -> Result<(T, Option<Snapshot>)>
     where
         D: Fn(&Snapshot) -> Result<Decision<T>>,
+        L: Future<Output = std::result::Result<Snapshot, StoreError>>,
     {
         let deadline = Instant::now() + self.deadline;
         let store_error = |source| LockError::Store { action: action.to_owned(), source };
@@ -273,7 +290,7 @@ impl LockManager {
             let (before, txn, done) = match believed {
                 Some(believed) => believed,
                 None => {
-                    let before = match self.in_time(deadline, self.store.load(keys)).await {
+                    let before = match self.in_time(deadline, load()).await {
                         Ok(before) => before,
                         Err(error) => return Err(store_error(unsettled.unwrap_or(error))),
                     };

@@ -96,6 +96,8 @@ pub enum Via {
     CtlReboot,
     /// A command run under `rebootlockctl exec`.
     Exec,
+    /// A FleetLock client, over HTTP.
+    Fleetlock,
     /// Something a newer version wrote, or another door.
     #[serde(untagged)]
     Other(String),
@@ -108,6 +110,7 @@ impl fmt::Display for Via {
             Self::Ctl => "ctl",
             Self::CtlReboot => "ctl-reboot",
             Self::Exec => "exec",
+            Self::Fleetlock => "fleetlock",
             Self::Other(text) => text,
         })
     }
@@ -207,6 +210,10 @@ pub struct Waiter {
     /// Through which door it will come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<Via>,
+    /// The lease the place hangs on, in hexadecimal, where whoever waits comes by now and then: each
+    /// time keeps it alive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<String>,
     /// Members of other programs.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
@@ -321,6 +328,7 @@ impl Claim {
             groups: self.group_names(),
             reason: self.reason.clone(),
             via: Some(self.via.clone()),
+            lease: None,
             unknown: Map::new(),
         }
     }

@@ -9,6 +9,7 @@ use super::ConfigError;
 use super::detector::{DetectorSettings, DetectorTable, check_detectors};
 use super::file::{explain, fault_in};
 use super::gate::{self, GateSettings, GateTable};
+use super::gateway::GatewayFragment;
 use super::group::{GroupSettings, GroupTable};
 use super::hooks::HooksFragment;
 use super::metrics::{MetricsFragment, MetricsTable};
@@ -40,6 +41,8 @@ pub struct Fragment {
     pub hooks: HooksFragment,
     /// `[reboot]`
     pub reboot: RebootFragment,
+    /// `[gateway]`
+    pub gateway: GatewayFragment,
     /// `[metrics]`
     pub metrics: MetricsFragment,
     /// `[log]`
@@ -59,6 +62,7 @@ struct Written {
     group: Option<Vec<Spanned<GroupTable>>>,
     hooks: HooksFragment,
     reboot: RebootFragment,
+    gateway: GatewayFragment,
     metrics: MetricsTable,
     log: LogFragment,
 }
@@ -75,6 +79,7 @@ impl Written {
             group: check_all(self.group)?,
             hooks: self.hooks,
             reboot: self.reboot.check()?,
+            gateway: self.gateway,
             metrics: self.metrics.check()?,
             log: self.log,
         })
@@ -233,6 +238,7 @@ impl Fragment {
             group: overlay_named(self.group, over.group),
             hooks: self.hooks.overlaid(over.hooks),
             reboot: self.reboot.overlaid(over.reboot),
+            gateway: self.gateway.overlaid(over.gateway),
             metrics: self.metrics.overlaid(over.metrics),
             log: overlay!(log: format, level),
         }

@@ -6,11 +6,14 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::table::{Fault, Named, Secs, Table};
+use super::table::{Count, Fault, Named, Secs, Table};
 use crate::id::Group;
 
 /// Longest cooldown: a year.
 const LONGEST: u64 = 365 * 86_400;
+
+/// More than any fleet has machines.
+const MOST_SLOTS: u64 = 1_000_000;
 
 /// `[[group]]` as written.
 #[derive(Debug, Clone, Deserialize)]
@@ -18,6 +21,7 @@ const LONGEST: u64 = 365 * 86_400;
 pub struct GroupTable {
     name: Spanned<String>,
     cooldown_secs: Option<Secs<0, LONGEST>>,
+    slots: Option<Count<0, MOST_SLOTS>>,
 }
 
 /// `[[group]]`, checked.
@@ -27,6 +31,8 @@ pub struct GroupSettings {
     pub name: Group,
     /// After a machine has come back from its reboot nobody new gets a slot for so long.
     pub cooldown: Duration,
+    /// How many of its machines may be down at once, where the gateway sees to it.
+    pub slots: Option<u32>,
 }
 
 impl Table for GroupTable {
@@ -36,7 +42,9 @@ impl Table for GroupTable {
         let name = Group::new(self.name.get_ref().clone())
             .map_err(|error| Fault::at(&self.name, error))?;
         let cooldown = self.cooldown_secs.map(Secs::get).unwrap_or_default();
-        Ok(GroupSettings { name, cooldown })
+        // The bound is far below.
+        let slots = self.slots.map(|slots| u32::try_from(slots.get()).unwrap_or(u32::MAX));
+        Ok(GroupSettings { name, cooldown, slots })
     }
 }
 

@@ -58,7 +58,7 @@ impl LockManager {
     }
 
     /// What an acquisition left behind is worth remembering if nobody else can be a holder.
-    fn remember_if_only(&self, claim: &Claim, left: Option<Snapshot>) {
+    pub(super) fn remember_if_only(&self, claim: &Claim, left: Option<Snapshot>) {
         let Some(left) = left else { return };
         let only = |group| self.semaphore(&left, group).is_ok_and(|semaphore| semaphore.max() == 1);
         if claim.groups().iter().all(only) {
@@ -66,7 +66,11 @@ impl LockManager {
         }
     }
 
-    fn decide_acquire(&self, claim: &Claim, before: &Snapshot) -> Result<Decision<Acquired>> {
+    pub(super) fn decide_acquire(
+        &self,
+        claim: &Claim,
+        before: &Snapshot,
+    ) -> Result<Decision<Acquired>> {
         let machine = &claim.machine;
         let mut txn = Txn::new();
         let mut held = Vec::new();

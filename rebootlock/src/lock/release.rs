@@ -43,6 +43,9 @@ impl Release {
 pub enum Ended {
     /// Its holder gives it back. It goes into the history only if the machine had the permit.
     GivenBack,
+    /// Its holder says over the network that it is up. In which boot nobody knows, so it counts as
+    /// back from a reboot: its groups cool down, and the history has it.
+    Steady,
     /// The machine is back from its reboot in this boot, and well. Its groups cool down.
     Verified {
         /// The boot it came back in.
@@ -67,7 +70,7 @@ impl Ended {
     fn past(&self, machine: &MachineId, record: Option<&HolderRecord>) -> Option<Past> {
         let ending = match self {
             Self::GivenBack if !record.is_some_and(HolderRecord::came_to_something) => return None,
-            Self::GivenBack => Ending::GivenBack,
+            Self::GivenBack | Self::Steady => Ending::GivenBack,
             Self::Verified { .. } => Ending::Verified,
             Self::Failed { .. } => Ending::Failed,
             Self::ExecEnded => Ending::ExecEnded,
@@ -79,7 +82,7 @@ impl Ended {
                 past.new_boot_id = Some(boot.clone());
             }
             Self::Unlocked { by } => past.by = Some(by.clone()),
-            Self::GivenBack | Self::ExecEnded => {}
+            Self::GivenBack | Self::Steady | Self::ExecEnded => {}
         }
         Some(past)
     }
@@ -145,7 +148,7 @@ impl LockManager {
         ended: &Ended,
         leases: &mut Leases,
     ) -> Result<()> {
-        if !matches!(ended, Ended::Verified { .. }) {
+        if !matches!(ended, Ended::Verified { .. } | Ended::Steady) {
             return Ok(());
         }
         for group in groups {

@@ -1,0 +1,179 @@
+//! What all requests share: the settings of now, the lock, the figures.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use rebootlock::config::{ConfigError, GatewaySettings, Settings};
+use rebootlock::id::Group;
+use rebootlock::lock::{LockError, LockManager};
+use rebootlock::store::SharedStore;
+use rebootlock::window::Windows;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::Auth;
+use crate::metrics::Metrics;
+use crate::rate::RateLimit;
+
+/// Between two tries to write the configured slots to a store that does not answer.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+
+/// Everything that a reload replaces at once. A request keeps to the one it began with.
+#[derive(Debug)]
+pub struct Live {
+    /// `[gateway]`
+    pub settings: GatewaySettings,
+    /// The lock.
+    pub locks: LockManager,
+    /// When reboots may begin.
+    pub windows: Windows,
+    /// Later than this, a machine should be back.
+    pub overdue_after: Duration,
+    /// Who may ask.
+    pub auth: Auth,
+    /// How often.
+    pub rate: Option<RateLimit>,
+    configured: BTreeSet<Group>,
+    /// Configured slots that are not in the store yet.
+    unset: Mutex<BTreeMap<Group, u32>>,
+}
+
+impl Live {
+    fn of(settings: &Settings, store: SharedStore) -> Result<Self, ConfigError> {
+        let gateway = settings.gateway.clone();
+        let locks = LockManager::new(store, settings.store.keys.clone())
+            .with_deadline(gateway.answer_within)
+            .with_cooldowns(settings.cooldowns());
+        let slots = |group: &rebootlock::config::GroupSettings| {
+            group.slots.map(|slots| (group.name.clone(), slots))
+        };
+        Ok(Self {
+            auth: Auth::of(&gateway)?,
+            rate: gateway.requests_per_minute.and_then(RateLimit::new),
+            locks,
+            windows: settings.windows.clone(),
+            overdue_after: settings.reboot.overdue_after,
+            configured: settings.groups.iter().map(|group| group.name.clone()).collect(),
+            unset: Mutex::new(settings.groups.iter().filter_map(slots).collect()),
+            settings: gateway,
+        })
+    }
+
+    /// Whether there is such a group: the default one, one that is configured, or one that has a
+    /// semaphore in the store.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn knows(&self, group: &Group) -> Result<bool, LockError> {
+        if group.is_default() || self.configured.contains(group) {
+            return Ok(true);
+        }
+        let key = self.locks.keys().semaphore(group);
+        let found = self.locks.store().load(std::slice::from_ref(&key)).await;
+        let found = found.map_err(|source| {
+            let action = format!("looking for {key}");
+            LockError::Store { action, source }
+        })?;
+        Ok(found.get(&key).is_some())
+    }
+
+    /// All groups there are.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn groups(&self) -> Result<BTreeSet<Group>, LockError> {
+        let stored = self.locks.groups().await?;
+        Ok(self.configured.iter().cloned().chain(stored).collect())
+    }
+
+    /// Sees to it that `group` has the slots it is configured to have. Nobody gets one before.
+    ///
+    /// # Errors
+    /// As for [`LockManager::set_max`].
+    pub async fn see_to_slots(&self, group: &Group) -> Result<(), LockError> {
+        let wanted = self.unset().get(group).copied();
+        let Some(slots) = wanted else { return Ok(()) };
+        let old = self.locks.set_max(group, slots).await?;
+        if self.unset().remove(group).is_some() && old != slots {
+            tracing::info!(%group, old, new = slots, "the group has the configured slots");
+        }
+        Ok(())
+    }
+
+    /// The same for all groups, for as long as it takes.
+    pub async fn see_to_all_slots(&self) {
+        let mut said = false;
+        loop {
+            let groups: Vec<_> = self.unset().keys().cloned().collect();
+            if groups.is_empty() {
+                return;
+            }
+            for group in groups {
+                if let Err(error) = self.see_to_slots(&group).await
+                    && !std::mem::replace(&mut said, true)
+                {
+                    let error = chain(&error);
+                    tracing::warn!(%group, error, "cannot set the configured slots yet");
+                }
+            }
+            if !self.unset().is_empty() {
+                tokio::time::sleep(TRY_AGAIN).await;
+            }
+        }
+    }
+
+    fn unset(&self) -> std::sync::MutexGuard<'_, BTreeMap<Group, u32>> {
+        self.unset.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The gateway.
+#[derive(Debug)]
+pub struct App {
+    live: RwLock<Arc<Live>>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Ends requests that are held, and takes no new connections.
+    pub stop: CancellationToken,
+}
+
+impl App {
+    /// A gateway of `settings` on `store`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says what is wrong with a file that the settings name.
+    pub fn new(settings: &Settings, store: SharedStore) -> Result<Arc<Self>, ConfigError> {
+        Ok(Arc::new(Self {
+            live: RwLock::new(Arc::new(Live::of(settings, store)?)),
+            metrics: Metrics::new(),
+            stop: CancellationToken::new(),
+        }))
+    }
+
+    /// The settings of now.
+    pub fn live(&self) -> Arc<Live> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces them. The store stays the one it was.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says what is wrong; the old ones stay in force.
+    pub fn reload(&self, settings: &Settings) -> Result<(), ConfigError> {
+        let live = Arc::new(Live::of(settings, self.live().locks.store().clone())?);
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+        Ok(())
+    }
+}
+
+/// An error with its causes.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

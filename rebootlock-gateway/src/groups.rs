@@ -1,0 +1,112 @@
+//! A look at all groups: for figures, and for holders who should be back by now.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rebootlock::id::{Group, MachineId, Token};
+use rebootlock::lock::LockError;
+use rebootlock::record::{UnixTime, Via};
+
+use crate::app::{App, Live, chain};
+
+/// Between two looks of our own.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// One group, in figures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// Which.
+    pub group: Group,
+    /// Its limit.
+    pub slots: u32,
+    /// Who has one of them.
+    pub holders: usize,
+    /// How many wait.
+    pub queue: usize,
+    /// Whether it, or the fleet, is paused.
+    pub paused: bool,
+    /// Clients of ours that took a slot too long ago.
+    pub overdue: Vec<Overdue>,
+}
+
+/// A machine that should have given its slot back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overdue {
+    /// Which.
+    pub machine: MachineId,
+    /// Since when it has it.
+    pub since: UnixTime,
+    /// The acquisition.
+    pub token: Option<Token>,
+}
+
+/// Looks at all groups. One whose semaphore cannot be read is left out: what cannot be counted has no
+/// figure.
+///
+/// # Errors
+/// What the store says.
+pub async fn look(live: &Live, now: UnixTime) -> Result<Vec<Look>, LockError> {
+    let mut looks = Vec::new();
+    for group in live.groups().await? {
+        let status = match live.locks.status(&group).await {
+            Ok(status) => status,
+            Err(error @ LockError::Damaged { .. }) => {
+                tracing::error!(%group, error = chain(&error), "a document is damaged");
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let overdue = status.holders.iter().filter_map(|holder| {
+            let record = holder.record.as_ref()?.as_ref().ok()?;
+            // Agents look after themselves, and operators know what they do.
+            let ours = record.via == Some(Via::Fleetlock);
+            let held = now.seconds_since(record.start_time);
+            (ours && held > live.overdue_after.as_secs()).then(|| Overdue {
+                machine: holder.machine.clone(),
+                since: record.start_time,
+                token: record.token,
+            })
+        });
+        looks.push(Look {
+            slots: status.semaphore.max(),
+            holders: status.holders.len(),
+            queue: status.queue.len(),
+            paused: !status.paused.is_empty(),
+            overdue: overdue.collect(),
+            group,
+        });
+    }
+    Ok(looks)
+}
+
+/// Says once of each holder that it is overdue; for ever.
+pub async fn watch(app: Arc<App>) {
+    let mut said = HashSet::new();
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let live = app.live();
+        if let Some(rate) = &live.rate {
+            rate.tidy();
+        }
+        // That the store is away is said by those who wanted something of it.
+        let Ok(looks) = look(&live, UnixTime::now()).await else { continue };
+        let mut still = HashSet::new();
+        for look in looks {
+            for overdue in look.overdue {
+                let key = (look.group.clone(), overdue.machine.clone(), overdue.since);
+                if !said.contains(&key) {
+                    tracing::warn!(
+                        target: "rebootlock_gateway::audit",
+                        event = "overdue", id = %overdue.machine, group = %look.group,
+                        since = overdue.since.to_text(),
+                        "this machine should be back; its slot stays until it says so or somebody \
+                         runs `rebootlockctl unlock`"
+                    );
+                }
+                still.insert(key);
+            }
+        }
+        said = still;
+    }
+}

@@ -1,0 +1,29 @@
+//! The HTTP service: machines that speak a protocol of their own, on the same slots as the agents.
+//!
+//! - [`options`]: flags, variables and files become settings; [`app`] is what they make.
+//! - [`listen`], [`serve`], [`tls`]: from a socket to a request; [`routes`]: from there to an answer.
+//! - [`fleetlock`]: FleetLock v1. One protocol a module; each translates to and from [`slots`].
+//! - [`slots`]: asking for a slot and giving it back, as every protocol here means it.
+//! - [`auth`], [`rate`]: who may ask, and how often.
+//! - [`groups`], [`health`], [`metrics`]: what is told to whoever watches over this.
+//! - [`notify`]: what systemd is told.
+//!
+//! Nothing is kept in the process that another one could not find in the store: any number of
+//! gateways may serve one store.
+
+pub mod app;
+pub mod auth;
+pub mod fleetlock;
+pub mod groups;
+pub mod health;
+pub mod listen;
+pub mod metrics;
+pub mod notify;
+pub mod options;
+
+pub mod rate;
+pub mod reply;
+pub mod routes;
+pub mod serve;
+pub mod slots;
+pub mod tls;

@@ -1,0 +1,176 @@
+//! `rebootlock-gateway`: flags, logging, signals and exit codes; everything else is in the library.
+
+use std::io::Read as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser;
+use rebootlock::cli::{CommonArgs, exit};
+use rebootlock::config::Settings;
+use rebootlock::{logging, store};
+use rebootlock_gateway::app::App;
+use rebootlock_gateway::options::{Cli, Command, HashArgs, ServeArgs, read};
+use rebootlock_gateway::tls::Tls;
+use rebootlock_gateway::{auth, groups, listen, notify, serve};
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing is left to be done about a terminal that takes no text.
+            let _ = error.print();
+            return if error.use_stderr() { exit::USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    let serve = match cli.command {
+        Command::Serve(serve) => serve,
+        Command::Hash(args) => return hash(&args),
+    };
+    let settings = match read(&cli.common, &serve) {
+        Ok(settings) => settings,
+        Err(error) => return fail(&error.into(), exit::CONFIG),
+    };
+    if let Err(error) = logging::start(&settings.log) {
+        return fail(&error.into(), exit::CONFIG);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into(), exit::FAILED),
+    };
+    let code = runtime.block_on(run(&cli.common, &serve, settings));
+    // A blocking call into a store that hangs must not keep the process.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    code
+}
+
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    eprintln!("error: {error:#}");
+    code.into()
+}
+
+async fn run(common: &CommonArgs, flags: &ServeArgs, settings: Settings) -> ExitCode {
+    // First of all: systemd's sockets are known by their numbers.
+    let listeners = match listen::listen(&settings.gateway) {
+        Ok(listeners) => listeners,
+        Err(error) => return fail(&error.into(), exit::FAILED),
+    };
+    let (app, tls) = match assemble(&settings) {
+        Ok(assembled) => assembled,
+        Err(error) => return fail(&error, exit::CONFIG),
+    };
+    let (mut term, mut int, mut hup) = match (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::hangup()),
+    ) {
+        (Ok(term), Ok(int), Ok(hup)) => (term, int, hup),
+        (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => {
+            return fail(&error.into(), exit::FAILED);
+        }
+    };
+    for address in listeners.iter().filter_map(|listener| listener.local_addr().ok()) {
+        tracing::info!(%address, tls = tls.is_some(), store = app.live().locks.store().location(), "listening");
+    }
+    let mut serving = tokio::spawn(serve::serve(app.clone(), listeners, tls.clone()));
+    tokio::spawn(groups::watch(app.clone()));
+    if let Some(tls) = tls.clone() {
+        tokio::spawn(async move { tls.follow().await });
+    }
+    let mut slots = see_to_slots(&app);
+    let mut watchdog = std::pin::pin!(notify::feed_watchdog());
+    notify::ready();
+    loop {
+        tokio::select! {
+            _ = &mut serving => break,
+            () = &mut watchdog => {}
+            _ = term.recv() => stop(&app),
+            _ = int.recv() => stop(&app),
+            _ = hup.recv() => match reload(common, flags, &app, tls.as_deref(), &settings) {
+                Ok(()) => {
+                    tracing::info!("configuration read again");
+                    slots.abort();
+                    slots = see_to_slots(&app);
+                }
+                Err(error) => tracing::error!(
+                    error = format!("{error:#}"),
+                    "the configuration is wrong; the old settings stay in force"
+                ),
+            },
+        }
+    }
+    tracing::info!("stopped");
+    ExitCode::SUCCESS
+}
+
+fn assemble(settings: &Settings) -> anyhow::Result<(Arc<App>, Option<Arc<Tls>>)> {
+    let tls = settings.gateway.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
+    let store = store::open(&settings.store)?;
+    Ok((App::new(settings, store)?, tls))
+}
+
+fn see_to_slots(app: &Arc<App>) -> tokio::task::JoinHandle<()> {
+    let live = app.live();
+    tokio::spawn(async move { live.see_to_all_slots().await })
+}
+
+fn stop(app: &App) {
+    notify::stopping();
+    tracing::info!("stopping: requests under way are answered, no new connections are taken");
+    app.stop.cancel();
+}
+
+/// Reads the configuration again. What cannot change without a restart is said.
+fn reload(
+    common: &CommonArgs,
+    flags: &ServeArgs,
+    app: &App,
+    tls: Option<&Tls>,
+    began_with: &Settings,
+) -> anyhow::Result<()> {
+    let settings = read(common, flags)?;
+    match (tls, settings.gateway.tls.clone()) {
+        (Some(tls), Some(wanted)) => tls.reload(wanted)?,
+        (None, None) => {}
+        _ => anyhow::bail!("TLS is switched on and off by a restart only"),
+    }
+    app.reload(&settings)?;
+    let fixed = |settings: &Settings| {
+        (settings.store.clone(), settings.gateway.listen.clone(), settings.gateway.max_connections)
+    };
+    if fixed(&settings) != fixed(began_with) {
+        tracing::warn!(
+            "[store], gateway.listen and gateway.max_connections change with a restart only"
+        );
+    }
+    Ok(())
+}
+
+/// Prints what the file with credentials needs.
+fn hash(args: &HashArgs) -> ExitCode {
+    if args.token {
+        let (token, line) = auth::new_token();
+        eprintln!("The token, for the client; it is shown this once:");
+        eprintln!("{token}");
+        println!("{line}");
+        return ExitCode::SUCCESS;
+    }
+    match password().and_then(|password| auth::hash(&password).map_err(anyhow::Error::msg)) {
+        Ok(hash) => {
+            println!("password_hash = \"{hash}\"");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error, exit::FAILED),
+    }
+}
+
+/// The first line of stdin: a password among the arguments would be there for all to see.
+fn password() -> anyhow::Result<String> {
+    let mut text = String::new();
+    std::io::stdin().take(4096).read_to_string(&mut text).context("cannot read the password")?;
+    let password = text.lines().next().unwrap_or_default();
+    anyhow::ensure!(!password.is_empty(), "the password, which is read from stdin, is empty");
+    Ok(password.to_owned())
+}

@@ -1,0 +1,249 @@
+//! Answers in the form that FleetLock clients read: `{"kind": "…", "value": "…"}`.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
+use serde::Serialize;
+
+/// What an answer is, for programs. Clients use the names as labels, so there are few and they stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Granted, or released.
+    Success,
+    /// No slot is free, or what is free is for those who asked before.
+    Full,
+    /// The group or the fleet is paused.
+    Paused,
+    /// This machine is held.
+    Held,
+    /// The group cools down after a reboot.
+    CoolingDown,
+    /// No reboot window is open.
+    Window,
+    /// The machine has a slot that came about in another way.
+    TakenOtherwise,
+    /// `fleet-lock-protocol: true` is missing.
+    MissingHeader,
+    /// The body is not the JSON that is expected.
+    InvalidBody,
+    /// An id or a group that nobody may have.
+    InvalidParams,
+    /// A group that nobody has configured.
+    UnknownGroup,
+    /// Without credentials, or with wrong ones.
+    Unauthorized,
+    /// The credentials are good, but not for this id or group.
+    Forbidden,
+    /// There is nothing at this path.
+    NotFound,
+    /// Not by this method.
+    MethodNotAllowed,
+    /// The body took too long.
+    Timeout,
+    /// The body is too long.
+    TooLarge,
+    /// Too many requests from one address.
+    RateLimited,
+    /// The gateway itself has too much to do.
+    Overloaded,
+    /// The store does not answer.
+    StoreUnavailable,
+    /// A document in the store cannot be read. A person has to look.
+    StoreDamaged,
+}
+
+impl Kind {
+    /// As it is written. With `airlock`, the nearest of the few that airlock has.
+    pub fn name(self, airlock: bool) -> &'static str {
+        match (self, airlock) {
+            (Self::Success, _) => "success",
+            (Self::Full, false) => "failed_lock_semaphore_full",
+            (Self::Paused, false) => "failed_lock_paused",
+            (Self::Held, false) => "failed_lock_held",
+            (Self::CoolingDown, false) => "failed_lock_cooldown",
+            (Self::Window, false) => "failed_lock_window",
+            (Self::TakenOtherwise, false) => "failed_lock_taken_otherwise",
+            (Self::MissingHeader, false) => "missing_header",
+            (Self::InvalidBody, false) => "invalid_body",
+            (Self::InvalidParams, false) => "invalid_client_params",
+            (Self::StoreUnavailable, false) => "store_unavailable",
+            (Self::StoreDamaged, false) => "store_damaged",
+            (
+                Self::Full
+                | Self::Paused
+                | Self::Held
+                | Self::CoolingDown
+                | Self::Window
+                | Self::TakenOtherwise
+                | Self::StoreDamaged,
+                true,
+            ) => "failed_lock",
+            (Self::MissingHeader | Self::InvalidBody | Self::InvalidParams, true) => {
+                "invalid_client_identity"
+            }
+            (Self::StoreUnavailable, true) => "failed_sem_init",
+            (Self::UnknownGroup, _) => "unknown_group",
+            (Self::Unauthorized, _) => "unauthorized",
+            (Self::Forbidden, _) => "forbidden",
+            (Self::NotFound, _) => "not_found",
+            (Self::MethodNotAllowed, _) => "method_not_allowed",
+            (Self::Timeout, _) => "timeout",
+            (Self::TooLarge, _) => "body_too_large",
+            (Self::RateLimited, _) => "rate_limited",
+            (Self::Overloaded, _) => "overloaded",
+        }
+    }
+
+    /// Nothing but [`Kind::Success`] is a 2xx: clients take every one of them for a grant. Nothing is
+    /// a 3xx: they follow those to wherever a 200 may be.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Success => StatusCode::OK,
+            Self::Full
+            | Self::Paused
+            | Self::Held
+            | Self::CoolingDown
+            | Self::Window
+            | Self::TakenOtherwise => StatusCode::LOCKED,
+            Self::MissingHeader | Self::InvalidBody | Self::InvalidParams | Self::UnknownGroup => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Timeout => StatusCode::REQUEST_TIMEOUT,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::Overloaded | Self::StoreUnavailable | Self::StoreDamaged => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        }
+    }
+}
+
+/// An answer that is not sent yet.
+#[derive(Debug)]
+pub struct Reply {
+    /// What it is, for programs.
+    pub kind: Kind,
+    /// What it is, for people. Never empty.
+    pub value: String,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// What the log and the figures want to know of an answer.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// What was answered.
+    pub kind: Kind,
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    kind: &'a str,
+    value: &'a str,
+}
+
+impl Reply {
+    /// An answer of `kind`, which `value` explains to people.
+    pub fn new(kind: Kind, value: impl Into<String>) -> Self {
+        let fixed = |name, value| vec![(name, HeaderValue::from_static(value))];
+        let headers = match kind {
+            // What the client still wants to send is not read any more.
+            Kind::Timeout | Kind::TooLarge => fixed(CONNECTION, "close"),
+            Kind::Unauthorized => fixed(WWW_AUTHENTICATE, "Basic realm=\"rebootlock\""),
+            _ => Vec::new(),
+        };
+        Self { kind, value: value.into(), headers }
+    }
+
+    /// The answer to a method that a path does not have.
+    pub fn only(allowed: &'static str) -> Self {
+        let mut reply = Self::new(Kind::MethodNotAllowed, format!("only {allowed} is served here"));
+        reply.headers.push((ALLOW, HeaderValue::from_static(allowed)));
+        reply
+    }
+
+    /// The same answer, with a header.
+    #[must_use]
+    pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// The same answer, asking the client not to come back for so long.
+    #[must_use]
+    pub fn retry_after(self, wait: Duration) -> Self {
+        self.with(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1))
+    }
+
+    /// What goes over the wire.
+    pub fn into_response(self, airlock: bool) -> Response<Body> {
+        let written = Written { kind: self.kind.name(airlock), value: &self.value };
+        // Two strings always have a JSON form.
+        let body = serde_json::to_vec(&written).unwrap_or_default();
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = self.kind.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.extend(self.headers);
+        response.extensions_mut().insert(Told { kind: self.kind });
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Kind; 21] = [
+        Kind::Success,
+        Kind::Full,
+        Kind::Paused,
+        Kind::Held,
+        Kind::CoolingDown,
+        Kind::Window,
+        Kind::TakenOtherwise,
+        Kind::MissingHeader,
+        Kind::InvalidBody,
+        Kind::InvalidParams,
+        Kind::UnknownGroup,
+        Kind::Unauthorized,
+        Kind::Forbidden,
+        Kind::NotFound,
+        Kind::MethodNotAllowed,
+        Kind::Timeout,
+        Kind::TooLarge,
+        Kind::RateLimited,
+        Kind::Overloaded,
+        Kind::StoreUnavailable,
+        Kind::StoreDamaged,
+    ];
+
+    #[test]
+    fn nothing_but_success_is_a_2xx_and_nothing_is_a_redirect() {
+        for kind in ALL {
+            let status = kind.status();
+            assert_eq!(status.is_success(), kind == Kind::Success, "{kind:?}");
+            assert!(!status.is_redirection() && !status.is_informational(), "{kind:?}");
+            assert!(!status.is_server_error() || status.as_u16() == 503, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn every_kind_has_a_name_of_its_own_and_one_that_airlock_would_know() {
+        let mut names: Vec<_> = ALL.iter().map(|kind| kind.name(false)).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+        assert_eq!(Kind::Full.name(true), "failed_lock");
+        assert_eq!(Kind::StoreUnavailable.name(true), "failed_sem_init");
+        assert_eq!(Kind::MissingHeader.name(true), "invalid_client_identity");
+    }
+}

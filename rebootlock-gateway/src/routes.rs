@@ -1,0 +1,143 @@
+//! From a request to an answer: the path put straight, the limits kept, everything counted and logged.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{Request, Response, Uri};
+use axum::routing::any;
+use tower::Service as _;
+
+use crate::app::App;
+use crate::reply::{Kind, Reply, Told};
+use crate::serve::Peer;
+use crate::{fleetlock, health};
+
+/// Every path there is, each protocol's in its own module.
+pub fn router(app: Arc<App>) -> Router {
+    // Methods are looked at by the handlers: what is refused is refused in one form everywhere.
+    Router::new()
+        .route("/v1/pre-reboot", any(fleetlock::pre_reboot))
+        .route("/v1/steady-state", any(fleetlock::steady_state))
+        .route("/healthz", any(health::healthz))
+        .route("/readyz", any(health::readyz))
+        .route("/metrics", any(health::metrics))
+        .fallback(not_found)
+        .with_state(app)
+}
+
+async fn not_found(State(app): State<Arc<App>>) -> Response<Body> {
+    let airlock = app.live().settings.airlock_kinds;
+    Reply::new(Kind::NotFound, "there is nothing at this path").into_response(airlock)
+}
+
+/// Answers one request.
+pub async fn answer(
+    app: &App,
+    mut router: Router,
+    peer: &Peer,
+    mut request: Request<Body>,
+) -> Response<Body> {
+    let began = Instant::now();
+    let live = app.live();
+    let method = request.method().clone();
+    let path = straight(request.uri().path(), &live.settings.prefixes);
+    let route = route(&path);
+    let limit = live.rate.as_ref().filter(|_| !is_for_watchers(route));
+    let counted = limit.map_or(Ok(()), |rate| rate.count(peer.address.ip()));
+    let response = match (counted, path.parse::<Uri>()) {
+        (Err(wait), _) => Reply::new(Kind::RateLimited, "too many requests from your address")
+            .retry_after(wait)
+            .into_response(live.settings.airlock_kinds),
+        (Ok(()), Err(_)) => Reply::new(Kind::NotFound, "there is nothing at this path")
+            .into_response(live.settings.airlock_kinds),
+        (Ok(()), Ok(uri)) => {
+            *request.uri_mut() = uri;
+            request.extensions_mut().insert(peer.clone());
+            match router.call(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            }
+        }
+    };
+    let kind = response.extensions().get::<Told>().map(|told| told.kind.name(false));
+    let status = response.status();
+    let took = began.elapsed();
+    app.metrics.answered(route, kind.unwrap_or("none"), status, took);
+    if live.settings.access_log {
+        tracing::info!(
+            target: "rebootlock_gateway::access",
+            %method, path, status = status.as_u16(), kind, address = %peer.address,
+            ms = took.as_millis(), "answered"
+        );
+    }
+    response
+}
+
+/// The path with its doubled slashes made one and a configured prefix taken off. The query is of no use
+/// to anybody here.
+fn straight(path: &str, prefixes: &[String]) -> String {
+    let mut straight = String::with_capacity(path.len());
+    for c in path.chars() {
+        if c != '/' || !straight.ends_with('/') {
+            straight.push(c);
+        }
+    }
+    let below = prefixes.iter().find_map(|prefix| {
+        straight.strip_prefix(prefix.as_str()).filter(|rest| rest.starts_with('/'))
+    });
+    below.map(ToOwned::to_owned).unwrap_or(straight)
+}
+
+/// For figures, which must not grow with what strangers ask for.
+fn route(path: &str) -> &'static str {
+    match path {
+        "/v1/pre-reboot" => "pre-reboot",
+        "/v1/steady-state" => "steady-state",
+        "/healthz" => "healthz",
+        "/readyz" => "readyz",
+        "/metrics" => "metrics",
+        _ => "other",
+    }
+}
+
+fn is_for_watchers(route: &str) -> bool {
+    matches!(route, "healthz" | "readyz" | "metrics")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn slashes_are_made_one_and_prefixes_taken_off() {
+        let prefixes = ["/a/b".to_owned(), "/lock".to_owned()];
+        for (path, becomes) in [
+            ("/v1/pre-reboot", "/v1/pre-reboot"),
+            ("//v1///pre-reboot", "/v1/pre-reboot"),
+            ("/a/b/v1/pre-reboot", "/v1/pre-reboot"),
+            ("//a//b//v1/pre-reboot", "/v1/pre-reboot"),
+            ("/lock/v1/x/", "/v1/x/"),
+            ("/locksmith/v1", "/locksmith/v1"),
+            ("/lock", "/lock"),
+            ("/lock/lock/v1", "/lock/v1"),
+            ("", ""),
+            ("*", "*"),
+        ] {
+            assert_eq!(straight(path, &prefixes), becomes, "{path}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_straight_stays_so(path in "[a/.%]{0,12}") {
+            let once = straight(&path, &[]);
+            prop_assert!(!once.contains("//"));
+            prop_assert_eq!(straight(&once, &[]), once);
+        }
+    }
+}

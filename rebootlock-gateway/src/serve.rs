@@ -1,0 +1,177 @@
+//! From a socket to a request: connections, their limits, and their end.
+//!
+//! HTTP/1.1 alone. A client has so long for its TLS handshake and for each request's headers, and a
+//! connection that asks for nothing is closed after that time too. More connections than the limit
+//! wait in the kernel.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::app::App;
+use crate::auth::CertificateNames;
+use crate::routes;
+use crate::tls::{self, Tls};
+
+/// Request line and headers of one request.
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+
+/// Before the next connection, when the system could not give one: it lacks file descriptors or
+/// memory, and asking at once would only make it busy too.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
+
+/// Who is at the other end.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// From where.
+    pub address: SocketAddr,
+    /// The names in its certificate, if it showed one that counts.
+    pub certificate: Option<CertificateNames>,
+}
+
+impl Default for Peer {
+    fn default() -> Self {
+        let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        Self { address, certificate: None }
+    }
+}
+
+/// What a connection needs.
+#[derive(Clone)]
+struct Service {
+    app: Arc<App>,
+    router: Router,
+    tls: Option<Arc<Tls>>,
+}
+
+/// Serves until the app is told to stop, and then until all requests have ended or had the time that
+/// the settings give them.
+pub async fn serve(app: Arc<App>, listeners: Vec<TcpListener>, tls: Option<Arc<Tls>>) {
+    let service = Service { router: routes::router(app.clone()), app: app.clone(), tls };
+    let free = Arc::new(Semaphore::new(app.live().settings.max_connections));
+    let (accepting, connections) = (TaskTracker::new(), TaskTracker::new());
+    // Ends what the drain has not.
+    let abort = CancellationToken::new();
+    for listener in listeners {
+        let (service, free) = (service.clone(), free.clone());
+        let accept = accept(listener, service, free, connections.clone(), abort.clone());
+        accepting.spawn(accept);
+    }
+    accepting.close();
+    accepting.wait().await;
+    connections.close();
+    let drain = app.live().settings.drain;
+    if tokio::time::timeout(drain, connections.wait()).await.is_err() {
+        tracing::warn!(connections = connections.len(), "connections are cut off");
+        abort.cancel();
+        connections.wait().await;
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    service: Service,
+    free: Arc<Semaphore>,
+    connections: TaskTracker,
+    abort: CancellationToken,
+) {
+    let stop = service.app.stop.clone();
+    loop {
+        let permit = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            permit = free.clone().acquire_owned() => permit,
+        };
+        let Ok(permit) = permit else { return };
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot take a connection");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
+        };
+        let (service, abort) = (service.clone(), abort.clone());
+        connections.spawn(async move {
+            service.app.metrics.connected();
+            let app = service.app.clone();
+            tokio::select! {
+                () = connection(stream, address, service) => {}
+                () = abort.cancelled() => {}
+            }
+            app.metrics.disconnected();
+            drop(permit);
+        });
+    }
+}
+
+async fn connection(stream: TcpStream, address: SocketAddr, service: Service) {
+    // Answers are small, and each is waited for.
+    let _ = stream.set_nodelay(true);
+    let Some(tls) = service.tls.clone() else {
+        return converse(stream, Peer { address, certificate: None }, service).await;
+    };
+    let within = service.app.live().settings.header_timeout;
+    match tokio::time::timeout(within, tls.acceptor().accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+            let certificate = shown.map(tls::names);
+            converse(stream, Peer { address, certificate }, service).await;
+        }
+        Ok(Err(error)) => tracing::debug!(%address, %error, "no TLS"),
+        Err(_) => tracing::debug!(%address, "the TLS handshake took too long"),
+    }
+}
+
+async fn converse<S>(stream: S, peer: Peer, service: Service)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (app, router) = (service.app, service.router);
+    let stop = app.stop.clone();
+    let within = app.live().settings.header_timeout;
+    let address = peer.address;
+    let answer = service_fn(move |request: hyper::Request<Incoming>| {
+        let (app, router, peer) = (app.clone(), router.clone(), peer.clone());
+        async move {
+            let request = request.map(Body::new);
+            Ok::<_, Infallible>(routes::answer(&app, router, &peer, request).await)
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(within)
+        .max_header_size(MAX_HEADER_BYTES)
+        .max_buf_size(2 * MAX_HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), answer);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    // Nobody is left to be told about a client that hangs up or is too slow.
+    if let Err(error) = ended {
+        tracing::debug!(%address, %error, "the connection broke");
+    }
+}

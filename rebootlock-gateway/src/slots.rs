@@ -1,0 +1,279 @@
+//! Asking for a slot and giving it back, as every protocol here means it.
+//!
+//! A refusal is a kind for programs and a sentence for people, who see nothing else of what goes on.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use rebootlock::id::{Group, MachineId};
+use rebootlock::lock::{Acquired, GivenBack, LockError, Queued, Turn};
+use rebootlock::record::{Claim, Via};
+use rebootlock::wait::{WaitOptions, Waiting};
+use rebootlock::window::Verdict;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{Live, chain};
+use crate::reply::Kind;
+
+/// A held request looks again after so long, even if nothing was heard.
+const POLL: Duration = Duration::from_secs(60);
+
+/// Who asks for what.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// Where.
+    pub group: Group,
+    /// For whom.
+    pub machine: MachineId,
+    /// Through which door.
+    pub via: Via,
+    /// From where, for the record.
+    pub address: IpAddr,
+}
+
+/// Why there is no slot, or nothing was given back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// For programs.
+    pub kind: Kind,
+    /// For people.
+    pub text: String,
+}
+
+impl Refusal {
+    fn new(kind: Kind, text: impl Into<String>) -> Self {
+        Self { kind, text: text.into() }
+    }
+
+    fn of(error: &LockError) -> Self {
+        match error {
+            LockError::Paused { .. } => Self::new(Kind::Paused, error.to_string()),
+            LockError::Held { .. } => Self::new(Kind::Held, error.to_string()),
+            LockError::CoolingDown { .. } => Self::new(Kind::CoolingDown, error.to_string()),
+            LockError::Full { .. } => Self::new(Kind::Full, error.to_string()),
+            LockError::Damaged { .. } => {
+                tracing::error!(error = chain(error), "a document is damaged");
+                Self::new(
+                    Kind::StoreDamaged,
+                    "a document of the lock is damaged; see `rebootlockctl doctor` and `rebootlockctl \
+                     repair`",
+                )
+            }
+            LockError::Store { .. } | LockError::Contended { .. } | LockError::NotOurs { .. } => {
+                tracing::warn!(error = chain(error), "the store does not answer");
+                store_unavailable()
+            }
+        }
+    }
+
+    /// Whether it may be over soon, without anybody being asked.
+    fn may_pass(&self) -> bool {
+        matches!(self.kind, Kind::Full | Kind::Paused | Kind::CoolingDown)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+fn store_unavailable() -> Refusal {
+    Refusal::new(Kind::StoreUnavailable, "the store of the lock does not answer; ask again")
+}
+
+/// What a client is told that may reboot, or that has given its slot back.
+pub type Answer = Result<String, Refusal>;
+
+/// Asks for a slot once.
+///
+/// # Errors
+/// [`Refusal`] says why there is none. Who was refused is remembered.
+pub async fn acquire(live: &Live, ask: &Ask) -> Answer {
+    permitted(live, ask).await?;
+    once(live, &claim(ask)).await
+}
+
+/// Asks for a slot, and if there is none, waits for one for as long as `wait` at the most.
+///
+/// # Errors
+/// As for [`acquire`].
+pub async fn acquire_within(
+    live: &Live,
+    ask: &Ask,
+    wait: Duration,
+    stop: &CancellationToken,
+) -> Answer {
+    let until = Instant::now() + wait;
+    let window = permitted(live, ask).await?;
+    let claim = claim(ask);
+    match once(live, &claim).await {
+        Err(refusal) if refusal.may_pass() => {}
+        answer => return answer,
+    }
+    let until = window.map_or(until, |left| until.min(Instant::now() + left));
+    let options = WaitOptions { lease: live.settings.reserve, poll: POLL };
+    let mut waiting = Waiting::start(live.locks.clone(), claim.clone(), options);
+    let acquired = tokio::select! {
+        acquired = waiting.granted() => Some(acquired),
+        () = tokio::time::sleep_until(until) => None,
+        () = stop.cancelled() => None,
+    };
+    match acquired {
+        Some(acquired) => granted(&claim, acquired),
+        // The place stays in the line; asking once more makes it one that asking keeps.
+        None => {
+            drop(waiting);
+            once(live, &claim).await
+        }
+    }
+}
+
+/// Gives a slot back.
+///
+/// # Errors
+/// [`Refusal`] if that could not be done, or the group is not known.
+pub async fn release(live: &Live, ask: &Ask) -> Answer {
+    let Ask { group, machine, via, .. } = ask;
+    known(live, group).await?;
+    let given_back = in_time(live, live.locks.give_back(group, machine, via)).await?;
+    Ok(match given_back {
+        GivenBack::Freed(_) => {
+            tracing::info!(
+                target: "rebootlock_gateway::audit",
+                event = "released", id = %machine, %group, via = %via, address = %ask.address,
+                "slot given back"
+            );
+            format!("the slot of {machine} in group {group} is free again")
+        }
+        GivenBack::NotHeld => {
+            format!("{machine} holds no slot in group {group}; nothing was changed")
+        }
+        GivenBack::Kept(record) => {
+            let via = record.via.as_ref().map_or("another way".to_owned(), ToString::to_string);
+            format!("{machine} keeps its slot in group {group}: it was taken by {via}")
+        }
+    })
+}
+
+/// Whether the group is there, has its slots, and a window is open. Says how long the window is, if it ends.
+async fn permitted(live: &Live, ask: &Ask) -> Result<Option<Duration>, Refusal> {
+    known(live, &ask.group).await?;
+    in_time(live, live.see_to_slots(&ask.group)).await?;
+    let now = Timestamp::now();
+    match live.windows.judge(now, &ask.machine) {
+        Verdict::Open { until, .. } => {
+            let left = until.map(|until| now.duration_until(until));
+            Ok(left.map(|left| Duration::try_from(left).unwrap_or_default()))
+        }
+        closed => Err(Refusal::new(Kind::Window, closed.sentence(&TimeZone::UTC))),
+    }
+}
+
+async fn known(live: &Live, group: &Group) -> Result<(), Refusal> {
+    if in_time(live, live.knows(group)).await? {
+        return Ok(());
+    }
+    let text = format!("group {group} is neither configured here nor in the store");
+    Err(Refusal::new(Kind::UnknownGroup, text))
+}
+
+fn claim(ask: &Ask) -> Claim {
+    let mut claim = Claim::new(ask.machine.clone(), [ask.group.clone()], ask.via.clone());
+    claim.reason = Some(format!("asked for by {} from {}", ask.via, ask.address));
+    claim
+}
+
+async fn once(live: &Live, claim: &Claim) -> Answer {
+    match in_time(live, live.locks.acquire_in_turn(claim, live.settings.reserve)).await? {
+        Turn::Granted(acquired) => granted(claim, acquired),
+        Turn::Queued(queued) => Err(Refusal::new(Kind::Full, in_line(live, &queued).await)),
+    }
+}
+
+fn granted(claim: &Claim, acquired: Acquired) -> Answer {
+    let machine = &claim.machine;
+    let group = claim.groups().iter().map(Group::as_str).collect::<Vec<_>>().join(", ");
+    match acquired {
+        Acquired::Granted => {
+            tracing::info!(
+                target: "rebootlock_gateway::audit",
+                event = "granted", id = %machine, %group, via = %claim.via,
+                reason = claim.reason.as_deref(), "slot taken"
+            );
+            Ok(format!("{machine} holds a slot in group {group}"))
+        }
+        Acquired::Already(record) => match record {
+            // It is given back when whoever took it says so, and not when this client's machine is up again.
+            Some(record) if record.via.as_ref().is_some_and(|via| *via != claim.via) => {
+                let via = record.via.as_ref().map(ToString::to_string).unwrap_or_default();
+                let text = format!(
+                    "{machine} has a slot in group {group} already, taken by {via}; this one is not \
+                     for you to reboot with"
+                );
+                Err(Refusal::new(Kind::TakenOtherwise, text))
+            }
+            Some(record) => {
+                let since = record.start_time.to_text();
+                Ok(format!("{machine} holds a slot in group {group} since {since}"))
+            }
+            None => Ok(format!("{machine} holds a slot in group {group}")),
+        },
+    }
+}
+
+/// Who has the slots, since when, and who goes first.
+async fn in_line(live: &Live, queued: &Queued) -> String {
+    let Queued { group, max, free, ahead } = queued;
+    let before = match (*ahead, *free) {
+        (0, _) => "you are the next".to_owned(),
+        (1, _) => "1 machine goes before you".to_owned(),
+        (n, _) if n >= Queued::MOST_AHEAD => format!("{n} machines or more go before you"),
+        (n, _) => format!("{n} machines go before you"),
+    };
+    if *max == 0 {
+        return format!(
+            "group {group} has no slots: nobody in it may reboot until somebody gives it some"
+        );
+    }
+    if *free > 0 {
+        return format!(
+            "{free} of {max} slots of group {group} are free, but kept for who asked first: {before}"
+        );
+    }
+    let holders = match in_time(live, live.locks.glance(group)).await {
+        Ok((semaphore, record)) => {
+            let others = semaphore.holders().len().saturating_sub(1);
+            let first = semaphore.holders().first().map(ToString::to_string);
+            let name = record.as_ref().and_then(|r| r.hostname.clone()).or(first);
+            let since = record.map(|r| format!(" since {}", r.start_time.to_text()));
+            let others = match others {
+                0 => String::new(),
+                1 => " and 1 other".to_owned(),
+                n => format!(" and {n} others"),
+            };
+            name.map(|name| format!(" by {name}{}{others}", since.unwrap_or_default()))
+        }
+        Err(_) => None,
+    };
+    let holders = holders.unwrap_or_default();
+    format!("all {max} slots of group {group} are taken{holders}; {before}")
+}
+
+async fn in_time<T>(
+    live: &Live,
+    asked: impl Future<Output = Result<T, LockError>>,
+) -> Result<T, Refusal> {
+    match tokio::time::timeout(live.settings.answer_within, asked).await {
+        Ok(answer) => answer.map_err(|error| Refusal::of(&error)),
+        Err(_) => {
+            let within = live.settings.answer_within.as_secs();
+            tracing::warn!(within, store = live.locks.store().location(), "the store is too slow");
+            Err(store_unavailable())
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! `[gateway]`: the HTTP service.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+
+use super::ConfigError;
+use super::table::{Count, Secs};
+
+/// Where the gateway listens unless told otherwise.
+const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
+
+/// `[gateway]` as written.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewayFragment {
+    /// Where to listen.
+    #[serde(deserialize_with = "addresses")]
+    pub listen: Option<Vec<SocketAddr>>,
+    /// Whether other machines may be served without TLS.
+    pub plain_http: Option<bool>,
+    #[serde(deserialize_with = "prefixes")]
+    prefixes: Option<Vec<String>>,
+    reserve_secs: Option<Secs<1, 86_400>>,
+    max_wait_secs: Option<Secs<0, 600>>,
+    answer_within_secs: Option<Secs<1, 60>>,
+    header_timeout_secs: Option<Secs<1, 300>>,
+    body_timeout_secs: Option<Secs<1, 300>>,
+    drain_secs: Option<Secs<0, 600>>,
+    max_connections: Option<Count<1, 1_000_000>>,
+    requests_per_minute: Option<Count<0, 1_000_000>>,
+    #[serde(deserialize_with = "file")]
+    tls_cert_file: Option<PathBuf>,
+    #[serde(deserialize_with = "file")]
+    tls_key_file: Option<PathBuf>,
+    #[serde(deserialize_with = "file")]
+    client_ca_file: Option<PathBuf>,
+    client_certificates: Option<ClientCertificates>,
+    client_name_is_id: Option<bool>,
+    #[serde(deserialize_with = "file")]
+    credentials_file: Option<PathBuf>,
+    airlock_kinds: Option<bool>,
+    access_log: Option<bool>,
+}
+
+/// `[gateway]`, decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewaySettings {
+    /// Where to listen, at least one.
+    pub listen: Vec<SocketAddr>,
+    /// Whether other machines may be served without TLS.
+    pub plain_http: bool,
+    /// The paths under which everything is served besides the root, as `/a/b`.
+    pub prefixes: Vec<String>,
+    /// For how long whoever was refused is remembered, and a slot kept for it.
+    pub reserve: Duration,
+    /// The longest that a request may be held because its client asks for it.
+    pub max_wait: Duration,
+    /// A request whose answer takes longer is answered that the store is away.
+    pub answer_within: Duration,
+    /// From the first byte of a request, or the end of the one before, to the last of its headers.
+    pub header_timeout: Duration,
+    /// From then on to the last byte of its body.
+    pub body_timeout: Duration,
+    /// How long requests have to end when the gateway is told to stop.
+    pub drain: Duration,
+    /// So many connections at once; more wait in the kernel.
+    pub max_connections: usize,
+    /// So many requests of one address in a minute; any number if there is none.
+    pub requests_per_minute: Option<u32>,
+    /// TLS, and whose certificates are asked for.
+    pub tls: Option<TlsSettings>,
+    /// Who may ask for what, with hashes of passwords and tokens. Anybody for anything without.
+    pub credentials_file: Option<PathBuf>,
+    /// Refusals are named as airlock names them.
+    pub airlock_kinds: bool,
+    /// Whether every request is logged.
+    pub access_log: bool,
+}
+
+/// TLS of the gateway, decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// PEM file with the certificate and those that sign it.
+    pub cert_file: PathBuf,
+    /// PEM file with its key.
+    pub key_file: PathBuf,
+    /// PEM file with the authorities whose client certificates count.
+    pub client_ca_file: Option<PathBuf>,
+    /// Whether there is no connection without one.
+    pub client_certificates: ClientCertificates,
+    /// Whether a client with a certificate may speak for the names in it only.
+    pub client_name_is_id: bool,
+}
+
+/// Whether clients must show a certificate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientCertificates {
+    /// There is no connection without.
+    #[default]
+    Required,
+    /// One may come with a password or a token instead.
+    Optional,
+}
+
+impl GatewayFragment {
+    /// This layer with `over` laid on top of it.
+    pub(super) fn overlaid(self, over: Self) -> Self {
+        macro_rules! overlay {
+            ($($member:ident),+) => { Self { $($member: over.$member.or(self.$member)),+ } };
+        }
+        overlay!(
+            listen,
+            plain_http,
+            prefixes,
+            reserve_secs,
+            max_wait_secs,
+            answer_within_secs,
+            header_timeout_secs,
+            body_timeout_secs,
+            drain_secs,
+            max_connections,
+            requests_per_minute,
+            tls_cert_file,
+            tls_key_file,
+            client_ca_file,
+            client_certificates,
+            client_name_is_id,
+            credentials_file,
+            airlock_kinds,
+            access_log
+        )
+    }
+
+    fn tls(&self) -> Result<Option<TlsSettings>, ConfigError> {
+        let fault = |setting, problem: &str| {
+            Err(ConfigError::Setting { setting, problem: problem.to_owned() })
+        };
+        let client_ca_file = self.client_ca_file.clone();
+        if client_ca_file.is_none() {
+            let problem = "says nothing without a client_ca_file";
+            if self.client_certificates.is_some() {
+                return fault("gateway.client_certificates", problem);
+            }
+            if self.client_name_is_id == Some(true) {
+                return fault("gateway.client_name_is_id", problem);
+            }
+        }
+        match (self.tls_cert_file.clone(), self.tls_key_file.clone()) {
+            (Some(cert_file), Some(key_file)) => Ok(Some(TlsSettings {
+                cert_file,
+                key_file,
+                client_ca_file,
+                client_certificates: self.client_certificates.unwrap_or_default(),
+                client_name_is_id: self.client_name_is_id.unwrap_or(false),
+            })),
+            (None, None) if client_ca_file.is_none() => Ok(None),
+            (None, None) => fault(
+                "gateway.client_ca_file",
+                "clients show certificates over TLS only; set tls_cert_file and tls_key_file",
+            ),
+            _ => fault("gateway.tls_cert_file", "TLS needs both tls_cert_file and tls_key_file"),
+        }
+    }
+}
+
+#[cfg(test)]
+impl GatewayFragment {
+    /// Without what has no default: the file for new machines shows an example of it.
+    pub(super) fn without_examples(self) -> Self {
+        assert!(self.tls_cert_file.is_some() && self.credentials_file.is_some());
+        Self {
+            prefixes: None,
+            tls_cert_file: None,
+            tls_key_file: None,
+            client_ca_file: None,
+            client_certificates: None,
+            credentials_file: None,
+            ..self
+        }
+    }
+}
+
+impl GatewaySettings {
+    pub(super) fn decide(fragment: GatewayFragment) -> Result<Self, ConfigError> {
+        let tls = fragment.tls()?;
+        let listen = fragment.listen.unwrap_or_else(|| vec![LISTEN]);
+        let settings = Self {
+            plain_http: fragment.plain_http.unwrap_or(false),
+            prefixes: fragment.prefixes.unwrap_or_default(),
+            reserve: fragment.reserve_secs.map_or(secs(330), Secs::get),
+            max_wait: fragment.max_wait_secs.map_or(secs(60), Secs::get),
+            answer_within: fragment.answer_within_secs.map_or(secs(5), Secs::get),
+            header_timeout: fragment.header_timeout_secs.map_or(secs(20), Secs::get),
+            body_timeout: fragment.body_timeout_secs.map_or(secs(10), Secs::get),
+            drain: fragment.drain_secs.map_or(secs(10), Secs::get),
+            max_connections: fragment.max_connections.map_or(4096, |count| {
+                // The bound is far below.
+                usize::try_from(count.get()).unwrap_or(usize::MAX)
+            }),
+            requests_per_minute: (fragment.requests_per_minute)
+                .map(|count| u32::try_from(count.get()).unwrap_or(u32::MAX))
+                .filter(|count| *count > 0),
+            tls,
+            credentials_file: fragment.credentials_file,
+            airlock_kinds: fragment.airlock_kinds.unwrap_or(false),
+            access_log: fragment.access_log.unwrap_or(true),
+            listen,
+        };
+        match settings.listen.iter().find(|address| !settings.may_listen(**address)) {
+            None => Ok(settings),
+            Some(address) => Err(ConfigError::Setting {
+                setting: "gateway.listen",
+                problem: format!(
+                    "{address} can be reached from other machines; expected an address in \
+                     127.0.0.0/8 or [::1], or TLS by tls_cert_file and tls_key_file, or plain_http \
+                     = true (--plain-http) where something else keeps strangers away"
+                ),
+            }),
+        }
+    }
+
+    /// Whether nothing was asked for that makes `address` too open.
+    pub fn may_listen(&self, address: SocketAddr) -> bool {
+        self.plain_http || self.tls.is_some() || address.ip().is_loopback()
+    }
+}
+
+fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+/// One address, or several.
+fn addresses<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<SocketAddr>>, D::Error> {
+    struct Visitor;
+    impl<'de> serde::de::Visitor<'de> for Visitor {
+        type Value = Vec<SocketAddr>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("ADDRESS:PORT or a list of them")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            // A name would have to be looked up before it could be told whether it is of this machine.
+            let address = text.parse().map_err(|_| {
+                E::custom(format!(
+                    "`listen` {text:?} is not ADDRESS:PORT; expected one such as \
+                     \"127.0.0.1:9090\" or \"[::1]:9090\""
+                ))
+            })?;
+            Ok(vec![address])
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(
+            self,
+            mut list: A,
+        ) -> Result<Self::Value, A::Error> {
+            let mut addresses = Vec::new();
+            while let Some(text) = list.next_element::<String>()? {
+                addresses.extend(Self.visit_str::<A::Error>(&text)?);
+            }
+            if addresses.is_empty() {
+                return Err(A::Error::custom("`listen` must name an address"));
+            }
+            Ok(addresses)
+        }
+    }
+    deserializer.deserialize_any(Visitor).map(Some)
+}
+
+fn prefixes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    let written = Vec::<String>::deserialize(deserializer)?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
+    let segment = |segment: &str| {
+        !segment.is_empty() && segment != "." && segment != ".." && segment.chars().all(plain)
+    };
+    for prefix in &written {
+        if !prefix.strip_prefix('/').is_some_and(|rest| rest.split('/').all(segment)) {
+            return Err(D::Error::custom(format!(
+                "{prefix:?} is not a path; expected one such as \"/rebootlock\", of letters, \
+                 digits and -._~, without a slash at its end"
+            )));
+        }
+    }
+    Ok(Some(written))
+}
+
+/// A service has no folder of its own to begin at.
+fn file<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    if !path.is_absolute() {
+        let problem = format!("{path:?} is not a full path; expected one that begins with /");
+        return Err(D::Error::custom(problem));
+    }
+    Ok(Some(path))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::{Fragment, Settings};
+    use super::*;
+
+    fn decide(text: &str) -> Result<GatewaySettings, ConfigError> {
+        let fragment = Fragment::parse(Path::new("test.toml"), &format!("[gateway]\n{text}"))?;
+        Settings::decide(fragment).map(|settings| settings.gateway)
+    }
+
+    #[test]
+    fn nothing_configured_serves_this_machine_alone() {
+        let settings = decide("").unwrap();
+        assert_eq!(settings.listen, [LISTEN]);
+        assert_eq!(settings.reserve, secs(330));
+        assert_eq!((settings.tls, settings.requests_per_minute), (None, None));
+    }
+
+    #[test]
+    fn other_machines_are_served_without_tls_only_on_purpose() {
+        for open in ["listen = \"0.0.0.0:80\"", "listen = [\"127.0.0.1:1\", \"[::]:80\"]"] {
+            let error = decide(open).unwrap_err().to_string();
+            assert!(error.contains("can be reached from other machines"), "{error}");
+            assert!(decide(&format!("{open}\nplain_http = true")).is_ok());
+            let tls = "tls_cert_file = \"/c\"\ntls_key_file = \"/k\"";
+            assert!(decide(&format!("{open}\n{tls}")).unwrap().tls.is_some());
+        }
+    }
+
+    #[test]
+    fn a_bad_value_is_named_with_its_place_and_what_is_allowed() {
+        for (line, said) in [
+            ("listen = \"localhost:1\"", "2:10: `listen` \"localhost:1\" is not ADDRESS:PORT"),
+            ("listen = []", "2:10: `listen` must name an address"),
+            ("listen = 9090", "2:10: invalid type: integer `9090`, expected ADDRESS:PORT or a"),
+            ("plain_http = \"yes\"", "2:14: invalid type: string \"yes\", expected a boolean"),
+            ("prefixes = [\"x\"]", "2:12: \"x\" is not a path; expected one such as"),
+            ("prefixes = [\"/x/\"]", "2:12: \"/x/\" is not a path"),
+            ("prefixes = [\"/..\"]", "2:12: \"/..\" is not a path"),
+            ("reserve_secs = 0", "2:16: 0 is not from 1 to 86400"),
+            ("max_wait_secs = 601", "2:17: 601 is not from 0 to 600"),
+            ("answer_within_secs = 0", "2:22: 0 is not from 1 to 60"),
+            ("max_connections = 0", "2:19: 0 is not from 1 to 1000000"),
+            ("requests_per_minute = -1", "2:23: -1 is not from 0 to 1000000"),
+            ("tls_cert_file = \"c.pem\"", "2:17: \"c.pem\" is not a full path"),
+            ("client_certificates = \"option\"", "2:23: unknown value `option`; did you mean"),
+            ("prefix = \"/x\"", "2:1: unknown key `prefix` in [gateway]; did you mean `prefixes`?"),
+        ] {
+            let error = decide(line).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("test.toml:{said}")), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for (text, setting) in [
+            ("tls_cert_file = \"/c\"", "gateway.tls_cert_file"),
+            ("tls_key_file = \"/k\"", "gateway.tls_cert_file"),
+            ("client_ca_file = \"/a\"", "gateway.client_ca_file"),
+            ("client_certificates = \"optional\"", "gateway.client_certificates"),
+            ("client_name_is_id = true", "gateway.client_name_is_id"),
+        ] {
+            let error = decide(text).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{setting}: ")), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_group_has_the_slots_it_is_told_to() {
+        let decide = |text| Settings::decide(Fragment::parse(Path::new("test.toml"), text)?);
+        let text = "[[group]]\nname = \"lb\"\nslots = 0\n[[group]]\nname = \"db\"";
+        let slots: Vec<_> = decide(text).unwrap().groups.iter().map(|group| group.slots).collect();
+        assert_eq!(slots, [Some(0), None]);
+        let error = decide("[[group]]\nname = \"a\"\nslots = -1").unwrap_err().to_string();
+        assert_eq!(error, "test.toml:3:9: -1 is not from 0 to 1000000");
+    }
+}
