@@ -155,14 +155,17 @@ impl App {
         self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Replaces them. The store stays the one it was.
+    /// What new settings make, on the store as it was.
     ///
     /// # Errors
-    /// [`ConfigError`] says what is wrong; the old ones stay in force.
-    pub fn reload(&self, settings: &Settings) -> Result<(), ConfigError> {
-        let live = Arc::new(Live::of(settings, self.live().locks.store().clone())?);
-        *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
-        Ok(())
+    /// [`ConfigError`] says what is wrong.
+    pub fn prepare(&self, settings: &Settings) -> Result<Live, ConfigError> {
+        Live::of(settings, self.live().locks.store().clone())
+    }
+
+    /// Puts new settings in force.
+    pub fn replace(&self, live: Live) {
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
     }
 }
 

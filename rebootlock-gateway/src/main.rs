@@ -16,6 +16,9 @@ use rebootlock_gateway::tls::Tls;
 use rebootlock_gateway::{auth, groups, listen, notify, serve};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// More wait for one of these.
+const MAX_BLOCKING_THREADS: usize = 32;
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -36,7 +39,12 @@ fn main() -> ExitCode {
     if let Err(error) = logging::start(&settings.log) {
         return fail(&error.into(), exit::CONFIG);
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // Calls into SQLite and password checks wait for each other anyway.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into(), exit::FAILED),
     };
@@ -131,12 +139,14 @@ fn reload(
     began_with: &Settings,
 ) -> anyhow::Result<()> {
     let settings = read(common, flags)?;
+    // All of it, or nothing.
+    let live = app.prepare(&settings)?;
     match (tls, settings.gateway.tls.clone()) {
         (Some(tls), Some(wanted)) => tls.reload(wanted)?,
         (None, None) => {}
         _ => anyhow::bail!("TLS is switched on and off by a restart only"),
     }
-    app.reload(&settings)?;
+    app.replace(live);
     let fixed = |settings: &Settings| {
         (settings.store.clone(), settings.gateway.listen.clone(), settings.gateway.max_connections)
     };

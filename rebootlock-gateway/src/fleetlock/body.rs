@@ -167,7 +167,7 @@ mod tests {
             ("\u{feff}{\"client_params\":{\"id\":\"a\",\"group\":\"b\"}}", "expected value"),
             (r#"{"client_params":{"id":"a","group":"b"}} x"#, "trailing characters"),
             (r#"{"client_params":{"id":"a","group":"b"}}{}"#, "trailing characters"),
-            (r#"{"client_params":{"id":"\ud800","group":"b"}}"#, "surrogate"),
+            (r#"{"client_params":{"id":"\ud800","group":"b"}}"#, "hex escape"),
         ] {
             let problem = parse(body.as_bytes()).unwrap_err();
             assert!(problem.contains(said), "{body}: {problem}");

@@ -1,0 +1,108 @@
+//! Two gateways on one etcd: what one grants the other knows, and an etcd that is away is said to be.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[allow(dead_code, unreachable_pub)]
+mod support;
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use support::{Fleet, Gateway, at_once};
+
+/// A server that is killed when this is dropped.
+struct Etcd {
+    child: Child,
+    endpoint: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Etcd {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let (client, peer) = (free(), free());
+        let url = |socket: &TcpListener| format!("http://{}", socket.local_addr().unwrap());
+        let (endpoint, peer_url) = (url(&client), url(&peer));
+        drop((client, peer));
+        let child = Command::new("etcd")
+            .args(["--data-dir", dir.path().to_str().unwrap(), "--name", "one"])
+            .args(["--listen-client-urls", &endpoint, "--advertise-client-urls", &endpoint])
+            .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
+            .args(["--initial-cluster", &format!("one={peer_url}")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("etcd (Debian: etcd-server)");
+        Self { child, endpoint, _dir: dir }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn start(fleet: &Fleet, etcd: &Etcd) -> Gateway {
+    let gateway = Gateway::start(fleet.command_on(&etcd.endpoint, &[]));
+    gateway.until(200, |gateway| gateway.get("/readyz"));
+    gateway
+}
+
+#[test]
+fn of_twenty_clients_of_two_gateways_exactly_ten_get_ten_slots() {
+    let etcd = Etcd::start();
+    let fleet = Fleet::new("[[group]]\nname = \"default\"\nslots = 10\n");
+    let (one, two) = (start(&fleet, &etcd), start(&fleet, &etcd));
+    for _ in 0..3 {
+        let answers = at_once(&[&one, &two], 20, "/v1/pre-reboot");
+        assert_eq!(answers.iter().filter(|answer| answer.status == 200).count(), 10);
+        for answer in &answers {
+            if answer.status == 200 {
+                answer.is_granted()
+            } else {
+                answer.is_full()
+            };
+        }
+        for answer in at_once(&[&two, &one], 20, "/v1/steady-state") {
+            answer.is_granted();
+        }
+    }
+    one.pre_reboot("x").is_granted();
+    two.pre_reboot("x").is_granted();
+    two.steady_state("x").is_granted();
+}
+
+#[test]
+fn an_etcd_that_stands_still_is_answered_in_time_and_leaves_nothing_behind() {
+    let etcd = Etcd::start();
+    let fleet = Fleet::new("[gateway]\nanswer_within_secs = 1\n");
+    let gw = start(&fleet, &etcd);
+    gw.pre_reboot("a").is_granted();
+    let sockets = support::sockets(gw.pid());
+    etcd.signal(Signal::STOP);
+    let began = Instant::now();
+    for path in ["/v1/pre-reboot", "/v1/steady-state"] {
+        for answer in at_once(&[&gw], 150, path) {
+            answer.is(503, "store_unavailable");
+        }
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    gw.get("/healthz").is_granted();
+    gw.get("/readyz").is(503, "store_unavailable");
+    etcd.signal(Signal::CONT);
+    gw.until(200, |gw| gw.steady_state("a"));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while support::sockets(gw.pid()) > sockets + 2 {
+        assert!(Instant::now() < deadline, "{} sockets", support::sockets(gw.pid()));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

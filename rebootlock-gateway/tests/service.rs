@@ -1,0 +1,331 @@
+//! The process around the protocol: start, stop, sockets, TLS, limits, and nonsense.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[allow(dead_code, unreachable_pub)]
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustix::process::Signal;
+use support::{Answer, Fleet, Gateway, PROTOCOL, file, params, request};
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+const PRE: &str = "/v1/pre-reboot";
+
+#[test]
+fn a_port_that_is_taken_ends_it_with_1_and_a_bad_setting_with_2() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let fleet = Fleet::new("");
+    let end = |flags: &[&str]| {
+        let mut command = fleet.command(&[]);
+        command.args(flags);
+        let output = command.stderr(Stdio::piped()).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = end(&["--listen", &address]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&format!("cannot listen on {address}: ")), "{said}");
+    let (code, said) = end(&["--listen", "0.0.0.0:0"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("can be reached from other machines"), "{said}");
+    assert_eq!(end(&["--bogus"]).0, Some(64));
+    fleet.configure("[gateway]\ncredentials_file = \"/nonexistent\"\n");
+    assert_eq!(end(&[]).0, Some(2));
+}
+
+#[test]
+fn health_is_the_process_and_readiness_the_store() {
+    let fleet = Fleet::new("[gateway]\nanswer_within_secs = 1\n[store]\ntimeout_secs = 1\n");
+    let gw = fleet.start();
+    gw.get("/healthz").is_granted();
+    gw.get("/readyz").is_granted();
+    gw.post("/healthz", "", "").is(405, "method_not_allowed");
+    let store = rusqlite::Connection::open(fleet.store()).unwrap();
+    store.execute_batch("ALTER TABLE entry RENAME TO elsewhere").unwrap();
+    gw.get("/readyz").is(503, "store_unavailable");
+    gw.pre_reboot("a").is(503, "store_unavailable");
+    gw.get("/healthz").is_granted();
+    assert!(gw.get("/metrics").body.contains("rebootlock_gateway_store_up 0\n"));
+    store.execute_batch("ALTER TABLE elsewhere RENAME TO entry").unwrap();
+    gw.get("/readyz").is_granted();
+    gw.pre_reboot("a").is_granted();
+}
+
+#[test]
+fn stopping_answers_what_is_held_and_takes_nothing_new() {
+    let fleet = Fleet::new("");
+    let gw = fleet.start();
+    gw.pre_reboot("a").is_granted();
+    let mut held = gw.connect();
+    let headers = format!("{PROTOCOL}prefer: wait=60\r\n");
+    held.write_all(request("POST", PRE, &headers, &params("b", "default")).as_bytes()).unwrap();
+    while fleet.document("queue/b").is_none() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    gw.signal(Signal::TERM);
+    Answer::read(&mut held, false).expect("an answer").is_full();
+    assert_eq!(gw.ended(), Some(0));
+    // It is remembered all the same.
+    assert!(fleet.document("queue/b").unwrap().contains("\"lease\":"));
+}
+
+#[test]
+fn one_address_has_its_share_of_requests() {
+    let fleet = Fleet::new("[gateway]\nrequests_per_minute = 5\n");
+    let gw = fleet.start();
+    for _ in 0..5 {
+        gw.pre_reboot("a").is_granted();
+    }
+    let refused = gw.pre_reboot("a");
+    refused.is(429, "rate_limited");
+    assert!(refused.head.contains("retry-after: "), "{refused:?}");
+    gw.get("/healthz").is_granted();
+}
+
+#[test]
+fn more_connections_than_allowed_wait() {
+    let fleet = Fleet::new("[gateway]\nmax_connections = 2\n");
+    let gw = fleet.start();
+    let (one, _two) = (gw.connect(), gw.connect());
+    let mut third = gw.connect();
+    third.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    third.write_all(request("GET", "/healthz", "", "").as_bytes()).unwrap();
+    assert!(Answer::read(&mut third, false).is_none(), "no answer yet");
+    drop(one);
+    third.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    Answer::read(&mut third, false).expect("an answer").is_granted();
+}
+
+#[test]
+fn sockets_of_systemd_are_used() {
+    use std::os::unix::process::CommandExt as _;
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let fleet = Fleet::new("");
+    // A shell puts the socket where systemd would, and says for whom it is.
+    let gateway = fleet.command(&[]);
+    let words: Vec<_> = gateway.get_args().map(|word| word.to_str().unwrap().to_owned()).collect();
+    let mut command = std::process::Command::new("/bin/sh");
+    command
+        .args(["-c", "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\""])
+        .arg(support::BINARY)
+        .args(words)
+        .env_clear()
+        .stdin(Stdio::from(std::os::fd::OwnedFd::from(socket)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .process_group(0);
+    let gw = Gateway::start(command);
+    assert_eq!(gw.address, address);
+    gw.get("/healthz").is_granted();
+}
+
+struct Pki {
+    authority: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Pki {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "test authority");
+        let key = KeyPair::generate().unwrap();
+        Self { authority: CertifiedIssuer::self_signed(params, key).unwrap() }
+    }
+
+    fn leaf(&self, common: &str, names: &[&str]) -> (String, String) {
+        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, common);
+        let key = KeyPair::generate().unwrap();
+        let leaf = params.signed_by(&key, &self.authority).unwrap();
+        (leaf.pem(), key.serialize_pem())
+    }
+
+    fn client(&self, shown: Option<&(String, String)>) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.authority.der().clone()).unwrap();
+        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        Arc::new(match shown {
+            None => builder.with_no_client_auth(),
+            Some((chain, key)) => {
+                let chain = CertificateDer::pem_slice_iter(chain.as_bytes());
+                let chain = chain.collect::<Result<Vec<_>, _>>().unwrap();
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+                builder.with_client_auth_cert(chain, key).unwrap()
+            }
+        })
+    }
+}
+
+/// One request over TLS: the answer, and the server's certificate. `None` if there is no conversation.
+fn over_tls(gw: &Gateway, client: &Arc<ClientConfig>, text: &str) -> Option<(Answer, Vec<u8>)> {
+    let name = ServerName::try_from("gw.example").unwrap();
+    let connection = ClientConnection::new(client.clone(), name).unwrap();
+    let mut stream = StreamOwned::new(connection, gw.connect());
+    stream.write_all(text.as_bytes()).ok()?;
+    let answer = Answer::read(&mut stream, false)?;
+    let certificate = stream.conn.peer_certificates()?.first()?.to_vec();
+    Some((answer, certificate))
+}
+
+#[test]
+fn certificates_are_read_again_and_speak_for_their_names() {
+    let pki = Pki::new();
+    let fleet = Fleet::new("");
+    let (chain, key) = pki.leaf("gw", &["gw.example"]);
+    let cert_file = file(&fleet, "gw.pem", &chain);
+    let key_file = file(&fleet, "gw.key", &key);
+    let ca_file = file(&fleet, "ca.pem", &pki.authority.pem());
+    let config = |certificates: &str| {
+        fleet.configure(&format!(
+            "[gateway]\ntls_cert_file = {cert_file:?}\ntls_key_file = {key_file:?}\n\
+             client_ca_file = {ca_file:?}\nclient_certificates = {certificates:?}\n\
+             client_name_is_id = true\n[[group]]\nname = \"default\"\nslots = 9\n"
+        ));
+    };
+    config("required");
+    let gw = fleet.start();
+    let ask = |id: &str| request("POST", PRE, PROTOCOL, &params(id, "default"));
+    let machine = pki.client(Some(&pki.leaf("a", &["b.example"])));
+    let stranger = pki.client(Some(&Pki::new().leaf("a", &[])));
+    let nobody = pki.client(None);
+    let (granted, before) = over_tls(&gw, &machine, &ask("a")).unwrap();
+    granted.is_granted();
+    over_tls(&gw, &machine, &ask("b.example")).unwrap().0.is_granted();
+    over_tls(&gw, &machine, &ask("c")).unwrap().0.is(403, "forbidden");
+    assert!(over_tls(&gw, &nobody, &ask("a")).is_none());
+    assert!(over_tls(&gw, &stranger, &ask("a")).is_none());
+    // Plain HTTP is not spoken on it.
+    let mut plain = gw.connect();
+    plain.write_all(ask("a").as_bytes()).unwrap();
+    let mut said = Vec::new();
+    let _ = plain.read_to_end(&mut said);
+    assert!(!said.starts_with(b"HTTP"), "{said:?}");
+
+    config("optional");
+    let (chain, key) = pki.leaf("gw", &["gw.example"]);
+    file(&fleet, "gw.pem", &chain);
+    file(&fleet, "gw.key", &key);
+    gw.signal(Signal::HUP);
+    gw.logged("configuration read again");
+    let (refused, after) = over_tls(&gw, &nobody, &ask("a")).unwrap();
+    refused.is(401, "unauthorized");
+    assert_ne!(before, after, "the new certificate");
+    // Without a signal too, and half a renewal changes nothing.
+    let (chain, key) = pki.leaf("gw", &["gw.example"]);
+    file(&fleet, "gw.pem", &chain);
+    gw.logged("cannot be used; the old one stays in force");
+    assert_eq!(over_tls(&gw, &machine, &ask("a")).unwrap().1, after);
+    file(&fleet, "gw.key", &key);
+    gw.logged("was read again");
+    assert_ne!(over_tls(&gw, &machine, &ask("a")).unwrap().1, after);
+}
+
+/// Requests that are nearly right, and bytes that are nothing.
+fn nonsense(rng: &mut SmallRng) -> Vec<u8> {
+    let methods = ["POST", "GET", "PUT", "HEAD", "OPTIONS", "CONNECT", "post", "X", ""];
+    let paths = [
+        "/v1/pre-reboot",
+        "/v1/steady-state",
+        "//v1//pre-reboot",
+        "/",
+        "",
+        "*",
+        "/%zz",
+        "/v1/pre-reboot?%",
+        "http://[::/",
+        "/metrics",
+        "/readyz",
+        "gw:80",
+        "/\u{7f}",
+        "/v1/../v1/pre-reboot",
+    ];
+    let headers = [
+        "fleet-lock-protocol: true\r\n",
+        "host: gw\r\n",
+        "content-length: 5\r\n",
+        "content-length: -1\r\n",
+        "transfer-encoding: chunked\r\n",
+        "expect: 100-continue\r\n",
+        "prefer: wait=0\r\n",
+        "authorization: Basic ====\r\n",
+        "connection: upgrade\r\nupgrade: h2c\r\n",
+        "x: \u{1}\r\n",
+        ": x\r\n",
+    ];
+    let bodies = [
+        r#"{"client_params":{"id":"a","group":"default"}}"#,
+        r#"{"client_params":{"id":"b","group":"x"}}"#,
+        r#"{"client_params":{"id":"\ud800","group":"default"}}"#,
+        "[[[[[[",
+        "{\"client_params\":{",
+        "\u{0}",
+        "",
+        "5\r\nhello\r\n0\r\n\r\n",
+        "ffffffffffffffff\r\n",
+    ];
+    let mut pick = |from: &[&str]| from[rng.random_range(0..from.len())].to_owned();
+    let mut text = format!("{} {} HTTP/1.1\r\n", pick(&methods), pick(&paths));
+    for _ in 0..4 {
+        text.push_str(&pick(&headers));
+    }
+    let body = pick(&bodies);
+    if text.contains("true") {
+        text.push_str(&format!("content-length: {}\r\n", body.len()));
+    }
+    text.push_str("\r\n");
+    text.push_str(&body);
+    let mut bytes = text.into_bytes();
+    for _ in 0..rng.random_range(0..4) {
+        let at = rng.random_range(0..bytes.len());
+        match rng.random_range(0..3) {
+            0 => bytes[at] = rng.random(),
+            1 => drop(bytes.remove(at)),
+            _ => bytes.insert(at, rng.random()),
+        }
+    }
+    bytes
+}
+
+#[test]
+fn nonsense_gets_no_5xx_but_503_and_ends_nothing() {
+    let fleet = Fleet::new(
+        "[gateway]\nbody_timeout_secs = 1\nheader_timeout_secs = 1\naccess_log = false\n",
+    );
+    let gw = fleet.start();
+    let mut rng = SmallRng::seed_from_u64(5);
+    let began = Instant::now();
+    for n in 0..2000 {
+        let bytes = nonsense(&mut rng);
+        let mut stream = gw.connect();
+        let _ = stream.write_all(&bytes);
+        // Nothing more will come, so nobody waits for it.
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer);
+        for line in answer.lines().filter(|line| line.starts_with("HTTP/1.1 ")) {
+            let status = line.split(' ').nth(1).unwrap();
+            let fine = status.starts_with(['1', '2', '4']) || status == "503";
+            assert!(fine, "request {n}: {line}: {:?}", String::from_utf8_lossy(&bytes));
+        }
+    }
+    eprintln!("2000 requests in {:?}", began.elapsed());
+    gw.get("/healthz").is_granted();
+    assert!(!gw.log.lock().unwrap().iter().any(|line| line.contains("panicked")));
+}
