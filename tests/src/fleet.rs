@@ -240,7 +240,13 @@ impl Onlooker {
     /// Pauses the whole fleet.
     pub async fn pause(&self, by: &str, reason: &str) -> Result<()> {
         let (since, unknown) = (UnixTime::now(), Default::default());
-        let pause = Pause { by: by.to_owned(), reason: Some(reason.to_owned()), since, until: None, unknown };
+        let pause = Pause {
+            by: by.to_owned(),
+            reason: Some(reason.to_owned()),
+            since,
+            until: None,
+            unknown,
+        };
         Ok(self.locks.pause(&Scope::Fleet, &pause).await?)
     }
 

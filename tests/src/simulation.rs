@@ -318,7 +318,9 @@ impl Fleet {
                     let _ = locks.resume(&scope).await;
                 }
                 1 => {
-                    let _ = locks.release(&machine.groups, &machine.id, &Release::by_operator("op")).await;
+                    let _ = locks
+                        .release(&machine.groups, &machine.id, &Release::by_operator("op"))
+                        .await;
                 }
                 2 => {
                     self.trace.say(&machine.id, "wish cancelled");

@@ -80,7 +80,10 @@ async fn live(
             passing(&error);
         }
         loop {
-            match locks.release(claim.groups(), &machine, &Release::of(claim.token, Ended::GivenBack)).await {
+            match locks
+                .release(claim.groups(), &machine, &Release::of(claim.token, Ended::GivenBack))
+                .await
+            {
                 Ok(Released::Freed(_) | Released::NotHeld) => break,
                 Err(error) => passing(&error),
             }

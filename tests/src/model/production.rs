@@ -251,14 +251,18 @@ impl Production {
                     .expect(now)
                     .map(|()| Answer::Done)
             }
-            Question::Release { token } => {
-                locks.release(&groups, &id, &Release { token: token.map(token_of), ended: Ended::GivenBack }).now_or_never().expect(now).map(
-                    |released| match released {
-                        Released::Freed(_) => Answer::Done,
-                        Released::NotHeld => Answer::NotHeld,
-                    },
+            Question::Release { token } => locks
+                .release(
+                    &groups,
+                    &id,
+                    &Release { token: token.map(token_of), ended: Ended::GivenBack },
                 )
-            }
+                .now_or_never()
+                .expect(now)
+                .map(|released| match released {
+                    Released::Freed(_) => Answer::Done,
+                    Released::NotHeld => Answer::NotHeld,
+                }),
         };
         let caught = probe.caught.lock().unwrap_or_else(PoisonError::into_inner).take();
         match (caught, answered) {

@@ -3,9 +3,10 @@
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use rebootlock::config::{Fragment, Settings};
 use rebootlock::id::{Group, MachineId};
 use rebootlock::keys::Keyspace;
-use rebootlock::store::{Commit, Key, Snapshot, SqliteStore, Store as _, Txn};
+use rebootlock::store::{Commit, Key, SharedStore, Snapshot, SqliteStore, Store as _, Txn};
 use rebootlock_tests::binaries;
 use rebootlock_tests::process::Process;
 use tempfile::TempDir;
@@ -126,6 +127,13 @@ impl Operator {
     pub(crate) fn store(&self) -> SqliteStore {
         let path = self.endpoint.strip_prefix("sqlite:").unwrap();
         SqliteStore::open(path.as_ref(), SOON).unwrap()
+    }
+
+    /// Its store, whichever it is.
+    pub(crate) async fn open(&self) -> SharedStore {
+        let text = format!("[store]\nendpoints = [\"{}\"]\n", self.endpoint.replace(',', "\",\""));
+        let fragment = Fragment::parse("test.toml".as_ref(), &text).unwrap();
+        rebootlock::store::open(&Settings::decide(fragment).unwrap().store).unwrap()
     }
 
     /// Writes a document as somebody else would.

@@ -196,7 +196,9 @@ impl Line {
     async fn release(&self) -> Result<Instant> {
         let claim = &self.holder.claim;
         let locks = &self.connections[self.holder.number % self.connections.len()];
-        locks.release(claim.groups(), &claim.machine, &Release::of(claim.token, Ended::GivenBack)).await?;
+        locks
+            .release(claim.groups(), &claim.machine, &Release::of(claim.token, Ended::GivenBack))
+            .await?;
         Ok(Instant::now())
     }
 

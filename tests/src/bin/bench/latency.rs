@@ -96,7 +96,9 @@ async fn times(
         let acquired = start.elapsed();
         let write = reference().await?;
         let start = Instant::now();
-        locks.release(claim.groups(), &claim.machine, &Release::of(claim.token, Ended::GivenBack)).await?;
+        locks
+            .release(claim.groups(), &claim.machine, &Release::of(claim.token, Ended::GivenBack))
+            .await?;
         let released = start.elapsed();
         if round >= WARM_UP {
             measured.acquire.add(acquired);

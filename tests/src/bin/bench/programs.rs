@@ -61,7 +61,9 @@ pub(crate) async fn status(rig: &Rig) -> Result<Table> {
     for mut waiting in waiting {
         waiting.leave().await;
     }
-    locks.release(holder.groups(), &holder.machine, &Release::of(holder.token, Ended::GivenBack)).await?;
+    locks
+        .release(holder.groups(), &holder.machine, &Release::of(holder.token, Ended::GivenBack))
+        .await?;
 
     let mut table = Table::new("A command, from start to end", &TIMES);
     table.add(theirs.row("etcdctl get SEMAPHORE", None));
