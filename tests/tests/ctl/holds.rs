@@ -40,7 +40,7 @@ async fn a_held_machine_gets_no_slot_and_everybody_sees_why() {
     let shown = op.ctl("status").await.ok().out;
     let first = shown.lines().next().unwrap();
     assert!(first.starts_with("Held: web-3 by alice@"), "{shown}");
-    assert!(first.contains(": a backup (for ") && first.contains(", for another 1h59m"), "{shown}");
+    assert!(first.contains(": a backup (for ") && first.contains(", for another "), "{shown}");
     let shown: Value =
         serde_json::from_str(&op.ctl("status --output json").await.ok().out).unwrap();
     let held = &shown[0]["held"][0];
@@ -96,10 +96,7 @@ async fn a_held_waiter_leaves_the_queue_and_comes_back_when_its_hold_ends() {
     waiting.wait_line("waiting: b is held by alice@", SOON).await.unwrap();
     wait_for_queue(&op, &["c"]).await;
     let shown = op.ctl("queue").await.ok();
-    assert!(
-        shown.out.contains("1 of 1 slot held by a") || !shown.err.contains("held, and so"),
-        "{shown:?}"
-    );
+    assert!(shown.out.contains("1 of 1 slot held by a"), "{shown:?}");
     // The store's clock ends it; nobody says unhold.
     wait_for_queue(&op, &["c", "b"]).await;
     op.ctl("unlock a").await.ok();
@@ -128,10 +125,10 @@ async fn a_group_that_cools_down_exits_3_and_says_after_whom() {
     reboot(Arc::new(op.store()), "web-1", Duration::from_secs(600)).await;
     op.ctl("lock a").await.failed(
         3,
-        &["group default cools down for another 5", " s after the reboot of web-1.example"],
+        &["group default cools down for another ", " s after the reboot of web-1.example"],
     );
     let shown = op.ctl("status").await.ok().out;
-    assert!(shown.starts_with("Cooling down: for another 9m5"), "{shown}");
+    assert!(shown.starts_with("Cooling down: for another "), "{shown}");
     let shown: Value =
         serde_json::from_str(&op.ctl("status --output json").await.ok().out).unwrap();
     assert_eq!(shown[0]["cooldown"]["machineID"], "web-1");

@@ -148,6 +148,12 @@ impl Operator {
         now.get(key).map(|entry| String::from_utf8(entry.value.clone()).unwrap())
     }
 
+    /// How many documents there are, not counting the history.
+    pub(crate) async fn left(&self) -> usize {
+        let all = self.load().await;
+        all.entries.keys().filter(|key| !key.as_str().contains("/history/")).count()
+    }
+
     /// All there is.
     pub(crate) async fn load(&self) -> Snapshot {
         self.store().list(&Key::new(""), rebootlock::store::Select::All).await.unwrap()
