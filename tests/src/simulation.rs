@@ -345,11 +345,14 @@ impl Fleet {
         content && self.what_is_left().await.is_empty()
     }
 
-    /// All but semaphores without holders, and machines that are not content.
+    /// All but semaphores without holders and the history, and machines that are not content.
     async fn what_is_left(&self) -> String {
         let all = self.faults.inner.list(&Key::new(""), Select::All).await.unwrap();
         let mut left = String::new();
         for (key, entry) in &all.entries {
+            if key.as_str().contains("/history/") {
+                continue;
+            }
             let semaphore = Semaphore::from_json(&entry.value);
             if !semaphore.is_ok_and(|semaphore| semaphore.holders().is_empty()) {
                 left.push_str(&format!("{key} = {}; ", String::from_utf8_lossy(&entry.value)));
