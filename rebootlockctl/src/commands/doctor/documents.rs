@@ -26,10 +26,12 @@ pub(super) async fn check(locks: &LockManager, own: &[Group]) -> Vec<Finding> {
             Ok(status) => {
                 findings.push(semaphore(&about, &status));
                 findings.extend(holders(&about, &status, now));
-                findings.extend(status.held.iter().filter_map(|held| {
+                for held in &status.held {
                     // The same one may show in several groups.
-                    held_seen.insert(held.machine.clone()).then(|| self::held(held, now))
-                }));
+                    if held_seen.insert(held.machine.clone()) {
+                        findings.push(self::held(held, now));
+                    }
+                }
                 for (scope, pause) in &status.paused {
                     // The same one shows in every group.
                     if *scope != Scope::Fleet || !std::mem::replace(&mut fleet_checked, true) {
