@@ -102,7 +102,8 @@ impl Settings {
     /// [`ConfigError`] names the setting.
     pub fn decide(fragment: Fragment) -> Result<Self, ConfigError> {
         let Fragment { store, machine, agent, window, log } = fragment;
-        let secs = |given: Option<u64>, default: u64| Duration::from_secs(given.unwrap_or(default));
+        let secs =
+            |setting, given: Option<u64>, default| seconds(setting, given.unwrap_or(default));
         Ok(Self {
             store: StoreSettings::decide(store)?,
             machine: MachineSettings {
@@ -115,11 +116,23 @@ impl Settings {
             agent: AgentSettings {
                 strategy: agent.strategy.unwrap_or_default(),
                 priority: agent.priority.unwrap_or(0),
-                warn_users: secs(agent.warn_users_secs, 300),
-                inhibit_timeout: secs(agent.inhibit_timeout_secs, 600),
-                reboot_deadline: secs(agent.reboot_deadline_secs, 900),
-                poll: secs(agent.poll_secs, 60).max(Duration::from_secs(1)),
-                best_effort_wait: secs(agent.best_effort_wait_secs, 60),
+                warn_users: secs("agent.warn_users_secs", agent.warn_users_secs, 300)?,
+                inhibit_timeout: secs(
+                    "agent.inhibit_timeout_secs",
+                    agent.inhibit_timeout_secs,
+                    600,
+                )?,
+                reboot_deadline: secs(
+                    "agent.reboot_deadline_secs",
+                    agent.reboot_deadline_secs,
+                    900,
+                )?,
+                poll: secs("agent.poll_secs", agent.poll_secs, 60)?.max(Duration::from_secs(1)),
+                best_effort_wait: secs(
+                    "agent.best_effort_wait_secs",
+                    agent.best_effort_wait_secs,
+                    60,
+                )?,
             },
             windows: window.unwrap_or_default(),
             log: LogSettings {
@@ -128,6 +141,16 @@ impl Settings {
             },
         })
     }
+}
+
+/// A number of seconds that a clock can count: no one waits for a hundred years.
+fn seconds(setting: &'static str, given: u64) -> Result<Duration, ConfigError> {
+    const LONGEST: u64 = 100 * 365 * 86_400;
+    if given > LONGEST {
+        let problem = format!("{given} seconds are more than a hundred years ({LONGEST})");
+        return Err(ConfigError::Setting { setting, problem });
+    }
+    Ok(Duration::from_secs(given))
 }
 
 impl StoreSettings {
@@ -170,7 +193,7 @@ impl StoreSettings {
             username: store.username,
             password,
             keys: store.prefix.unwrap_or_default(),
-            timeout: Duration::from_secs(store.timeout_secs.unwrap_or(5)),
+            timeout: seconds("store.timeout_secs", store.timeout_secs.unwrap_or(5))?,
         })
     }
 }
@@ -181,6 +204,10 @@ fn read_password(path: &Path) -> Result<String, ConfigError> {
         .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod foreign;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -241,6 +268,8 @@ mod tests {
             "[store]\ncert_file = \"/x\"",
             "[store]\nusername = \"u\"",
             "[store]\ntimeout_secs = 0",
+            "[store]\ntimeout_secs = 3153600001",
+            "[agent]\npoll_secs = 9223372036854775807",
             "[store]\nusername = \"u\"\npassword_file = \"/nonexistent\"",
         ] {
             assert!(decide(text).is_err(), "{text}");
