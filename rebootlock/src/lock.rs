@@ -25,9 +25,10 @@ pub use self::release::Released;
 pub use self::repair::Repair;
 pub use self::status::{GroupStatus, Holder};
 use crate::chance;
+use crate::clock::Clock;
 use crate::id::{Group, MachineId};
 use crate::keys::Keyspace;
-use crate::record::{Document, HolderRecord, Pause};
+use crate::record::{Document, HolderRecord, Pause, UnixTime};
 use crate::semaphore::Semaphore;
 use crate::semaphore::json::Damage;
 use crate::store::{Commit, Key, SharedStore, Snapshot, StoreError, Txn};
@@ -128,18 +129,25 @@ pub struct LockManager {
     store: SharedStore,
     keys: Keyspace,
     deadline: Duration,
+    clock: Clock,
 }
 
 impl LockManager {
     /// A manager of the documents below `keys`.
     pub fn new(store: SharedStore, keys: Keyspace) -> Self {
-        Self { store, keys, deadline: DEFAULT_DEADLINE }
+        Self { store, keys, deadline: DEFAULT_DEADLINE, clock: Clock::default() }
     }
 
     /// The same manager, giving up on an operation after `deadline`.
     #[must_use]
     pub fn with_deadline(self, deadline: Duration) -> Self {
         Self { deadline, ..self }
+    }
+
+    /// The same manager, dating documents by another clock than the system's.
+    #[must_use]
+    pub fn with_clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
     }
 
     /// The store.
@@ -150,6 +158,11 @@ impl LockManager {
     /// Where the documents are.
     pub fn keys(&self) -> &Keyspace {
         &self.keys
+    }
+
+    /// What its clock says.
+    pub(crate) fn now(&self) -> UnixTime {
+        self.clock.now()
     }
 
     /// Changes the limit of a group and returns the old one. Nobody is thrown out.

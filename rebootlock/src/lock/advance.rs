@@ -70,7 +70,7 @@ impl LockManager {
             txn = txn.when(before.unchanged(&place)).when(before.unchanged(&holder));
             if record.state.as_ref() != Some(&step.state) {
                 unwritten = true;
-                let now = Some(UnixTime::now());
+                let now = Some(self.now());
                 let expected_back = step.expected_back.or(record.expected_back);
                 let state = Some(step.state.clone());
                 let record = HolderRecord { state, state_since: now, expected_back, ..record };
@@ -122,7 +122,7 @@ impl LockManager {
                 {
                     return Err(not_ours("its record is another's"));
                 }
-                let now = UnixTime::now();
+                let now = self.now();
                 let fresh = claim.record(now);
                 let record = match record {
                     None => HolderRecord { state: Some(state.clone()), ..fresh },

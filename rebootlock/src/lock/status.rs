@@ -63,7 +63,7 @@ impl LockManager {
             revision: now.revision,
             exists: now.get(&place).is_some(),
             holders,
-            queue: Queue::of(&waiting).in_order(crate::record::UnixTime::now()),
+            queue: Queue::of(&waiting).in_order(self.now()),
             paused: [Scope::Fleet, Scope::Group(group.clone())]
                 .into_iter()
                 .filter_map(|scope| {

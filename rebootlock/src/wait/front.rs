@@ -8,7 +8,6 @@ use super::{Obstacle, Round, Waiter};
 use crate::id::Group;
 use crate::lock::{Acquired, LockError};
 use crate::queue::Queue;
-use crate::record::UnixTime;
 use crate::store::{Entry, Event, Key, Precondition, Revision, Select, Snapshot, Watch};
 
 /// What counts, as last heard.
@@ -155,7 +154,7 @@ impl Waiter {
 
     /// Takes the slots if it is our turn.
     async fn turn(&self, view: &View) -> Result<Turn, LockError> {
-        let now = UnixTime::now();
+        let now = self.locks.now();
         for (group, queue) in &view.queues {
             let Some(ahead) = queue.ahead_of(&self.claim.machine, now) else {
                 return Ok(Turn::Unsettled);
