@@ -38,6 +38,9 @@ use crate::record::sorted_groups;
 use crate::store::Endpoint;
 use crate::window::Windows;
 
+/// No one waits for a hundred years, and clocks cannot count much longer.
+const LONGEST_SECS: u64 = 100 * 365 * 86_400;
+
 /// Everything, decided.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -138,7 +141,9 @@ impl Settings {
     /// [`ConfigError`] names the setting.
     pub fn decide(fragment: Fragment) -> Result<Self, ConfigError> {
         let Fragment { store, machine, agent, log, .. } = fragment;
-        let secs = |given: Option<u64>, default: u64| Duration::from_secs(given.unwrap_or(default));
+        let secs = |given: Option<u64>, default: u64| {
+            Duration::from_secs(given.unwrap_or(default).min(LONGEST_SECS))
+        };
         Ok(Self {
             store: StoreSettings::decide(store)?,
             machine: MachineSettings {
@@ -226,7 +231,7 @@ impl StoreSettings {
             username: store.username,
             password,
             keys: store.prefix.unwrap_or_default(),
-            timeout: Duration::from_secs(store.timeout_secs.unwrap_or(5)),
+            timeout: Duration::from_secs(store.timeout_secs.unwrap_or(5).min(LONGEST_SECS)),
         })
     }
 }
@@ -237,6 +242,10 @@ fn read_password(path: &Path) -> Result<String, ConfigError> {
         .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod foreign;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -309,6 +318,8 @@ mod tests {
             "[store]\ncert_file = \"/x\"",
             "[store]\nusername = \"u\"",
             "[store]\ntimeout_secs = 0",
+            "[store]\ntimeout_secs = 3153600001",
+            "[agent]\npoll_secs = 9223372036854775807",
             "[store]\nusername = \"u\"\npassword_file = \"/nonexistent\"",
         ] {
             assert!(decide(text).is_err(), "{text}");

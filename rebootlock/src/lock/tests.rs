@@ -535,3 +535,19 @@ async fn only_who_is_gone_is_forgotten_and_never_a_slot() {
     locks.store().commit(&Txn::new().delete(present)).await.unwrap();
     assert_eq!(locks.forget(&a, false).await.unwrap(), Forgetting::Unknown);
 }
+
+/// A machine that was given one more group takes over the slot it has, but not from under a step of
+/// the one who has it: the semaphore stays as it is at such a step, only the record changes.
+#[tokio::test]
+async fn an_acquisition_loses_when_a_record_it_was_decided_on_has_changed() {
+    let (locks, first, second) = (manager(), claim("a", &["lb"]), claim("a", &["lb", "rack-7"]));
+    locks.acquire(&first).await.unwrap();
+    let keys = locks.keys_of(second.groups(), &second.machine);
+    let before = locks.store().load(&keys).await.unwrap();
+    let permit = Advance::permit(UnixTime(9));
+    locks.advance(first.groups(), &first.machine, first.token, &permit).await.unwrap();
+    assert_eq!(locks.acquire_from(&second, &before, []).await.unwrap(), None);
+    let held = locks.holding(second.groups(), &second.machine).await.unwrap();
+    let states: Vec<_> = held.into_values().flatten().map(|record| record.state).collect();
+    assert_eq!(states, [Some(HolderState::Rebooting)]);
+}

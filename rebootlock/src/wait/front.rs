@@ -9,7 +9,6 @@ use super::{FRONT, Obstacle, Round, Waiter};
 use crate::id::Group;
 use crate::lock::{Acquired, LockError};
 use crate::queue::Queue;
-use crate::record::UnixTime;
 use crate::store::{Entry, Event, Key, Precondition, Revision, Select, Snapshot, Span, Watch};
 
 /// How much of a queue is read: those before the last of the first, and that one.
@@ -219,7 +218,7 @@ impl Waiter {
 
     /// Takes the slots if it is our turn.
     async fn turn(&self, view: &View) -> Result<Turn, LockError> {
-        let now = UnixTime::now();
+        let now = self.locks.now();
         let (groups, machine) = (self.claim.groups(), &self.claim.machine);
         for (group, queue) in &view.queues {
             let Some(ahead) = queue.ahead_of(&self.claim.machine, now) else {

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
+use super::clock::WallClock;
 use super::{Dice, Trace};
 
 /// As in the agent: a permit older than this is asked for again.
@@ -51,6 +52,8 @@ pub struct Machine {
     pub id: MachineId,
     /// Its groups.
     pub groups: Vec<Group>,
+    /// What it takes for the time.
+    pub clock: WallClock,
     body: Mutex<Body>,
     /// Something about the body has changed.
     pub changed: Notify,
@@ -71,7 +74,8 @@ impl Machine {
             unlocked: false,
             state: State::Starting,
         });
-        Arc::new(Self { id, groups, body, changed: Notify::new(), dice, trace })
+        let clock = WallClock::new(&dice);
+        Arc::new(Self { id, groups, clock, body, changed: Notify::new(), dice, trace })
     }
 
     /// What outlives the agent.
