@@ -11,7 +11,7 @@ use rebootlock::{host, logging, store};
 use rebootlockd::agent::{Agent, Ending};
 use rebootlockd::coordinator::Coordinator;
 use rebootlockd::options::{Cli, Command, Options, RunArgs, read};
-use rebootlockd::{notify, simulate};
+use rebootlockd::{import, notify, simulate, validate, version};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +30,11 @@ fn main() -> ExitCode {
     let run = match cli.command {
         Command::Run(run) => run,
         Command::Simulate(args) => return simulate::run(&cli.common, &args).into(),
+        Command::ValidateConfig(args) => {
+            return validate::run(&cli.common, &args, |name| std::env::var_os(name)).into();
+        }
+        Command::Import(args) => return import::run(&args).into(),
+        Command::Version(args) => return version::run(&args).into(),
     };
     let options = match read(&cli.common, &run, |name| std::env::var_os(name)) {
         Ok(options) => options,
