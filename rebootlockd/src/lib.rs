@@ -9,6 +9,7 @@
 //! - [`coordinator`], [`notify`], [`presence`]: whom we tell what we do. [`memento`]: what we keep on disk.
 //! - [`process`], [`unit`]: commands, run so that nothing of them survives their deadline.
 //! - [`simulate`]: what the detectors say now, and nothing else.
+//! - [`status`]: one look at everything that decides a reboot; [`pass`]: what such a look found.
 //! - [`outcome`]: how a pass ends, by name and exit code. [`metrics`]: figures for Prometheus.
 //! - [`options`]: flags, variables and files become settings.
 
@@ -28,11 +29,13 @@ pub mod metrics;
 pub mod notify;
 pub mod options;
 pub mod outcome;
+pub mod pass;
 pub mod policy;
 pub mod presence;
 pub mod process;
 pub mod requests;
 pub mod simulate;
+pub mod status;
 pub mod unit;
 pub mod update_engine;
 pub mod want;
