@@ -32,17 +32,21 @@ use crate::method::Method;
 use crate::metrics::{Metrics, Required};
 use crate::options::Options;
 use crate::outcome::Outcome;
+use crate::pass::Report;
 use crate::policy::{Action, Event, START, State, step};
 use crate::presence::Shown;
 use crate::want::{Want, Wants};
 use crate::{notify, presence, requests, update_engine};
+
+pub(crate) use self::health::{configured, failure};
+pub(crate) use self::tried::still_required;
 
 /// How often closed windows are compared with the clock, and the kill switch is looked for, while
 /// something else is being waited for.
 const WINDOW_TICK: Duration = Duration::from_secs(15);
 
 /// How long `--once` waits for update-engine and the store to say whether a reboot is wanted.
-const ONCE_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const ONCE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The slots this agent has, in which groups and by which token.
 #[derive(Debug, Clone)]
@@ -56,6 +60,8 @@ struct Held {
 pub struct Ending {
     /// The process's exit code, if it is to end with it: a single pass is over.
     pub code: Option<u8>,
+    /// What a single pass found, if it came to an end.
+    pub report: Option<Report>,
     /// Handed back, so that the next agent of this process goes on with it.
     pub coordinator: Coordinator,
 }
@@ -105,14 +111,18 @@ pub struct Agent {
     trouble: Option<String>,
     /// How the present pass ends, as said last.
     outcome: Option<Closed>,
+    /// What a single pass found so far.
+    report: Report,
+    /// What a single pass shows the others at its end.
+    presence: Option<Presence>,
 }
 
 /// A single pass is over.
 enum PassOver {
     /// With the outcome that was said last.
     Concluded,
-    /// The process ends with this code: nothing could be found out.
-    Code(u8),
+    /// Something could not be found out.
+    Failed(String),
 }
 
 /// Before the agent starts over.
@@ -167,6 +177,7 @@ impl Agent {
             with_store.then(|| locks.clone()),
             metrics.clone(),
         ));
+        let mut presence = None;
         // Requests come through the store, and so need a strategy that has one.
         if matches!(options.settings.agent.strategy, Strategy::EtcdLock | Strategy::BestEffort) {
             let initially = match options.settings.agent.strategy {
@@ -189,8 +200,12 @@ impl Agent {
                 version: Some(env!("CARGO_PKG_VERSION").to_owned()),
                 unknown: serde_json::Map::new(),
             };
-            let keep = presence::keep(locks.clone(), machine.clone(), groups, present, changes);
-            sources.push(AbortOnDropHandle::new(tokio::spawn(keep)));
+            if options.run.once {
+                presence = Some(present);
+            } else {
+                let keep = presence::keep(locks.clone(), machine.clone(), groups, present, changes);
+                sources.push(AbortOnDropHandle::new(tokio::spawn(keep)));
+            }
         }
         let mut agent = Self {
             memento: MementoFile::new(&options.run.state_dir),
@@ -217,6 +232,8 @@ impl Agent {
             back_off: BackOff::None,
             trouble: None,
             outcome: None,
+            report: Report::default(),
+            presence,
             options,
             locks,
             machine,
@@ -241,13 +258,18 @@ impl Agent {
         );
         let (mut state, mut action) = START;
         let code = loop {
-            if let Some(code) = self.pass_is_over(action) {
-                break Some(code);
+            if self.pass_is_over(action) {
+                break Some(self.code());
             }
             let event = tokio::select! {
                 answer = self.act(action) => match answer {
                     Ok(event) => event,
-                    Err(PassOver::Code(code)) => break Some(code),
+                    Err(PassOver::Failed(why)) => {
+                        tracing::error!(why, "the pass failed");
+                        self.outcome = None;
+                        self.report.why = why;
+                        break Some(exit::FAILED);
+                    }
                     Err(PassOver::Concluded) => break Some(self.code()),
                 },
                 () = stop.cancelled() => break None,
@@ -275,7 +297,35 @@ impl Agent {
                 "a slot came at the last moment; it is kept, and found at the next start"
             );
         }
-        Ending { code, coordinator: self.coordinator }
+        if code.is_some() {
+            self.show_once().await;
+        }
+        let report = code.is_some().then(|| self.take_report());
+        Ending { code, report, coordinator: self.coordinator }
+    }
+
+    /// A single pass shows the others how this machine is, if it asked: until the lease ends.
+    async fn show_once(&mut self) {
+        let Some(presence) = self.presence.take() else { return };
+        let shown = self.shown.borrow().clone();
+        if shown.health.is_none() {
+            return;
+        }
+        let told = presence::once(&self.locks, &self.machine, presence, shown);
+        if let Err(error) = told.await {
+            tracing::debug!(%error, "the others are not told how this machine is");
+        }
+    }
+
+    fn take_report(&mut self) -> Report {
+        let mut report = std::mem::take(&mut self.report);
+        if let Some(closed) = self.outcome.take() {
+            (report.outcome, report.why) = (Some(closed.outcome), closed.why);
+        }
+        report.dry_run = self.options.run.dry_run;
+        report.want = self.wants.now();
+        report.slot.groups = self.options.settings.machine.groups.clone();
+        report
     }
 
     async fn act(&mut self, action: Action) -> Result<Event, PassOver> {
@@ -317,17 +367,17 @@ impl Agent {
     }
 
     /// A single pass ends where the daemon would wait.
-    fn pass_is_over(&self, action: Action) -> Option<u8> {
+    fn pass_is_over(&mut self, action: Action) -> bool {
         if !self.options.run.once {
-            return None;
+            return false;
         }
-        match action {
+        if action == Action::AskForPermit {
             // Found with the permit of an earlier life: a single pass does not reboot, nor does it
             // take away what was permitted.
-            Action::AskForPermit => Some(0),
-            Action::BackOff if self.outcome.is_some() => Some(self.code()),
-            _ => None,
+            self.conclude(Closed::new(Outcome::Ready, "the reboot is permitted already"));
+            return true;
         }
+        action == Action::BackOff && self.outcome.is_some()
     }
 
     /// What a single pass ends with.
@@ -410,13 +460,16 @@ impl Agent {
         self.clear_trouble();
         // Of an earlier life that ended before it could.
         self.undo_hooks().await;
+        let mut failure = "a detector failed".to_owned();
         if self.options.run.once {
             // First what may speak against it, as the detectors need not run then.
             if let Some(closed) = self.lookout.glance(Phase::PreLock) {
                 self.conclude(closed);
                 return Err(PassOver::Concluded);
             }
-            self.ask_detectors(Phase::PreLock).await;
+            if let Some(failed) = self.ask_detectors(Phase::PreLock).await {
+                failure = failed.why;
+            }
         }
         let give_up = tokio::time::sleep(ONCE_PATIENCE);
         tokio::pin!(give_up);
@@ -444,8 +497,7 @@ impl Agent {
                 Want::Unknown => {
                     self.metrics.set_required(Required::Unknown);
                     if self.options.run.once && *self.detected.borrow() == Want::Unknown {
-                        // A detector failed, as it has said.
-                        return Err(PassOver::Code(exit::FAILED));
+                        return Err(PassOver::Failed(failure));
                     }
                 }
             }
@@ -461,7 +513,9 @@ impl Agent {
                     }
                 }
                 () = &mut give_up, if self.options.run.once => {
-                    return Err(PassOver::Code(exit::FAILED));
+                    let why = "whether a reboot is wanted is not known: update-engine or the \
+                               store does not answer";
+                    return Err(PassOver::Failed(why.to_owned()));
                 }
             }
         }

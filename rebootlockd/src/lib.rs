@@ -10,6 +10,7 @@
 //! - [`process`], [`unit`]: commands, run so that nothing of them survives their deadline.
 //! - [`simulate`]: what the detectors say now, and nothing else. [`validate`]: what is wrong with the
 //!   configuration. [`import`]: other reboot managers' configurations as ours. [`version`].
+//! - [`status`]: one look at everything that decides a reboot; [`pass`]: what such a look found.
 //! - [`outcome`]: how a pass ends, by name and exit code. [`metrics`]: figures for Prometheus.
 //! - [`options`]: flags, variables and files become settings.
 
@@ -30,11 +31,13 @@ pub mod metrics;
 pub mod notify;
 pub mod options;
 pub mod outcome;
+pub mod pass;
 pub mod policy;
 pub mod presence;
 pub mod process;
 pub mod requests;
 pub mod simulate;
+pub mod status;
 pub mod unit;
 pub mod update_engine;
 pub mod validate;

@@ -189,12 +189,13 @@ impl Lookout {
                 return Err(error);
             }
         };
+        let now = UnixTime::now();
         let complaints = match &self.rules {
             Some(rules) => {
                 let rules = ClusterRules { groups: groups.clone(), ..rules.clone() };
-                health::judge(&rules, &fleet, &self.machine)
+                health::judge(&rules, &fleet, &self.machine, now)
             }
-            None => health::judge_without_rules(groups, &fleet, &self.machine),
+            None => health::judge_without_rules(groups, &fleet, &self.machine, now),
         };
         let healthy = match complaints.is_empty() {
             true => ClusterHealth::Healthy,

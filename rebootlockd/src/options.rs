@@ -12,7 +12,8 @@ use rebootlock::config::{
 use rebootlock::window::{Action, InvalidWindow, Locksmith, Rule, Window, Windows};
 
 use crate::import::ImportArgs;
-use crate::simulate::SimulateArgs;
+use crate::simulate::{Output, SimulateArgs};
+use crate::status::StatusArgs;
 use crate::validate::ValidateArgs;
 use crate::version::VersionArgs;
 
@@ -21,7 +22,8 @@ Examples:
   rebootlockd run                                  as the service does
   rebootlockd run --endpoint http://10.0.0.5:2379  with an etcd elsewhere
   rebootlockd run --dry-run -v                     everything but the reboot
-  rebootlockd run --once                           one pass: 0 done, 3 window, 4 no slot, 5 paused
+  rebootlockd run --once                           one pass, no reboot: 0 done, 3 gate, 4 no slot, 5 paused
+  rebootlockd status                               the same, and not even a slot is taken
   rebootlockd validate-config                      before a reload
   rebootlockd import --from clusterrebootd /etc/clusterrebootd/config.yaml
 
@@ -53,6 +55,8 @@ pub enum Command {
     Import(ImportArgs),
     /// Print name, version and target
     Version(VersionArgs),
+    /// Look at everything that decides a reboot, as a pass would, and take nothing
+    Status(StatusArgs),
 }
 
 /// Flags of `run`.
@@ -70,9 +74,12 @@ pub struct RunArgs {
     /// Do everything but reboot
     #[arg(long)]
     pub dry_run: bool,
-    /// One pass: reboot if it is wanted and possible now, else say why not and exit
+    /// One pass without a reboot: take the slot, look at everything, say how it went, give it back
     #[arg(long)]
     pub once: bool,
+    /// How a single pass is told
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub output: Output,
 }
 
 /// Everything `run` was told.

@@ -503,7 +503,7 @@ async fn the_fleet_is_the_roster_the_present_and_what_they_hold() {
     let permit = Advance::permit(UnixTime(9));
     locks.advance(down.groups(), &down.machine, down.token, &permit).await.unwrap();
     let fleet = locks.fleet(&[lb]).await.unwrap();
-    let standing = |name| fleet.members[&machine(name)].standing();
+    let standing = |name| fleet.members[&machine(name)].standing(UnixTime(9));
     use crate::health::{Sickness, Standing};
     assert_eq!(fleet.members.len(), 4);
     assert_eq!(standing("there"), Standing::Healthy);

@@ -118,7 +118,10 @@ impl Agent {
     fn closed(&mut self, closed: Closed) -> Event {
         match closed.outcome {
             Outcome::WindowDenied | Outcome::WindowOutsideAllow => {
-                tracing::info!(why = closed.why, "the reboot window has closed; the slot goes back");
+                tracing::info!(
+                    why = closed.why,
+                    "the reboot window has closed; the slot goes back"
+                );
             }
             _ => tracing::info!(why = closed.why, "the slot goes back"),
         }
