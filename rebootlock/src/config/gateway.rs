@@ -8,7 +8,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use super::ConfigError;
-use super::table::{Count, Secs};
+use super::table::{Count, Secs, full_path};
 
 /// Where the gateway listens unless told otherwise.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
@@ -32,15 +32,15 @@ pub struct GatewayFragment {
     drain_secs: Option<Secs<0, 600>>,
     max_connections: Option<Count<1, 1_000_000>>,
     requests_per_minute: Option<Count<0, 1_000_000>>,
-    #[serde(deserialize_with = "file")]
+    #[serde(deserialize_with = "full_path")]
     tls_cert_file: Option<PathBuf>,
-    #[serde(deserialize_with = "file")]
+    #[serde(deserialize_with = "full_path")]
     tls_key_file: Option<PathBuf>,
-    #[serde(deserialize_with = "file")]
+    #[serde(deserialize_with = "full_path")]
     client_ca_file: Option<PathBuf>,
     client_certificates: Option<ClientCertificates>,
     client_name_is_id: Option<bool>,
-    #[serde(deserialize_with = "file")]
+    #[serde(deserialize_with = "full_path")]
     credentials_file: Option<PathBuf>,
     airlock_kinds: Option<bool>,
     access_log: Option<bool>,
@@ -291,16 +291,6 @@ fn prefixes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Str
     Ok(Some(written))
 }
 
-/// A service has no folder of its own to begin at.
-fn file<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
-    let path = PathBuf::deserialize(deserializer)?;
-    if !path.is_absolute() {
-        let problem = format!("{path:?} is not a full path; expected one that begins with /");
-        return Err(D::Error::custom(problem));
-    }
-    Ok(Some(path))
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -338,18 +328,30 @@ mod tests {
         for (line, said) in [
             ("listen = \"localhost:1\"", "2:10: `listen` \"localhost:1\" is not ADDRESS:PORT"),
             ("listen = []", "2:10: `listen` must name an address"),
-            ("listen = 9090", "2:10: invalid type: integer `9090`, expected ADDRESS:PORT or a"),
-            ("plain_http = \"yes\"", "2:14: invalid type: string \"yes\", expected a boolean"),
-            ("prefixes = [\"x\"]", "2:12: \"x\" is not a path; expected one such as"),
-            ("prefixes = [\"/x/\"]", "2:12: \"/x/\" is not a path"),
-            ("prefixes = [\"/..\"]", "2:12: \"/..\" is not a path"),
-            ("reserve_secs = 0", "2:16: 0 is not from 1 to 86400"),
-            ("max_wait_secs = 601", "2:17: 601 is not from 0 to 600"),
-            ("answer_within_secs = 0", "2:22: 0 is not from 1 to 60"),
-            ("max_connections = 0", "2:19: 0 is not from 1 to 1000000"),
-            ("requests_per_minute = -1", "2:23: -1 is not from 0 to 1000000"),
-            ("tls_cert_file = \"c.pem\"", "2:17: \"c.pem\" is not a full path"),
-            ("client_certificates = \"option\"", "2:23: unknown value `option`; did you mean"),
+            (
+                "listen = 9090",
+                "2:10: `listen`: invalid type: integer `9090`, expected ADDRESS:PORT or a",
+            ),
+            (
+                "plain_http = \"yes\"",
+                "2:14: `plain_http`: invalid type: string \"yes\", expected a boolean",
+            ),
+            ("prefixes = [\"x\"]", "2:12: `prefixes`: \"x\" is not a path; expected one such as"),
+            ("prefixes = [\"/x/\"]", "2:12: `prefixes`: \"/x/\" is not a path"),
+            ("prefixes = [\"/..\"]", "2:12: `prefixes`: \"/..\" is not a path"),
+            ("reserve_secs = 0", "2:16: `reserve_secs`: 0 is not from 1 to 86400"),
+            ("max_wait_secs = 601", "2:17: `max_wait_secs`: 601 is not from 0 to 600"),
+            ("answer_within_secs = 0", "2:22: `answer_within_secs`: 0 is not from 1 to 60"),
+            ("max_connections = 0", "2:19: `max_connections`: 0 is not from 1 to 1000000"),
+            (
+                "requests_per_minute = -1",
+                "2:23: `requests_per_minute`: -1 is not from 0 to 1000000",
+            ),
+            ("tls_cert_file = \"c.pem\"", "2:17: `tls_cert_file`: \"c.pem\" is not a full path"),
+            (
+                "client_certificates = \"option\"",
+                "2:23: `client_certificates`: unknown value `option`; did you mean",
+            ),
             ("prefix = \"/x\"", "2:1: unknown key `prefix` in [gateway]; did you mean `prefixes`?"),
         ] {
             let error = decide(line).unwrap_err().to_string();
@@ -378,6 +380,6 @@ mod tests {
         let slots: Vec<_> = decide(text).unwrap().groups.iter().map(|group| group.slots).collect();
         assert_eq!(slots, [Some(0), None]);
         let error = decide("[[group]]\nname = \"a\"\nslots = -1").unwrap_err().to_string();
-        assert_eq!(error, "test.toml:3:9: -1 is not from 0 to 1000000");
+        assert_eq!(error, "test.toml:3:9: `slots`: -1 is not from 0 to 1000000");
     }
 }

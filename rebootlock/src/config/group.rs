@@ -18,7 +18,7 @@ const MOST_SLOTS: u64 = 1_000_000;
 /// `[[group]]` as written.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct GroupTable {
+pub(super) struct GroupTable {
     name: Spanned<String>,
     cooldown_secs: Option<Secs<0, LONGEST>>,
     slots: Option<Count<0, MOST_SLOTS>>,

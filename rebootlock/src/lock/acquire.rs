@@ -1,7 +1,7 @@
 //! Taking a slot in each of a machine's groups, all or none.
 
 use super::{Decision, LockError, LockManager, Result};
-use crate::record::{Claim, Document, HolderRecord, UnixTime};
+use crate::record::{Claim, Document, HolderRecord};
 use crate::store::{Commit, Precondition, Snapshot, Txn};
 
 /// How an acquisition succeeded.
@@ -31,6 +31,18 @@ impl LockManager {
             .await?;
         self.remember_if_only(claim, left);
         Ok(acquired)
+    }
+
+    /// How [`LockManager::acquire`] would end at this moment. Writes nothing.
+    ///
+    /// # Errors
+    /// Those of [`LockManager::acquire`].
+    pub async fn would_acquire(&self, claim: &Claim) -> Result<Acquired> {
+        let action = format!("looking for a slot for {} below {}", claim.machine, self.keys);
+        let before = self.load(&action, &self.keys_of(claim.groups(), &claim.machine)).await?;
+        Ok(match self.decide_acquire(claim, &before)? {
+            Decision::Done(acquired) | Decision::Commit(_, acquired) => acquired,
+        })
     }
 
     /// Like [`LockManager::acquire`], but in one try on documents that are known already, and only
@@ -74,7 +86,7 @@ impl LockManager {
         let machine = &claim.machine;
         let mut txn = Txn::new();
         let mut held = Vec::new();
-        let record = claim.record(UnixTime::now());
+        let record = claim.record(self.now());
         let mut full = None;
         for group in claim.groups() {
             let mut semaphore = self.semaphore(before, group)?;

@@ -178,7 +178,7 @@ impl LockManager {
         };
         let (line, urgent) = (below(self.keys.queue(group)), below(self.keys.all_urgent(group)));
         let queue = Queue::of_head(&line, &urgent);
-        queue.ahead_of(machine, UnixTime::now()).unwrap_or(queue.len())
+        queue.ahead_of(machine).unwrap_or(queue.len())
     }
 
     /// What was read of the claim's machine itself.
