@@ -3,7 +3,7 @@
 
 /// A file, and the message.
 #[rustfmt::skip]
-pub const BAD_VALUES: &[(&str, &str)] = &[
+pub(crate) const BAD_VALUES: &[(&str, &str)] = &[
     ("[store]\nendpoints = []",
         "rebootlock.toml:2:13: `endpoints`: must name at least one, or be left out"),
     ("[store]\nendpoints = [\"etcd:2379\"]",
