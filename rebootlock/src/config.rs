@@ -271,6 +271,10 @@ fn read_password(path: &Path) -> Result<String, ConfigError> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
+mod foreign;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -340,6 +344,8 @@ mod tests {
             "[store]\ncert_file = \"/x\"",
             "[store]\nusername = \"u\"",
             "[store]\ntimeout_secs = 0",
+            "[store]\ntimeout_secs = 3153600001",
+            "[agent]\npoll_secs = 9223372036854775807",
             "[store]\nusername = \"u\"\npassword_file = \"/nonexistent\"",
         ] {
             assert!(decide(text).is_err(), "{text}");

@@ -8,12 +8,13 @@
 //! - [`lock`]: the lock manager, which loads documents, changes them by their rules and commits them.
 //! - [`wait`]: waiting for one's turn without polling.
 //! - [`window`]: when a reboot may begin, pure.
-//! - [`chance`], [`host`], [`config`], [`cli`], [`logging`]: what the programs have in common.
+//! - [`chance`], [`clock`], [`host`], [`config`], [`cli`], [`logging`]: what the programs have in common.
 //!
 //! Nothing here reboots anything, opens a port or talks to a bus.
 
 pub mod chance;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod health;
 pub mod host;

@@ -31,6 +31,7 @@ pub use self::release::{Ended, Release, Released};
 pub use self::repair::Repair;
 pub use self::status::{GroupStatus, Holder};
 use crate::chance;
+use crate::clock::Clock;
 use crate::id::{Group, MachineId};
 use crate::keys::Keyspace;
 use crate::record::{Cooldown, Document, Hold, HolderRecord, Pause, UnixTime};
@@ -188,13 +189,15 @@ pub struct LockManager {
     deadline: Duration,
     cooldowns: BTreeMap<Group, Duration>,
     recent: Recent,
+    clock: Clock,
 }
 
 impl LockManager {
     /// A manager of the documents below `keys`.
     pub fn new(store: SharedStore, keys: Keyspace) -> Self {
         let (deadline, cooldowns) = (DEFAULT_DEADLINE, BTreeMap::new());
-        Self { store, keys, deadline, cooldowns, recent: Recent::default() }
+        let (recent, clock) = (Recent::default(), Clock::default());
+        Self { store, keys, deadline, cooldowns, recent, clock }
     }
 
     /// The same manager, giving up on an operation after `deadline`.
@@ -210,6 +213,12 @@ impl LockManager {
         Self { cooldowns, ..self }
     }
 
+    /// The same manager, dating documents by another clock than the system's.
+    #[must_use]
+    pub fn with_clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+
     /// The store.
     pub fn store(&self) -> &SharedStore {
         &self.store
@@ -218,6 +227,11 @@ impl LockManager {
     /// Where the documents are.
     pub fn keys(&self) -> &Keyspace {
         &self.keys
+    }
+
+    /// What its clock says.
+    pub(crate) fn now(&self) -> UnixTime {
+        self.clock.now()
     }
 
     /// Changes the limit of a group and returns the old one. Nobody is thrown out.

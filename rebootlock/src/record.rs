@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use self::member::{Health, Presence, RosterEntry};
+pub use self::member::{Blocked, Health, Presence, RosterEntry};
 pub use self::past::{Ending, Past};
 pub use self::stop::{Cooldown, Hold, Pause};
 use crate::id::{BootId, Group, MachineId, Token};

@@ -162,8 +162,8 @@ impl Waiting {
         let cancel = CancellationToken::new();
         let unsettled = Arc::new(AtomicBool::new(false));
         let waiter = Waiter {
+            since: locks.now(),
             locks,
-            since: UnixTime::now(),
             claim,
             options,
             obstacles,

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use rebootlock::record::{
-    Document, HolderRecord, HolderState, Pause, Presence, Request, Via, Waiter,
+    Cooldown, Document, Hold, HolderRecord, HolderState, Past, Pause, Presence, Request,
+    RosterEntry, Via, Waiter,
 };
 use rebootlock::semaphore::Semaphore;
 
@@ -60,7 +61,17 @@ fn the_other_documents_are_printed_as_they_are_written() {
     assert_eq!(printed::<HolderRecord>("holder-coreos.json"), text("holder-coreos.json"));
     assert_eq!(printed::<HolderRecord>("holder.json"), text("holder.json"));
     assert_eq!(printed::<Waiter>("waiter.json"), text("waiter.json"));
-    assert_eq!(printed::<Pause>("pause.json"), text("pause.json"));
+    for name in ["pause.json", "pause-until.json"] {
+        assert_eq!(printed::<Pause>(name), text(name));
+    }
+    assert_eq!(printed::<Hold>("hold.json"), text("hold.json"));
+    assert_eq!(printed::<Cooldown>("cooldown.json"), text("cooldown.json"));
+    for name in ["history.json", "history-unlocked.json"] {
+        assert_eq!(printed::<Past>(name), text(name));
+        assert!(Past::from_json(text(name).as_bytes()).unwrap().unknown.is_empty());
+    }
+    assert_eq!(printed::<RosterEntry>("roster.json"), text("roster.json"));
+    assert_eq!(printed::<Presence>("presence-unhealthy.json"), text("presence-unhealthy.json"));
     assert_eq!(printed::<Request>("request.json"), text("request.json"));
     assert_eq!(printed::<Presence>("presence.json"), text("presence.json"));
     let holder = HolderRecord::from_json(text("holder.json").as_bytes()).unwrap();

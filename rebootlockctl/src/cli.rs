@@ -17,11 +17,13 @@ Examples:
   rebootlockctl lock web-3 --wait 10m       take a slot for web-3, wait for it if need be
   rebootlockctl unlock web-3                free the slot of a machine that will not come back
   rebootlockctl pause --reason \"bad kernel\" nobody new gets a slot until `resume`
+  rebootlockctl hold web-3 --for 2h         that one machine does not reboot before then
+  rebootlockctl history --since 7d          who was down, why, for how long, how it ended
   rebootlockctl doctor                      check everything, and say how to mend it
 
 Exit codes:
-  0 done, 1 failed, 2 bad configuration, 3 blocked by an inhibitor, 4 no slot, 5 paused,
-  7 holds no slot, 64 wrong command line";
+  0 done, 1 failed, 2 bad configuration, 3 blocked by an inhibitor or a cooldown, 4 no slot,
+  5 paused or held, 7 holds no slot, 64 wrong command line";
 
 /// Operates the reboot lock of a fleet: who may be down, and how many at once.
 #[derive(Debug, Parser)]
@@ -99,7 +101,9 @@ The agent on this machine frees the slot when it is back and healthy.")]
         #[command(flatten)]
         output: Output,
     },
-    /// Show which agents are there, and what each is doing
+    /// Show the machines of the fleet: what each is doing, and whether it is well
+    #[command(after_help = "\
+A machine whose agent is not there is away. If it will not come back: rebootlockctl forget ID")]
     Machines {
         #[command(flatten)]
         output: Output,
@@ -118,7 +122,7 @@ and REBOOT_WINDOW_LENGTH make is known to the agent alone.")]
     #[command(after_help = "\
 Examples:
   rebootlockctl pause --group lb --reason \"kernel trouble\"
-  rebootlockctl pause --fleet               all groups, also future ones")]
+  rebootlockctl pause --fleet --for 8h      all groups, also future ones; ends by itself")]
     Pause {
         /// Why, for others to read
         #[arg(long, value_name = "TEXT")]
@@ -126,6 +130,9 @@ Examples:
         /// Everything, not only a group
         #[arg(long)]
         fleet: bool,
+        /// End it by itself after so long, as 30s, 5m or 1h30m
+        #[arg(long = "for", value_name = "DURATION", value_parser = lasting)]
+        time: Option<Duration>,
     },
     /// End a pause
     Resume {
@@ -150,6 +157,50 @@ Examples:
         /// Which machine
         #[arg(value_name = "ID")]
         machine: MachineId,
+    },
+    /// Keep one machine from rebooting
+    #[command(after_help = "\
+Examples:
+  rebootlockctl hold web-3 --for 2h --reason \"restoring a backup\"
+  rebootlockctl hold --this                 until `unhold`
+
+A machine that is held gets no slot, and no permit to reboot with the one it has. One that has its
+permit already goes down all the same, and is held when it is back.")]
+    Hold {
+        #[command(flatten)]
+        target: Target,
+        /// End it by itself after so long, as 30s, 5m or 1h30m
+        #[arg(long = "for", value_name = "DURATION", value_parser = lasting)]
+        time: Option<Duration>,
+        /// Why, for others to read
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Let a machine that is held reboot again
+    Unhold {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Show who held a slot, why, for how long, and how it ended; newest last
+    #[command(after_help = "\
+Examples:
+  rebootlockctl history --since 7d --all-groups
+  rebootlockctl history --output json | jq '.[] | select(.downForSecs > 600)'
+
+DOWN FOR is the time from the permit to reboot until the slot went back. Slots given back before
+anything came of them are not remembered. Each group keeps its newest 1000.")]
+    History(History),
+    /// Take away what is known of a machine that will not come back
+    #[command(after_help = "\
+Its place in the roster, its request, its hold and its places in queues go. A slot it holds does
+not: see `unlock`.")]
+    Forget {
+        /// Which machine
+        #[arg(value_name = "ID")]
+        machine: MachineId,
+        /// Even though its agent is there; it enrols again when it starts
+        #[arg(long)]
+        force: bool,
     },
     /// Show how damaged documents would be mended; write it with --yes
     Repair {
@@ -250,6 +301,29 @@ pub(crate) struct Wait {
     pub(crate) wait: Option<Patience>,
 }
 
+/// Which machine a command is about; it has to be said.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Target {
+    /// Which machine
+    #[arg(value_name = "ID")]
+    pub(crate) machine: Option<MachineId>,
+    /// This machine
+    #[arg(long)]
+    pub(crate) this: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct History {
+    /// Only what ended so long ago at most, as 12h or 7d
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub(crate) since: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) scope: Scope,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Scope {
     /// All groups, not only those named by --group
@@ -286,6 +360,14 @@ fn patience(text: &str) -> Result<Patience, String> {
     }
 }
 
+/// Something that ends by itself lasts for a while.
+fn lasting(text: &str) -> Result<Duration, String> {
+    match duration::parse(text)? {
+        Duration::ZERO => Err("must be longer than nothing".to_owned()),
+        time => Ok(time),
+    }
+}
+
 fn limit(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| match text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
         true => format!("max must be {} or less", u32::MAX),
@@ -311,6 +393,17 @@ mod tests {
             assert_eq!(limit(wrong), Err("max must be 0 or more".to_owned()), "{wrong}");
         }
         assert!(limit("4294967296").is_err());
+    }
+
+    #[test]
+    fn whom_to_hold_has_to_be_said() {
+        let hold = |args: &[&str]| Cli::try_parse_from([&["ctl", "hold"], args].concat());
+        for wrong in [&[][..], &["a", "--this"], &["a", "--for", "0"], &["a", "--for", "2"]] {
+            assert!(hold(wrong).is_err(), "{wrong:?}");
+        }
+        for right in [&["a"][..], &["--this"], &["a", "--for", "2h"]] {
+            assert!(hold(right).is_ok(), "{right:?}");
+        }
     }
 
     #[test]

@@ -3,7 +3,10 @@
 mod completions;
 mod doctor;
 mod exec;
+mod forget;
 mod groups;
+mod history;
+mod hold;
 mod lock;
 mod machines;
 mod pause;
@@ -40,15 +43,26 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Groups { output } => groups::run(open()?, output).await,
         Command::Machines { output } => machines::run(open()?, output).await,
         Command::Windows(args) => windows::run(&cli.common, args).await,
-        Command::Pause { reason, fleet } => pause::pause(open()?, reason, fleet).await,
+        Command::Pause { reason, fleet, time } => pause::pause(open()?, reason, fleet, time).await,
         Command::Resume { fleet } => pause::resume(open()?, fleet).await,
         Command::Request { machine, reason, priority } => {
             request::request(open()?, machine, reason, priority).await
         }
         Command::Cancel { machine } => request::cancel(open()?, machine).await,
+        Command::Hold { target, time, reason } => hold::hold(open()?, target, time, reason).await,
+        Command::Unhold { target } => hold::unhold(open()?, target).await,
+        Command::History(args) => history::run(open()?, args).await,
+        Command::Forget { machine, force } => forget::run(open()?, machine, force).await,
         Command::Repair { scope, yes } => repair::run(open()?, scope, yes).await,
         Command::Doctor { output } => doctor::run(&cli.common, output).await,
         Command::Completions { shell } => completions::run(shell),
+    }
+}
+
+/// Takes old history away. Whoever looks next can do it as well, so a failure is no news.
+async fn trim_history(session: &Session, groups: &[Group]) {
+    if let Err(error) = session.locks.trim_history(groups).await {
+        tracing::debug!(%error, "old history stays for now");
     }
 }
 

@@ -54,7 +54,8 @@ fn code(error: &anyhow::Error) -> u8 {
             }
             match cause.downcast_ref::<LockError>()? {
                 LockError::Full { .. } => Some(exit::NO_SLOT),
-                LockError::Paused { .. } => Some(exit::PAUSED),
+                LockError::Paused { .. } | LockError::Held { .. } => Some(exit::PAUSED),
+                LockError::CoolingDown { .. } => Some(exit::GATE_CLOSED),
                 _ => Some(exit::FAILED),
             }
         })

@@ -2,9 +2,9 @@
 
 pub(crate) mod json;
 
-use rebootlock::lock::{GroupStatus, Holder, Scope};
+use rebootlock::lock::{GroupStatus, Held, Holder, Scope};
 use rebootlock::queue::Ticket;
-use rebootlock::record::{HolderRecord, Pause, UnixTime};
+use rebootlock::record::{Cooldown, HolderRecord, Pause, UnixTime};
 
 use crate::duration;
 use crate::output::{Field, clean, table};
@@ -14,12 +14,18 @@ pub(crate) fn is_overdue(record: &HolderRecord, now: UnixTime) -> bool {
     record.expected_back.is_some_and(|expected| expected < now)
 }
 
-/// The group under its pauses, holders and queue. With only a semaphore in the store this is to
+/// The group under what stops it, its holders and its queue. With only a semaphore in the store this is to
 /// the letter what CoreOS printed.
 pub(crate) fn status(status: &GroupStatus, now: UnixTime, colour: bool) -> String {
     let mut text = String::new();
     for (scope, pause) in &status.paused {
         text += &format!("Paused: {}\n", paused(scope, pause.as_ref(), now));
+    }
+    for held in &status.held {
+        text += &format!("Held: {}\n", self::held(held, now));
+    }
+    if let Some(cooldown) = &status.cooldown {
+        text += &format!("Cooling down: {}\n", cooling(cooldown.as_ref().ok(), now));
     }
     let semaphore = &status.semaphore;
     text += &format!("Available: {}\nMax: {}\n", semaphore.available(), semaphore.max());
@@ -39,10 +45,48 @@ pub(crate) fn paused(scope: &Scope, pause: Option<&Pause>, now: UnixTime) -> Str
     match pause {
         None => format!("{scope} (the pause at its key cannot be read, and counts all the same)"),
         Some(pause) => {
-            let reason = pause.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-            let age = duration::show(now.seconds_since(pause.since));
-            clean(&format!("{scope} by {}{reason} (for {age})", pause.by))
+            let time = times(pause.since, pause.until, now);
+            clean(&format!("{scope} by {}{} ({time})", pause.by, because(pause.reason.as_deref())))
         }
+    }
+}
+
+/// `web-3 by alice: restoring a backup (for 5m, for another 1h55m)`
+pub(crate) fn held(held: &Held, now: UnixTime) -> String {
+    let machine = &held.machine;
+    let Some(hold) = &held.hold else {
+        return clean(&format!("{machine} (the hold cannot be read, and counts all the same)"));
+    };
+    let time = times(hold.since, hold.until, now);
+    clean(&format!("{machine} by {}{} ({time})", hold.by, because(hold.reason.as_deref())))
+}
+
+/// `for another 9m30s after the reboot of web-3`
+pub(crate) fn cooling(cooldown: Option<&Cooldown>, now: UnixTime) -> String {
+    let Some(cooldown) = cooldown else {
+        return "the document cannot be read, and counts all the same".to_owned();
+    };
+    clean(&format!("{} after the reboot of {}", left(cooldown.until(), now), cooldown.name()))
+}
+
+fn because(reason: Option<&str>) -> String {
+    reason.map(|why| format!(": {why}")).unwrap_or_default()
+}
+
+/// `for 5m`, and for how long yet if it ends by itself.
+fn times(since: UnixTime, until: Option<UnixTime>, now: UnixTime) -> String {
+    let age = duration::show(now.seconds_since(since));
+    match until {
+        None => format!("for {age}"),
+        Some(until) => format!("for {age}, {}", left(until, now)),
+    }
+}
+
+/// The store's clock decides, so by ours it may last longer than it should.
+fn left(until: UnixTime, now: UnixTime) -> String {
+    match until.seconds_since(now) {
+        0 => "about to end".to_owned(),
+        left => format!("for another {}", duration::show(left)),
     }
 }
 
@@ -119,6 +163,11 @@ pub(crate) fn obstacle(status: &GroupStatus, position: usize) -> String {
         let by = pause.as_ref().map(|pause| format!(" by {}", pause.by)).unwrap_or_default();
         return clean(&format!("{scope} is paused{by}"));
     }
+    let machine = status.queue.get(position).map(|ticket| &ticket.machine);
+    if let Some(held) = status.held.iter().find(|held| Some(&held.machine) == machine) {
+        let by = held.hold.as_ref().map(|hold| format!(" by {}", hold.by)).unwrap_or_default();
+        return clean(&format!("it is held{by}"));
+    }
     if position > 0 {
         return format!("{position} before it");
     }
@@ -126,7 +175,14 @@ pub(crate) fn obstacle(status: &GroupStatus, position: usize) -> String {
         return "max is 0".to_owned();
     }
     if status.semaphore.available() > 0 {
-        return "nothing here".to_owned();
+        return match &status.cooldown {
+            None => "nothing here".to_owned(),
+            Some(Err(_)) => "the group cools down".to_owned(),
+            Some(Ok(cooldown)) => {
+                let name = clean(cooldown.name());
+                format!("the group cools down after the reboot of {name}")
+            }
+        };
     }
     let max = status.semaphore.max();
     let slots =
@@ -149,7 +205,7 @@ fn name(holder: &Holder) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use rebootlock::id::{Group, MachineId};
-    use rebootlock::record::{Claim, Document as _, HolderState, Via};
+    use rebootlock::record::{Claim, Document as _, Hold, HolderState, Via};
     use rebootlock::semaphore::Semaphore;
     use rebootlock::store::Revision;
 
@@ -175,6 +231,8 @@ mod tests {
             holders,
             queue: Vec::new(),
             paused: Vec::new(),
+            held: Vec::new(),
+            cooldown: None,
         }
     }
 
@@ -257,5 +315,35 @@ mod tests {
         view.paused.clear();
         assert_eq!(obstacle(&view, 0), "1 of 1 slot held by a");
         assert_eq!(obstacle(&view, 2), "2 before it");
+        view.held = vec![Held { machine: machine("b"), hold: None }];
+        assert_eq!(obstacle(&view, 0), "it is held");
+    }
+
+    #[test]
+    fn what_ends_by_itself_says_when() {
+        let mut view = group(1, vec![]);
+        let pause = Pause::from_json(br#"{"by":"alice","since":999940,"until":1003540}"#).unwrap();
+        view.paused = vec![(Scope::Fleet, Some(pause))];
+        let hold =
+            Hold::from_json(br#"{"by":"eve","reason":"disk","since":999700,"until":999999}"#);
+        view.held = vec![
+            Held { machine: machine("a"), hold: Some(hold.unwrap()) },
+            Held { machine: machine("b"), hold: None },
+        ];
+        let text = br#"{"machineID":"c","hostname":"web-3","since":999970,"secs":600}"#;
+        view.cooldown = Some(Cooldown::from_json(text));
+        assert_eq!(
+            status(&view, NOW, false),
+            "Paused: the fleet by alice (for 1m, for another 59m)\n\
+             Held: a by eve: disk (for 5m, about to end)\n\
+             Held: b (the hold cannot be read, and counts all the same)\n\
+             Cooling down: for another 9m30s after the reboot of web-3\n\
+             Available: 1\nMax: 1\n"
+        );
+        view.paused.clear();
+        assert_eq!(obstacle(&view, 0), "the group cools down after the reboot of web-3");
+        view.cooldown = Some(Cooldown::from_json(b"?"));
+        let shown = status(&view, NOW, false);
+        assert!(shown.contains("Cooling down: the document cannot be read"), "{shown}");
     }
 }

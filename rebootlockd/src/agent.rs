@@ -1,33 +1,44 @@
 //! The loop around the policy: one action at a time, each answered with one event.
 
+mod health;
 mod reboot;
 mod release;
 mod slot;
+mod tried;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt as _;
 use rebootlock::cli::exit;
-use rebootlock::config::Strategy;
+use rebootlock::config::gate::Phase;
+use rebootlock::config::{DetectorSettings, Strategy};
 use rebootlock::host;
 use rebootlock::id::{BootId, Group, MachineId, Token};
-use rebootlock::lock::{LockError, LockManager};
-use rebootlock::record::{Claim, HolderRecord, Presence, UnixTime, Via};
+use rebootlock::lock::{LockError, LockManager, Scope};
+use rebootlock::record::{Blocked, Claim, HolderRecord, Presence, UnixTime, Via};
 use rebootlock::wait::Waiting;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::coordinator::{Coordinator, CoordinatorState};
+use crate::detect::{self, Detectors};
+use crate::hooks::Hooks;
 use crate::logind::Logind;
+use crate::lookout::{Closed, Lookout};
 use crate::memento::MementoFile;
+use crate::method::Method;
+use crate::metrics::{Metrics, Required};
 use crate::options::Options;
+use crate::outcome::Outcome;
 use crate::policy::{Action, Event, START, State, step};
+use crate::presence::Shown;
 use crate::want::{Want, Wants};
 use crate::{notify, presence, requests, update_engine};
 
-/// How often a closed window is compared with the clock while something else is being waited for.
+/// How often closed windows are compared with the clock, and the kill switch is looked for, while
+/// something else is being waited for.
 const WINDOW_TICK: Duration = Duration::from_secs(15);
 
 /// How long `--once` waits for update-engine and the store to say whether a reboot is wanted.
@@ -64,8 +75,16 @@ pub struct Agent {
     sources: Vec<AbortOnDropHandle<()>>,
     /// Where requests will be told, until they are listened to.
     requests: Option<watch::Sender<Want>>,
-    /// What the others see of us, where there is a store to show it.
-    presence: Option<watch::Sender<State>>,
+    /// What the others see of us.
+    shown: Arc<watch::Sender<Shown>>,
+    /// What speaks against a reboot.
+    lookout: Arc<Lookout>,
+    detectors: Arc<Detectors>,
+    /// Where the detectors' wish is told.
+    detected: watch::Sender<Want>,
+    hooks: Hooks,
+    method: Method,
+    metrics: Metrics,
     logind: Option<Logind>,
     waiting: Option<Waiting>,
     held: Option<Held>,
@@ -75,15 +94,26 @@ pub struct Agent {
     looked: bool,
     /// Whether the last order to reboot was taken.
     ordered: bool,
+    /// Whether the next one passes over inhibitors.
+    force: bool,
+    /// Whether the machine is back from a reboot, and well.
+    verified: bool,
+    /// Since when a reboot has been wanted without a break.
+    wanted_since: Option<UnixTime>,
     back_off: BackOff,
     /// Why nothing goes on, as said last: each thing is said once.
     trouble: Option<String>,
-    /// What a single pass ends with.
-    code: u8,
+    /// How the present pass ends, as said last.
+    outcome: Option<Closed>,
 }
 
-/// A single pass is over, and the process ends with this code.
-struct PassOver(u8);
+/// A single pass is over.
+enum PassOver {
+    /// With the outcome that was said last.
+    Concluded,
+    /// The process ends with this code: nothing could be found out.
+    Code(u8),
+}
 
 /// Before the agent starts over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,16 +131,42 @@ impl Agent {
         machine: MachineId,
         boot_id: BootId,
         coordinator: Coordinator,
+        metrics: Metrics,
     ) -> Self {
+        let settings = &options.settings;
         let mut receivers = Vec::new();
         let mut sources = Vec::new();
         let mut requests = None;
-        let mut presence = None;
-        if options.settings.agent.strategy != Strategy::Off {
+        let off = settings.agent.strategy == Strategy::Off;
+        if !off && DetectorSettings::update_engine_is_on(&settings.detectors) {
             let (want, receiver) = watch::channel(Want::Unknown);
             receivers.push(receiver);
             sources.push(AbortOnDropHandle::new(tokio::spawn(update_engine::follow(want))));
         }
+        let detectors = Arc::new(Detectors::new(&settings.detectors));
+        let (detected, receiver) = watch::channel(match off || detectors.is_empty() {
+            true => Want::Nothing,
+            false => Want::Unknown,
+        });
+        receivers.push(receiver);
+        // A single pass asks them itself, and only after the kill switch and the windows.
+        if !off && !detectors.is_empty() && !options.run.once {
+            let interval = settings.agent.check_interval;
+            let follow = detect::follow(detectors.clone(), interval, detected.clone());
+            sources.push(AbortOnDropHandle::new(tokio::spawn(follow)));
+        }
+        let (shown, changes) =
+            watch::channel(Shown { state: START.0, health: None, blocked: None });
+        let shown = Arc::new(shown);
+        let with_store =
+            matches!(settings.agent.strategy, Strategy::EtcdLock | Strategy::BestEffort);
+        let lookout = Arc::new(Lookout::new(
+            settings,
+            options.windows.clone(),
+            machine.clone(),
+            with_store.then(|| locks.clone()),
+            metrics.clone(),
+        ));
         // Requests come through the store, and so need a strategy that has one.
         if matches!(options.settings.agent.strategy, Strategy::EtcdLock | Strategy::BestEffort) {
             let initially = match options.settings.agent.strategy {
@@ -120,7 +176,7 @@ impl Agent {
             let (want, receiver) = watch::channel(initially);
             receivers.push(receiver);
             requests = Some(want);
-            let (state, changes) = watch::channel(START.0);
+            let groups = options.settings.machine.groups.clone();
             let present = Presence {
                 machine_id: machine.to_string(),
                 hostname: Some(host::hostname()),
@@ -129,35 +185,46 @@ impl Agent {
                 state: String::new(),
                 state_since: UnixTime::now(),
                 health: None,
+                blocked: None,
                 version: Some(env!("CARGO_PKG_VERSION").to_owned()),
                 unknown: serde_json::Map::new(),
             };
-            let keep = presence::keep(locks.clone(), machine.clone(), present, changes);
+            let keep = presence::keep(locks.clone(), machine.clone(), groups, present, changes);
             sources.push(AbortOnDropHandle::new(tokio::spawn(keep)));
-            presence = Some(state);
         }
-        Self {
+        let mut agent = Self {
             memento: MementoFile::new(&options.run.state_dir),
             hostname: host::hostname(),
             wants: Wants::new(receivers),
             sources,
             requests,
-            presence,
+            shown,
+            lookout,
+            detectors,
+            detected,
+            hooks: Hooks::new(&options.settings.hooks),
+            method: Method::new(options.settings.reboot.method.clone()),
+            metrics,
             logind: None,
             waiting: None,
             held: None,
             found: None,
             looked: false,
             ordered: false,
+            force: false,
+            verified: false,
+            wanted_since: None,
             back_off: BackOff::None,
             trouble: None,
-            code: 0,
+            outcome: None,
             options,
             locks,
             machine,
             boot_id,
             coordinator,
-        }
+        };
+        agent.begin_heartbeat();
+        agent
     }
 
     /// Runs until `stop`, or to the end of a single pass. What it holds it keeps: a machine that
@@ -180,7 +247,8 @@ impl Agent {
             let event = tokio::select! {
                 answer = self.act(action) => match answer {
                     Ok(event) => event,
-                    Err(PassOver(code)) => break Some(code),
+                    Err(PassOver::Code(code)) => break Some(code),
+                    Err(PassOver::Concluded) => break Some(self.code()),
                 },
                 () = stop.cancelled() => break None,
             };
@@ -191,9 +259,7 @@ impl Agent {
                     }
                     self.prepare(event);
                     (state, action) = (next, then);
-                    if let Some(presence) = &self.presence {
-                        presence.send_if_modified(|now| std::mem::replace(now, state) != state);
-                    }
+                    self.show_state(state);
                     self.coordinate(coordinator_state(state, self.options.settings.agent.strategy));
                 }
                 Err(unexpected) => {
@@ -219,10 +285,10 @@ impl Agent {
         Ok(match action {
             Action::LookAtSlot => self.look_at_slot().await,
             Action::AwaitWant => self.await_want().await?,
-            Action::AwaitGates => self.await_window().await?,
+            Action::AwaitGates => self.await_gates().await?,
             Action::AskForSlot => self.ask_for_slot().await?,
             Action::CheckAgain => self.check_again().await,
-            Action::Drain => self.tell_users().await,
+            Action::Drain => self.drain().await,
             Action::AskForPermit => self.ask_for_permit().await,
             Action::Reboot => self.reboot().await,
             Action::AwaitEnd => self.await_end().await,
@@ -248,13 +314,6 @@ impl Agent {
             Event::Released => self.back_off,
             _ => BackOff::None,
         };
-        self.code = match event {
-            Event::Obstructed | Event::GatesClosed => exit::GATE_CLOSED,
-            Event::Paused => exit::PAUSED,
-            Event::SlotLost | Event::SlotOccupied => exit::NO_SLOT,
-            Event::Released => self.code,
-            _ => 0,
-        };
     }
 
     /// A single pass ends where the daemon would wait.
@@ -263,12 +322,83 @@ impl Agent {
             return None;
         }
         match action {
-            Action::AwaitEnd => Some(if self.ordered { 0 } else { exit::FAILED }),
-            Action::BackOff if self.code != 0 || self.back_off == BackOff::UntilWishesChange => {
-                Some(self.code)
-            }
+            // Found with the permit of an earlier life: a single pass does not reboot, nor does it
+            // take away what was permitted.
+            Action::AskForPermit => Some(0),
+            Action::BackOff if self.outcome.is_some() => Some(self.code()),
             _ => None,
         }
+    }
+
+    /// What a single pass ends with.
+    fn code(&self) -> u8 {
+        self.outcome.as_ref().map_or(exit::FAILED, |closed| closed.outcome.exit_code())
+    }
+
+    /// Says how the present pass ends: in the log when it is news, to the others, and in figures.
+    fn conclude(&mut self, closed: Closed) {
+        self.metrics.pass_ended(closed.outcome);
+        let news = self
+            .outcome
+            .as_ref()
+            .is_none_or(|before| (before.outcome, &before.why) != (closed.outcome, &closed.why));
+        let (status, why) = (closed.outcome.as_str(), closed.why.as_str());
+        if news {
+            let dry_run = self.options.run.dry_run;
+            let usual = matches!(
+                closed.outcome,
+                Outcome::LockUnavailable | Outcome::WindowOutsideAllow | Outcome::CooldownActive
+            );
+            if usual || closed.outcome.exit_code() == 0 {
+                tracing::info!(status, why, dry_run, "pass ended");
+            } else {
+                tracing::warn!(status, why, dry_run, "pass ended");
+            }
+        }
+        self.metrics.set_still_required(closed.outcome == Outcome::StillRequired);
+        self.metrics.set_held(Some(closed.outcome == Outcome::Held));
+        let idle = matches!(closed.outcome, Outcome::NoAction | Outcome::Ready);
+        let wanted = match self.wants.now() {
+            Want::Reboot { reason, .. } => Some(reason),
+            _ => None,
+        };
+        self.shown.send_if_modified(|shown| {
+            let before = shown.blocked.as_ref();
+            let same = before.is_some_and(|b| b.outcome == status && b.why == why);
+            let blocked = (!idle).then(|| Blocked {
+                outcome: status.to_owned(),
+                why: why.to_owned(),
+                since: before.filter(|_| same).map_or_else(UnixTime::now, |b| b.since),
+                wanted,
+            });
+            let changed = blocked != shown.blocked;
+            shown.blocked = blocked;
+            changed
+        });
+        self.outcome = Some(closed);
+    }
+
+    /// Nothing keeps this machine any more.
+    fn go_on(&mut self) {
+        self.outcome = None;
+        self.tell_pauses(None);
+        self.shown.send_if_modified(|shown| shown.blocked.take().is_some());
+    }
+
+    /// In figures: what is paused, as far as this agent was stopped by it.
+    pub(super) fn tell_pauses(&self, paused: Option<&Scope>) {
+        let groups = self.options.settings.machine.groups.iter().cloned().map(Scope::Group);
+        let since = |scope: &Scope| (paused == Some(scope)).then(UnixTime::now);
+        let all = groups.chain([Scope::Fleet]).map(|scope| {
+            let since = since(&scope);
+            (scope, since)
+        });
+        self.metrics.set_pauses(all);
+    }
+
+    fn show_state(&self, state: State) {
+        self.metrics.set_state(state, UnixTime::now());
+        self.shown.send_if_modified(|shown| std::mem::replace(&mut shown.state, state) != state);
     }
 
     async fn await_want(&mut self) -> Result<Event, PassOver> {
@@ -278,52 +408,99 @@ impl Agent {
             self.say("no reboot is wanted");
         }
         self.clear_trouble();
+        // Of an earlier life that ended before it could.
+        self.undo_hooks().await;
+        if self.options.run.once {
+            // First what may speak against it, as the detectors need not run then.
+            if let Some(closed) = self.lookout.glance(Phase::PreLock) {
+                self.conclude(closed);
+                return Err(PassOver::Concluded);
+            }
+            self.ask_detectors(Phase::PreLock).await;
+        }
         let give_up = tokio::time::sleep(ONCE_PATIENCE);
         tokio::pin!(give_up);
+        let mut monitor = tokio::time::Instant::now();
         loop {
             match self.wants.now() {
                 Want::Reboot { reason, .. } => {
                     tracing::info!(reason, "a reboot is wanted");
+                    let since = *self.wanted_since.get_or_insert_with(UnixTime::now);
+                    self.metrics.set_required(Required::Since(since));
                     return Ok(Event::Wanted);
                 }
-                Want::Nothing if self.options.run.once => return Err(PassOver(0)),
-                _ => {}
+                Want::Nothing => {
+                    self.wanted_since = None;
+                    self.metrics.set_required(Required::No);
+                    self.forget_tried();
+                    if self.options.run.once || tokio::time::Instant::now() >= monitor {
+                        self.monitor().await;
+                        monitor = tokio::time::Instant::now() + self.check_interval();
+                    }
+                    if self.options.run.once {
+                        return Err(PassOver::Concluded);
+                    }
+                }
+                Want::Unknown => {
+                    self.metrics.set_required(Required::Unknown);
+                    if self.options.run.once && *self.detected.borrow() == Want::Unknown {
+                        // A detector failed, as it has said.
+                        return Err(PassOver::Code(exit::FAILED));
+                    }
+                }
             }
             let look_again = self.look_again_after();
+            let monitored = self.lookout.has_gates(Phase::Monitor);
             tokio::select! {
                 () = self.wants.changed() => {}
+                () = tokio::time::sleep_until(monitor), if monitored => {}
                 // The store was away, or an answer was lost: a slot may wait to be freed.
                 () = tokio::time::sleep(look_again), if !self.looked => {
                     if let Some(found) = self.look_again().await {
                         return Ok(found);
                     }
                 }
-                () = &mut give_up, if self.options.run.once => return Err(PassOver(exit::FAILED)),
+                () = &mut give_up, if self.options.run.once => {
+                    return Err(PassOver::Code(exit::FAILED));
+                }
             }
         }
     }
 
-    async fn await_window(&mut self) -> Result<Event, PassOver> {
+    /// Until windows and gates are open.
+    async fn await_gates(&mut self) -> Result<Event, PassOver> {
         loop {
             if self.wants.now() == Want::Nothing {
+                self.go_on();
                 return Ok(Event::Unwanted);
             }
-            let now = jiff::Timestamp::now();
-            let verdict = self.options.windows.judge(now, &self.machine);
-            if verdict.is_open() {
+            let closed = match (self.still_required(), self.method.check().await) {
+                (Some(closed), _) => Some(closed),
+                (None, Err(error)) => Some(Closed::new(Outcome::HealthBlocked, error.to_string())),
+                (None, Ok(())) => self.look(Phase::PreLock).await,
+            };
+            let Some(closed) = closed else {
+                self.go_on();
                 return Ok(Event::GatesOpen);
-            }
+            };
+            let sentence = format!("a reboot is wanted; {}", closed.why);
+            let until = closed.until;
+            let left = until.map(|at| at.duration_since(jiff::Timestamp::now()).unsigned_abs());
+            let pause = match closed.outcome {
+                // Not for long at a time: clocks are set, and machines sleep.
+                Outcome::WindowDenied | Outcome::WindowOutsideAllow | Outcome::KillSwitchActive => {
+                    left.unwrap_or(WINDOW_TICK).min(WINDOW_TICK).min(self.check_interval())
+                }
+                _ => self.check_interval(),
+            };
+            self.conclude(closed);
+            self.say(&sentence);
             if self.options.run.once {
-                return Err(PassOver(exit::GATE_CLOSED));
+                return Err(PassOver::Concluded);
             }
-            let why = verdict.sentence(&jiff::tz::TimeZone::system());
-            self.say(&format!("a reboot is wanted; {why}"));
-            let starts = self.options.windows.next_start(now, &self.machine);
-            let left = starts.map_or(WINDOW_TICK, |at| now.duration_until(at).unsigned_abs());
             let look_again = self.look_again_after();
-            // Not for long at a time: clocks are set, and machines sleep.
             tokio::select! {
-                () = tokio::time::sleep(left.min(WINDOW_TICK)) => {}
+                () = tokio::time::sleep(pause.max(Duration::from_millis(10))) => {}
                 () = self.wants.changed() => {}
                 () = tokio::time::sleep(look_again), if !self.looked => {
                     if let Some(found) = self.look_again().await {
@@ -335,6 +512,8 @@ impl Agent {
     }
 
     async fn back_off(&mut self) -> Event {
+        // A slot that was taken away is not given back, but what was drained is needed again.
+        self.undo_hooks().await;
         match self.back_off {
             BackOff::None => {}
             BackOff::AWhile => tokio::time::sleep(self.poll()).await,
@@ -347,8 +526,8 @@ impl Agent {
         self.options.settings.agent.poll.mul_f64(rand::rng().random_range(1.0..1.2))
     }
 
-    fn window_is_open(&self) -> bool {
-        self.options.windows.judge(jiff::Timestamp::now(), &self.machine).is_open()
+    fn check_interval(&self) -> Duration {
+        self.options.settings.agent.check_interval.mul_f64(rand::rng().random_range(0.9..1.1))
     }
 
     /// A claim of its own for every acquisition.

@@ -1,5 +1,8 @@
 //! The system bus: the one `DBUS_SYSTEM_BUS_ADDRESS` names, else the usual one.
 
+#[cfg(test)]
+pub(crate) mod foreign;
+
 use std::time::Duration;
 
 use zbus::Connection;

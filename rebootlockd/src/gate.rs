@@ -68,6 +68,12 @@ impl Gates {
         self.gates.iter().any(|gate| gate.settings.phases.contains(&phase))
     }
 
+    /// Whether the gate of that name is asked how this machine is, rather than whether it may go.
+    pub fn is_of_health(&self, name: &str) -> bool {
+        let named = self.gates.iter().find(|gate| gate.settings.name == name);
+        named.is_some_and(|gate| gate.settings.phases.contains(&Phase::Heartbeat))
+    }
+
     /// Asks all gates of `phase`, and waits for the slowest.
     pub async fn ask(&self, phase: Phase, facts: &Facts) -> Answers {
         let variables = environment::variables(phase, facts);

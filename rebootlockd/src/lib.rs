@@ -4,7 +4,7 @@
 //! - [`policy`]: states and transitions, pure; [`agent`] is the one loop around it.
 //! - [`update_engine`], [`requests`], [`detect`]: who wants a reboot, as [`want`] puts it together.
 //! - [`logind`]: users, inhibitors, and the reboot itself, over the system [`bus`].
-//! - [`gate`]: reasons to wait; [`environment`]: what scripts are told.
+//! - [`gate`]: reasons to wait; [`lookout`] looks at all of them; [`environment`]: what scripts are told.
 //! - [`hooks`]: what runs before a reboot and after it. [`method`]: how the machine goes down.
 //! - [`coordinator`], [`notify`], [`presence`]: whom we tell what we do. [`memento`]: what we keep on disk.
 //! - [`process`], [`unit`]: commands, run so that nothing of them survives their deadline.
@@ -23,6 +23,7 @@ pub mod gate;
 pub mod hooks;
 pub mod import;
 pub mod logind;
+pub mod lookout;
 pub mod memento;
 pub mod method;
 pub mod metrics;

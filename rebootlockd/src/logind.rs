@@ -4,12 +4,19 @@
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use zbus::{Connection, OwnedObjectPath};
 
 use crate::bus;
+use crate::notify::printable;
+
+/// what, who, why, mode, user, process
+type InhibitorRow = (String, String, String, String, u32, u32);
+
+/// id, user's number, user's name, seat, object
+type SessionRow = (String, u32, String, String, OwnedObjectPath);
 
 #[zbus::proxy(
     interface = "org.freedesktop.login1.Manager",
@@ -20,9 +27,8 @@ trait Manager {
     fn reboot(&self, interactive: bool) -> zbus::Result<()>;
     fn reboot_with_flags(&self, flags: u64) -> zbus::Result<()>;
     fn can_reboot(&self) -> zbus::Result<String>;
-    #[allow(clippy::type_complexity)]
-    fn list_inhibitors(&self) -> zbus::Result<Vec<(String, String, String, String, u32, u32)>>;
-    fn list_sessions(&self) -> zbus::Result<Vec<(String, u32, String, String, OwnedObjectPath)>>;
+    fn list_inhibitors(&self) -> zbus::Result<Vec<InhibitorRow>>;
+    fn list_sessions(&self) -> zbus::Result<Vec<SessionRow>>;
     fn set_wall_message(&self, message: &str, enable: bool) -> zbus::Result<()>;
     #[zbus(property(emits_changed_signal = "false"))]
     fn preparing_for_shutdown(&self) -> zbus::Result<bool>;
@@ -203,9 +209,8 @@ impl Logind {
             };
             match details.await {
                 Ok((class, state, tty)) => {
-                    // `user`, and since systemd 256 `user-early` and `user-light` too.
-                    if class.starts_with("user") && state != "closing" {
-                        found.push(LoggedIn { user, tty });
+                    if is_somebody(&class, &state) {
+                        found.push(LoggedIn { user: printable(&user), tty });
                     }
                 }
                 // It ended between the two questions.
@@ -231,15 +236,7 @@ impl Logind {
     /// # Errors
     /// What logind answers.
     pub async fn inhibitors(&self) -> zbus::Result<Vec<Inhibitor>> {
-        let all = self.manager.list_inhibitors().await?;
-        let blocks = |what: &str, mode: &str| {
-            mode.starts_with("block") && what.split(':').any(|what| what == "shutdown")
-        };
-        Ok(all
-            .into_iter()
-            .filter(|(what, _, _, mode, ..)| blocks(what, mode))
-            .map(|(_, who, why, ..)| Inhibitor { who, why })
-            .collect())
+        Ok(in_the_way(self.manager.list_inhibitors().await?))
     }
 
     /// Everything that is inhibited, in whatever mode.
@@ -349,22 +346,159 @@ impl Logind {
     }
 }
 
+/// Those that block a shutdown. Any user may call an inhibitor whatever he likes.
+fn in_the_way(all: Vec<InhibitorRow>) -> Vec<Inhibitor> {
+    let blocks = |what: &str, mode: &str| {
+        mode.starts_with("block") && what.split(':').any(|what| what == "shutdown")
+    };
+    all.into_iter()
+        .filter(|(what, _, _, mode, ..)| blocks(what, mode))
+        .map(|(_, who, why, ..)| Inhibitor { who: printable(&who), why: printable(&why) })
+        .collect()
+}
+
+/// Whether a session is a person's and not over: `user`, and since systemd 256 `user-early` and
+/// `user-light` too.
+fn is_somebody(class: &str, state: &str) -> bool {
+    class.starts_with("user") && state != "closing"
+}
+
+/// Where a terminal is that logind knows by this name; never outside `/dev`.
+fn terminal(tty: &str) -> Option<PathBuf> {
+    let plain = |part| matches!(part, Component::Normal(_));
+    let named = !tty.is_empty() && !tty.contains('\0') && Path::new(tty).components().all(plain);
+    named.then(|| Path::new("/dev").join(tty))
+}
+
 /// Writes `message` to the terminals of `users`. A terminal that does not take it is passed over:
 /// a user who stopped his output must not stop a fleet.
 pub fn tell(users: &[LoggedIn], message: &str) {
     // O_NONBLOCK | O_NOCTTY
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
-    for user in users.iter().filter(|user| !user.tty.is_empty()) {
-        let terminal = Path::new("/dev").join(&user.tty);
+    for user in users {
+        let Some(terminal) = terminal(&user.tty) else { continue };
         let written = OpenOptions::new()
             .write(true)
             .custom_flags(i32::try_from(flags.bits()).unwrap_or(0))
             .open(&terminal)
             .and_then(|mut terminal| {
+                // `/dev` has more than terminals in it, and not all of it should be written to.
+                if !rustix::termios::isatty(&terminal) {
+                    return Err(std::io::Error::other("not a terminal"));
+                }
                 terminal.write_all(format!("\r\n\x07{message}\r\n").as_bytes())
             });
         if let Err(error) = written {
             tracing::warn!(user = user.user, terminal = %terminal.display(), %error, "not told");
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+    use zbus::Message;
+
+    use super::*;
+    use crate::bus::foreign::{anything, body, text};
+
+    fn words(known: &'static [&'static str]) -> impl Strategy<Value = String> {
+        prop_oneof![3 => prop::sample::select(known).prop_map(str::to_owned), 1 => text()]
+    }
+
+    fn inhibitor() -> impl Strategy<Value = InhibitorRow> {
+        const WHAT: &[&str] = &["shutdown", "sleep", "handle-power-key", "", "shut", "Shutdown"];
+        const MODE: &[&str] = &["block", "delay", "block-weak", "", "blo"];
+        let what = prop::collection::vec(words(WHAT), 0..4).prop_map(|what| what.join(":"));
+        (what, text(), text(), words(MODE), any::<u32>(), any::<u32>())
+    }
+
+    fn blocks((what, _, _, mode, ..): &InhibitorRow) -> bool {
+        format!(":{what}:").contains(":shutdown:") && mode.get(..5) == Some("block")
+    }
+
+    proptest! {
+        #[test]
+        fn every_inhibitor_that_blocks_a_shutdown_is_named_in_order(
+            rows in prop::collection::vec(inhibitor(), 0..6)
+        ) {
+            let expected: Vec<_> = rows.iter().filter(|row| blocks(row)).map(|row| {
+                Inhibitor { who: printable(&row.1), why: printable(&row.2) }
+            }).collect();
+            let found = in_the_way(rows);
+            let one_line = |inhibitor: &Inhibitor| {
+                !inhibitor.who.contains(char::is_control) && !inhibitor.why.contains(char::is_control)
+            };
+            prop_assert!(found.iter().all(one_line));
+            prop_assert_eq!(found, expected);
+        }
+
+        #[test]
+        fn one_more_inhibitor_never_hides_another(
+            rows in prop::collection::vec(inhibitor(), 0..6), more in inhibitor(), at in 0..6_usize
+        ) {
+            let before = in_the_way(rows.clone());
+            let mut rows = rows;
+            rows.insert(at.min(rows.len()), more);
+            let after = in_the_way(rows);
+            prop_assert!(before.iter().all(|inhibitor| after.contains(inhibitor)));
+        }
+
+        #[test]
+        fn a_reply_is_read_as_it_was_written(
+            rows in prop::collection::vec(inhibitor(), 0..4), numbers in any::<(u32, u32)>()
+        ) {
+            let call = Message::method_call("/org/freedesktop/login1", "ListInhibitors");
+            let call = call.build(&()).unwrap();
+            let reply = Message::method_return(&call.header()).build(&rows).unwrap();
+            prop_assert_eq!(reply.body().deserialize::<Vec<InhibitorRow>>().unwrap(), rows.clone());
+            prop_assert!(reply.body().deserialize::<Vec<SessionRow>>().is_err());
+            // With one number less it is another list, and not one without inhibitors.
+            let short: Vec<_> = rows.into_iter().map(|(a, b, c, d, e, _)| (a, b, c, d, e)).collect();
+            let reply = Message::method_return(&call.header()).build(&short).unwrap();
+            prop_assert!(reply.body().deserialize::<Vec<InhibitorRow>>().is_err());
+            let wide: Vec<_> = short.iter().map(|row| (&row.0, &row.1, &row.2, &row.3, row.4, numbers)).collect();
+            let reply = Message::method_return(&call.header()).build(&wide).unwrap();
+            prop_assert!(reply.body().deserialize::<Vec<InhibitorRow>>().is_err());
+        }
+
+        #[test]
+        fn no_other_reply_is_taken_for_a_list(values in prop::collection::vec(anything(), 0..4)) {
+            let call = Message::method_call("/org/freedesktop/login1", "ListInhibitors");
+            let call = call.build(&()).unwrap();
+            let reply = body(Message::method_return(&call.header()), &values);
+            prop_assert!(reply.body().deserialize::<Vec<InhibitorRow>>().is_err());
+            prop_assert!(reply.body().deserialize::<Vec<SessionRow>>().is_err());
+        }
+
+        #[test]
+        fn whoever_is_not_known_to_be_nobody_has_a_class_of_users(
+            class in words(&["user", "user-early", "greeter", "background", "manager", "User"]),
+            state in words(&["online", "active", "closing", "opening"]),
+        ) {
+            let expected = class.get(..4) == Some("user") && state != "closing";
+            prop_assert_eq!(is_somebody(&class, &state), expected);
+        }
+
+        #[test]
+        fn no_terminal_is_outside_dev(
+            tty in prop_oneof![
+                text(), any::<String>(),
+                words(&["pts/0", "tty1", "../etc/passwd", "/etc/passwd", "pts/../../x", ".", "a/./b"]),
+            ]
+        ) {
+            if let Some(path) = terminal(&tty) {
+                prop_assert!(path.starts_with("/dev") && path != Path::new("/dev"));
+                prop_assert!(path.components().all(|part| part != Component::ParentDir));
+            }
+        }
+    }
+
+    #[test]
+    fn terminals_are_found() {
+        assert_eq!(terminal("pts/0"), Some("/dev/pts/0".into()));
+        assert_eq!(terminal("tty1"), Some("/dev/tty1".into()));
+        assert_eq!(terminal(""), None);
     }
 }

@@ -1,22 +1,23 @@
 //! What speaks against a reboot at this moment: the kill switch, windows, the health of the other
 //! machines, and gates. Looking changes nothing and takes no slot.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use rebootlock::config::{ClusterRules, Phase};
+use rebootlock::config::Settings;
+use rebootlock::config::gate::{ClusterRules, GateKind, Phase};
 use rebootlock::health;
-use rebootlock::id::MachineId;
-use rebootlock::lock::LockManager;
+use rebootlock::id::{Group, MachineId};
+use rebootlock::lock::{LockError, LockManager};
+use rebootlock::record::UnixTime;
 use rebootlock::window::{Verdict, Windows};
 
 use crate::environment::Facts;
-use crate::gate::{Answers, Gates};
-use crate::metrics::Metrics;
+use crate::gate::{self, Answers, Gates};
+use crate::metrics::{Brake, ClusterHealth, Health, Metrics, Stage, WindowAnswer, WindowNow};
 use crate::outcome::Outcome;
 
 /// Something that speaks against a reboot now.
@@ -40,98 +41,171 @@ impl Closed {
 /// Everything that is looked at.
 #[derive(Debug)]
 pub struct Lookout {
-    /// Which machine would reboot.
-    pub machine: MachineId,
-    /// While this file is there, nothing reboots.
-    pub kill_switch: PathBuf,
-    /// When reboots may begin.
-    pub windows: Windows,
-    /// What is asked.
-    pub gates: Gates,
-    /// How well the others have to be.
-    pub cluster: ClusterRules,
+    machine: MachineId,
+    kill_switch: PathBuf,
+    windows: Windows,
+    gates: Gates,
+    rules: Option<ClusterRules>,
+    groups: Vec<Group>,
     /// Where the others say how they are; `None` for a strategy without a store.
-    pub locks: Option<Arc<LockManager>>,
-    /// Where it is counted.
-    pub metrics: Metrics,
+    locks: Option<Arc<LockManager>>,
+    metrics: Metrics,
 }
 
 impl Lookout {
+    /// As configured, for `machine`.
+    pub fn new(
+        settings: &Settings,
+        windows: Windows,
+        machine: MachineId,
+        locks: Option<Arc<LockManager>>,
+        metrics: Metrics,
+    ) -> Self {
+        let groups = settings.machine.groups.clone();
+        Self {
+            machine,
+            kill_switch: settings.agent.kill_switch_file.clone(),
+            windows,
+            gates: Gates::new(&settings.gates),
+            rules: cluster_rules(settings),
+            groups,
+            locks,
+            metrics,
+        }
+    }
+
     /// What a look without questions to anybody shows: the kill switch and the windows.
     pub fn glance(&self, phase: Phase) -> Option<Closed> {
         self.kill_switch(phase).or_else(|| self.window(Timestamp::now()))
     }
 
-    /// Everything that is to be looked at in `phase`, up to the first that speaks against.
-    pub async fn look(&self, phase: Phase, facts: &Facts) -> Option<Closed> {
+    /// What is to be looked at in `phase`, but for the other machines, up to the first that speaks
+    /// against; and what the gates answered, if they were asked.
+    pub async fn look(&self, phase: Phase, facts: &Facts) -> (Option<Closed>, Option<Answers>) {
         if let Some(closed) = self.glance(phase) {
-            return Some(closed);
-        }
-        if let Some(closed) = self.others(phase).await {
-            return Some(closed);
+            return (Some(closed), None);
         }
         let answers = self.ask(phase, facts).await;
-        closed_by(&answers)
-            // A script may have taken its time.
-            .or_else(|| self.glance(phase))
+        // A script may have taken its time.
+        let closed = closed_by(&answers).or_else(|| self.glance(phase));
+        (closed, Some(answers))
+    }
+
+    /// Whether any gate is asked in `phase`.
+    pub fn has_gates(&self, phase: Phase) -> bool {
+        self.gates.has(phase)
     }
 
     /// Asks the gates of a phase.
     pub async fn ask(&self, phase: Phase, facts: &Facts) -> Answers {
         let answers = self.gates.ask(phase, facts).await;
-        self.metrics.gates_asked(phase, &answers);
+        for answer in answers.iter() {
+            let health = match &answer.verdict {
+                gate::Verdict::Open => Health::Pass,
+                gate::Verdict::Closed { .. } => Health::Blocked,
+                gate::Verdict::Unknown { .. } => Health::Error,
+            };
+            self.metrics.health_checked(phase.into(), health, answer.took);
+        }
+        let closed =
+            |answer: &gate::Answer| (answer.name.clone(), answer.verdict != gate::Verdict::Open);
+        if matches!(phase, Phase::PreLock | Phase::PostLock | Phase::Verify) {
+            self.metrics.set_gates(answers.iter().map(closed));
+        }
         answers
     }
 
-    fn kill_switch(&self, phase: Phase) -> Option<Closed> {
+    /// What the answers say about the health of this machine: the gates that are asked for the
+    /// others (`heartbeat`) decide it, whenever they are asked.
+    pub fn problem(&self, phase: Phase, answers: &Answers) -> Option<String> {
+        let unwell = |answer: &&gate::Answer| {
+            answer.verdict != gate::Verdict::Open && self.gates.is_of_health(&answer.name)
+        };
+        answers.iter().find(unwell).map(|answer| format!("{phase}: {}", answer.sentence()))
+    }
+
+    /// What the windows say, and when the next one opens.
+    pub fn judge_windows(&self, now: Timestamp) -> (Verdict<'_>, Option<Timestamp>) {
+        let verdict = self.windows.judge(now, &self.machine);
+        let next = match verdict.is_open() {
+            true => None,
+            false => self.windows.next_start(now, &self.machine),
+        };
+        (verdict, next)
+    }
+
+    /// Whether somebody pulled the emergency brake of this machine.
+    pub fn kill_switch(&self, phase: Phase) -> Option<Closed> {
         let path = self.kill_switch.display();
-        let (found, closed) = match std::fs::symlink_metadata(&self.kill_switch) {
-            Ok(_) => (Ok(true), Some(format!("the kill switch {path} is there"))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (Ok(false), None),
+        let (brake, closed) = match std::fs::symlink_metadata(&self.kill_switch) {
+            Ok(_) => (Brake::Active, Some(format!("the kill switch {path} is there"))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (Brake::Inactive, None),
             // Not knowing is never a yes.
             Err(error) => {
                 let why = format!("whether the kill switch {path} is there is not known: {error}");
-                (Err(()), Some(why))
+                (Brake::Error, Some(why))
             }
         };
-        self.metrics.kill_switch_looked_at(phase, found);
+        let stage = if phase == Phase::PostLock { Stage::PostLock } else { Stage::PreLock };
+        self.metrics.kill_switch_checked(stage, brake);
         closed.map(|why| Closed::new(Outcome::KillSwitchActive, why))
     }
 
-    fn window(&self, now: Timestamp) -> Option<Closed> {
-        let verdict = self.windows.judge(now, &self.machine);
-        self.metrics.windows_judged(&verdict, self.windows.next_start(now, &self.machine));
-        let (outcome, until) = match verdict {
+    /// Whether a window keeps it.
+    pub fn window(&self, now: Timestamp) -> Option<Closed> {
+        let (verdict, next) = self.judge_windows(now);
+        self.metrics.window_evaluated(match verdict {
+            Verdict::Open { .. } => WindowAnswer::Allowed,
+            Verdict::Denied { .. } => WindowAnswer::Denied,
+            _ => WindowAnswer::OutsideAllow,
+        });
+        let next_opening = next.map(|next| UnixTime(next.as_second()));
+        self.metrics.set_window(Some(WindowNow { open: verdict.is_open(), next_opening }));
+        let outcome = match verdict {
             Verdict::Open { .. } => return None,
-            Verdict::Denied { until, .. } => (Outcome::WindowDenied, until),
-            Verdict::Outside { opens } => (Outcome::WindowOutsideAllow, opens),
-            Verdict::TooLittleLeft { .. } => {
-                let next = self.windows.next_start(now, &self.machine);
-                (Outcome::WindowOutsideAllow, next)
-            }
-            Verdict::Splay { starts, .. } => (Outcome::WindowOutsideAllow, Some(starts)),
+            Verdict::Denied { .. } => Outcome::WindowDenied,
+            _ => Outcome::WindowOutsideAllow,
         };
-        Some(Closed { outcome, why: verdict.sentence(&TimeZone::system()), until })
+        Some(Closed { outcome, why: verdict.sentence(&TimeZone::system()), until: next })
     }
 
     /// Whether the others are well enough for this machine to go.
-    async fn others(&self, phase: Phase) -> Option<Closed> {
-        let locks = self.locks.as_ref()?;
-        let fleet = match locks.fleet(&self.cluster.groups).await {
+    ///
+    /// # Errors
+    /// What the store says: then it is not known.
+    pub async fn others(&self, phase: Phase) -> Result<Option<Closed>, LockError> {
+        let Some(locks) = &self.locks else {
+            self.metrics.cluster_health_checked(phase.into(), ClusterHealth::Skipped);
+            return Ok(None);
+        };
+        let groups = match &self.rules {
+            Some(rules) if !rules.groups.is_empty() => &rules.groups,
+            _ => &self.groups,
+        };
+        let fleet = match locks.fleet(groups).await {
             Ok(fleet) => fleet,
             Err(error) => {
-                self.metrics.others_judged(phase, Err(()));
-                let why = format!("how the other machines are is not known: {error}");
-                return Some(Closed::new(Outcome::HealthBlocked, why));
+                self.metrics.cluster_health_checked(phase.into(), ClusterHealth::Error);
+                return Err(error);
             }
         };
-        let complaints = health::judge(&self.cluster, &fleet, &self.machine);
-        self.metrics.others_judged(phase, Ok(complaints.is_empty()));
+        let complaints = match &self.rules {
+            Some(rules) => {
+                let rules = ClusterRules { groups: groups.clone(), ..rules.clone() };
+                health::judge(&rules, &fleet, &self.machine)
+            }
+            None => health::judge_without_rules(groups, &fleet, &self.machine),
+        };
+        let healthy = match complaints.is_empty() {
+            true => ClusterHealth::Healthy,
+            false => ClusterHealth::Unhealthy,
+        };
+        self.metrics.cluster_health_checked(phase.into(), healthy);
         if complaints.is_empty() {
-            return None;
+            return Ok(None);
         }
         let complaints: Vec<_> = complaints.iter().map(ToString::to_string).collect();
-        Some(Closed::new(Outcome::HealthBlocked, complaints.join("; ")))
+        Ok(Some(Closed::new(Outcome::HealthBlocked, complaints.join("; "))))
     }
 }
 
@@ -140,17 +214,10 @@ pub fn closed_by(answers: &Answers) -> Option<Closed> {
     answers.sentence().map(|why| Closed::new(Outcome::HealthBlocked, why))
 }
 
-/// What was said last of each thing: it is said again only when it changes.
-#[derive(Debug, Default)]
-pub struct Said(BTreeMap<&'static str, String>);
-
-impl Said {
-    /// Whether `text` is news about `topic`.
-    pub fn is_news(&mut self, topic: &'static str, text: &str) -> bool {
-        if self.0.get(topic).is_some_and(|before| before == text) {
-            return false;
-        }
-        self.0.insert(topic, text.to_owned());
-        true
-    }
+/// How well the others have to be, if that is configured.
+pub fn cluster_rules(settings: &Settings) -> Option<ClusterRules> {
+    settings.gates.iter().filter(|gate| gate.enabled).find_map(|gate| match &gate.kind {
+        GateKind::Cluster(rules) => Some(rules.clone()),
+        _ => None,
+    })
 }

@@ -6,10 +6,14 @@ use std::time::Duration;
 
 use clap::Parser;
 use rebootlock::cli::{CommonArgs, exit};
+use rebootlock::config::RebootMethod;
 use rebootlock::lock::LockManager;
+use rebootlock::record::UnixTime;
 use rebootlock::{host, logging, store};
 use rebootlockd::agent::{Agent, Ending};
 use rebootlockd::coordinator::Coordinator;
+use rebootlockd::method::Boot;
+use rebootlockd::metrics::{Export, Metrics};
 use rebootlockd::options::{Cli, Command, Options, RunArgs, read};
 use rebootlockd::{import, notify, simulate, validate, version};
 use tokio::signal::unix::{SignalKind, signal};
@@ -61,6 +65,8 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
 
 async fn serve(common: &CommonArgs, run: &RunArgs, mut options: Options) -> ExitCode {
     let strategy = options.settings.agent.strategy.as_str();
+    let metrics = Metrics::new(UnixTime::now());
+    let mut export = Export::start(metrics.clone(), &options.settings.metrics);
     let mut coordinator = match Coordinator::take(&run.coordinator_file, strategy) {
         Ok(coordinator) => coordinator,
         Err(error) => return fail(&error.into(), exit::FAILED),
@@ -79,7 +85,7 @@ async fn serve(common: &CommonArgs, run: &RunArgs, mut options: Options) -> Exit
     let mut watchdog = std::pin::pin!(notify::feed_watchdog());
     loop {
         coordinator.set_strategy(options.settings.agent.strategy.as_str());
-        let agent = match assemble(&options, coordinator) {
+        let agent = match assemble(&options, coordinator, metrics.clone()).await {
             Ok(agent) => agent,
             Err(error) => return fail(&error, exit::CONFIG),
         };
@@ -118,6 +124,8 @@ async fn serve(common: &CommonArgs, run: &RunArgs, mut options: Options) -> Exit
             (Some(Ending { coordinator: taken, .. }), Some(new)) if !stop.is_cancelled() => {
                 coordinator = taken;
                 options = new;
+                export.change(&options.settings.metrics).await;
+                metrics.forget_now();
             }
             _ => {
                 notify::stopping();
@@ -135,11 +143,20 @@ fn reread(common: &CommonArgs, run: &RunArgs) -> anyhow::Result<Options> {
     Ok(options)
 }
 
-fn assemble(options: &Options, coordinator: Coordinator) -> anyhow::Result<Agent> {
+async fn assemble(
+    options: &Options,
+    coordinator: Coordinator,
+    metrics: Metrics,
+) -> anyhow::Result<Agent> {
     let settings = &options.settings;
     let machine = host::machine_id(&settings.machine.id_file)?;
     let boot_id = host::boot_id(&settings.machine.boot_id_file)?;
+    let boot_id = match settings.reboot.method {
+        RebootMethod::SoftReboot => Boot::now(boot_id).await.whole_id(),
+        _ => boot_id,
+    };
     let store = store::open(&settings.store)?;
-    let locks = Arc::new(LockManager::new(store, settings.store.keys.clone()));
-    Ok(Agent::new(options.clone(), locks, machine, boot_id, coordinator))
+    let locks = LockManager::new(store, settings.store.keys.clone());
+    let locks = Arc::new(locks.with_cooldowns(settings.cooldowns()));
+    Ok(Agent::new(options.clone(), locks, machine, boot_id, coordinator, metrics))
 }

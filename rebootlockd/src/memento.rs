@@ -1,4 +1,5 @@
-//! What the agent remembers on disk: which boot it last ran in, and which slots it took.
+//! What the agent remembers on disk: which boot it last ran in, and which slots it took, and
+//! how far its reboot had come.
 //!
 //! The store knows who holds; this file only tells apart what the store cannot: a slot of our own
 //! from one that another machine took under a copied machine-id. Without it the hostname decides.
@@ -19,6 +20,21 @@ pub struct Memento {
     pub token: Option<Token>,
     /// The groups of that acquisition.
     pub groups: Vec<Group>,
+    /// Pre-reboot hooks that are done and not undone.
+    pub hooks_done: Vec<String>,
+    /// Whether the reboot was ordered in that boot.
+    pub ordered: bool,
+    /// What this machine has rebooted for while it did not go away.
+    pub tried: Vec<Tried>,
+}
+
+/// A reason that was rebooted for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tried {
+    /// In the words of the detectors.
+    pub reason: String,
+    /// How often.
+    pub reboots: u32,
 }
 
 /// Where it is kept.

@@ -183,6 +183,13 @@ impl Boot {
         Self { id, soft_reboots }
     }
 
+    /// Both in one: another one after a soft reboot too. Before the first it is the kernel's.
+    pub fn whole_id(&self) -> BootId {
+        let counted = self.soft_reboots.filter(|count| *count > 0);
+        let whole = counted.and_then(|count| BootId::new(&format!("{}+{count}", self.id)).ok());
+        whole.unwrap_or_else(|| self.id.clone())
+    }
+
     /// Whether the machine has been down between `before` and this. Where soft reboots were or are
     /// not counted the kernel's boot id decides alone: not knowing is never a yes.
     pub fn is_after(&self, before: &Self) -> bool {

@@ -175,6 +175,8 @@ fn parse_strategy(name: &str) -> Result<Strategy, ConfigError> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn options(variables: &[(&str, &str)], flags: &[&str]) -> Result<Options, ConfigError> {
@@ -186,16 +188,29 @@ mod tests {
         variables: &[(&str, &str)],
         flags: &[&str],
     ) -> Result<Options, ConfigError> {
+        let variables = variables.iter().map(|(name, value)| (*name, (*value).into()));
+        options_in(config, &variables.collect(), flags)
+    }
+
+    pub(super) fn options_from(
+        variables: &BTreeMap<&str, OsString>,
+        flags: &[&str],
+    ) -> Result<Options, ConfigError> {
+        options_in("", variables, flags)
+    }
+
+    fn options_in(
+        config: &str,
+        variables: &BTreeMap<&str, OsString>,
+        flags: &[&str],
+    ) -> Result<Options, ConfigError> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), config).unwrap();
         let config = file.path().to_str().unwrap().to_owned();
         let words = ["rebootlockd", "run", "--config", &config];
         let cli = Cli::try_parse_from(words.iter().chain(flags)).unwrap();
         let Command::Run(run) = cli.command else { panic!("not run: {flags:?}") };
-        let find = |name: &str| {
-            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into())
-        };
-        read(&cli.common, &run, find)
+        read(&cli.common, &run, |name| variables.get(name).cloned())
     }
 
     #[test]
@@ -242,5 +257,91 @@ mod tests {
                 .contains("\"25:00\" is not a time")
         );
         assert!(said(&[("REBOOT_STRATEGY", "maybe")]).contains("allowed are etcd-lock"));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod foreign {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    use proptest::prelude::*;
+    use rebootlock::config::ConfigError;
+
+    use super::OsString;
+    use super::tests::options_from;
+
+    /// All that locksmith and update.conf know.
+    const VARIABLES: &[&str] = &[
+        "REBOOT_STRATEGY",
+        "LOCKSMITHD_REBOOT_STRATEGY",
+        "REBOOT_WINDOW_START",
+        "REBOOT_WINDOW_LENGTH",
+        "LOCKSMITHD_REBOOT_WINDOW_START",
+        "LOCKSMITHD_REBOOT_WINDOW_LENGTH",
+        "LOCKSMITHD_ENDPOINT",
+        "LOCKSMITHD_GROUP",
+        "LOCKSMITHD_ETCD_CAFILE",
+        "LOCKSMITHD_ETCD_CERTFILE",
+        "LOCKSMITHD_ETCD_KEYFILE",
+        "LOCKSMITHD_ETCD_USERNAME",
+        "LOCKSMITHD_ETCD_PASSWORD",
+    ];
+
+    fn value() -> impl Strategy<Value = OsString> {
+        const LIKELY: &[&str] = &[
+            "off",
+            "Reboot",
+            "etcd-lock",
+            "Thu 23:00",
+            "04:00",
+            "1h30m",
+            "24h",
+            "",
+            " ",
+            "http://127.0.0.1:2379",
+            "http://a:1,http://b:2",
+            "memory:,http://b",
+            "lb",
+            "rack 7",
+        ];
+        prop_oneof![
+            3 => prop::sample::select(LIKELY).prop_map(OsString::from),
+            1 => prop::collection::vec(1..=255_u8, 0..12).prop_map(OsString::from_vec),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn variables_of_any_bytes_are_taken_or_refused_by_name(
+            variables in prop::collection::btree_map(prop::sample::select(VARIABLES), value(), 0..6)
+        ) {
+            let set = |name: &str| variables.get(name).is_some_and(|value| {
+                !value.to_string_lossy().trim().is_empty()
+            });
+            let either = |name: &str| set(name) || set(&format!("LOCKSMITHD_{name}"));
+            match options_from(&variables, &[]) {
+                Ok(options) => {
+                    // Nothing that was said is passed over in silence.
+                    let (start, length) = (either("REBOOT_WINDOW_START"), either("REBOOT_WINDOW_LENGTH"));
+                    prop_assert_eq!(start, length);
+                    prop_assert_eq!(options.windows.0.len(), usize::from(start));
+                    if either("REBOOT_STRATEGY") {
+                        let name = variables.get("LOCKSMITHD_REBOOT_STRATEGY").filter(|_| set("LOCKSMITHD_REBOOT_STRATEGY"))
+                            .or(variables.get("REBOOT_STRATEGY")).unwrap().to_string_lossy().trim().to_lowercase();
+                        let name = if name == "lock" { "etcd-lock" } else { name.as_str() };
+                        prop_assert_eq!(options.settings.agent.strategy.as_str(), name);
+                    } else {
+                        prop_assert_eq!(options.settings.agent.strategy.as_str(), "etcd-lock");
+                    }
+                    prop_assert!(!options.settings.store.endpoints.is_empty());
+                }
+                Err(error) => {
+                    prop_assert!(matches!(error, ConfigError::Setting { .. }), "{:?}", error);
+                    let said = error.to_string();
+                    prop_assert!(!said.contains('\n'), "{}", said);
+                }
+            }
+        }
     }
 }

@@ -1,13 +1,13 @@
-//! Being seen: a document on a lease that says that this agent is there, and what it is doing. For
-//! people only; nothing is decided on it, and nothing waits for it.
+//! Being seen: a document on a lease that says that this agent is there, how its machine is, what it
+//! is doing and what keeps it. Other agents decide on the health in it; the rest is for people.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt as _;
-use rebootlock::id::MachineId;
+use rebootlock::id::{Group, MachineId};
 use rebootlock::lock::LockManager;
-use rebootlock::record::{Document, Presence, UnixTime};
+use rebootlock::record::{Blocked, Document, Health, Presence, UnixTime};
 use rebootlock::store::{LeaseKeeper, Result, Txn};
 use tokio::sync::watch;
 
@@ -19,30 +19,52 @@ const LEASE: Duration = Duration::from_secs(90);
 /// A state is shown when it has lasted for so long.
 const SETTLED: Duration = Duration::from_millis(300);
 
-/// Keeps the document in the store while the agent lives.
+/// What is shown of an agent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shown {
+    /// What it is doing.
+    pub state: State,
+    /// Whether its machine is well.
+    pub health: Option<Health>,
+    /// What keeps it.
+    pub blocked: Option<Blocked>,
+}
+
+/// Keeps the document in the store, and the machine in the roster, while the agent lives.
 pub async fn keep(
     locks: Arc<LockManager>,
     machine: MachineId,
+    groups: Vec<Group>,
     mut presence: Presence,
-    mut states: watch::Receiver<State>,
+    mut shown: watch::Receiver<Shown>,
 ) {
     let mut lease = None;
+    let mut enrolled = false;
     loop {
-        let state = states.borrow_and_update().as_str();
+        let now = shown.borrow_and_update().clone();
+        let state = now.state.as_str();
         if presence.state != state {
             presence.state = state.to_owned();
             presence.state_since = UnixTime::now();
+        }
+        (presence.health, presence.blocked) = (now.health, now.blocked);
+        if !enrolled {
+            match locks.enrol(&machine, presence.hostname.as_deref(), &groups).await {
+                Ok(()) => enrolled = true,
+                Err(error) => tracing::debug!(%error, "not in the roster yet"),
+            }
         }
         match show(&locks, &machine, &presence, &mut lease).await {
             Ok(()) => {
                 let Some(kept) = &mut lease else { continue };
                 tokio::select! {
-                    changed = states.changed() => {
+                    changed = shown.changed() => {
                         if changed.is_err() { return }
                         // States that only last for a moment are not worth a write.
                         tokio::time::sleep(SETTLED).await;
                     }
                     () = kept.gone() => lease = None,
+                    () = tokio::time::sleep(LEASE), if !enrolled => {}
                 }
             }
             Err(error) => {

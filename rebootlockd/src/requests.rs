@@ -10,7 +10,7 @@ use rebootlock::record::{Document, Request};
 use rebootlock::store::{Entry, Event, Span, Txn};
 use tokio::sync::watch;
 
-use crate::want::Want;
+use crate::want::{REQUESTED, Want};
 
 /// Follows the request for this machine for as long as anybody wants to know. It also says, once a
 /// change, whether the store can be reached.
@@ -67,7 +67,7 @@ fn tell(want: &watch::Sender<Want>, entry: Option<&Entry>) {
         None => Want::Nothing,
         Some(Ok(Request { by, reason, priority, .. })) => {
             let why = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
-            Want::Reboot { reason: format!("requested by {by}{why}"), priority }
+            Want::Reboot { reason: format!("{REQUESTED}{by}{why}"), priority }
         }
         // Not knowing is never a yes.
         Some(Err(damage)) => {

@@ -115,13 +115,13 @@ impl Follower {
     async fn ask(&mut self, connection: &Connection) -> bool {
         let call = connection.call_method(Some(SERVICE), PATH, Some(INTERFACE), "GetStatus", &());
         let answer = match timeout(bus::CALL_TIMEOUT, call).await {
-            Ok(Ok(reply)) => reply.body().deserialize::<Status>().map_err(|e| e.to_string()),
+            Ok(Ok(reply)) => wish(&reply).map_err(|error| error.to_string()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("no answer".to_owned()),
         };
         match answer {
-            Ok(status) => {
-                self.take(status);
+            Ok(want) => {
+                self.take(want);
                 true
             }
             Err(error) => {
@@ -131,43 +131,141 @@ impl Follower {
         }
     }
 
-    /// Takes a signal from update-engine, or from an administrator who tries a set-up. Anybody on
-    /// the bus can emit one, and an ordinary user must not be able to reboot the machine.
+    /// Takes a signal from update-engine, or from an administrator who tries a set-up.
     async fn hear(&mut self, bus: &zbus::fdo::DBusProxy<'_>, signal: &Message) {
         let header = signal.header();
         let Some(sender) = header.sender() else { return };
         let ours = rustix::process::geteuid().as_raw();
-        match bus.get_connection_unix_user(BusName::Unique(sender.clone())).await {
-            Ok(user) if user == 0 || user == ours => {}
-            Ok(user) => {
-                tracing::warn!(user, "ignored: a StatusUpdate signal from an ordinary user");
-                return;
-            }
+        let heard = match bus.get_connection_unix_user(BusName::Unique(sender.clone())).await {
+            Ok(user) => heard(signal, user, ours),
             Err(error) => {
                 tracing::warn!(%error, "ignored: a StatusUpdate signal whose sender has left");
                 return;
             }
-        }
-        match signal.body().deserialize::<Status>() {
-            Ok(status) => self.take(status),
-            Err(error) => self.say(format!("ignored: a StatusUpdate signal that is none: {error}")),
+        };
+        match heard {
+            Ok(want) => self.take(want),
+            Err(Ignored::OrdinaryUser(user)) => {
+                tracing::warn!(user, "ignored: a StatusUpdate signal from an ordinary user");
+            }
+            Err(Ignored::NoStatus(error)) => {
+                self.say(format!("ignored: a StatusUpdate signal that is none: {error}"));
+            }
         }
     }
 
-    fn take(&self, (_, _, operation, version, _): Status) {
-        let want = if operation == NEED_REBOOT {
-            let version = if version.is_empty() { String::new() } else { format!(" to {version}") };
-            Want::Reboot {
-                reason: format!("update-engine installed an update{version}"),
-                priority: 0,
-            }
-        } else {
-            Want::Nothing
-        };
+    fn take(&self, want: Want) {
         self.want.send_if_modified(|now| {
             let changed = *now != want;
             *now = want;
             changed
         });
+    }
+}
+
+/// Why a signal counts for nothing.
+#[derive(Debug)]
+enum Ignored {
+    /// Anybody on the bus can emit one, and an ordinary user must not be able to reboot the machine.
+    OrdinaryUser(u32),
+    /// Its body is something else.
+    NoStatus(zbus::Error),
+}
+
+/// What a signal says that `user` sent; `ours` is who this agent runs as.
+fn heard(signal: &Message, user: u32, ours: u32) -> Result<Want, Ignored> {
+    if user != 0 && user != ours {
+        return Err(Ignored::OrdinaryUser(user));
+    }
+    wish(signal).map_err(Ignored::NoStatus)
+}
+
+/// What update-engine wants, by the status in the body of a signal or a reply.
+fn wish(message: &Message) -> zbus::Result<Want> {
+    let (_, _, operation, version, _) = message.body().deserialize::<Status>()?;
+    if operation != NEED_REBOOT {
+        return Ok(Want::Nothing);
+    }
+    let version = if version.is_empty() { String::new() } else { format!(" to {version}") };
+    let reason = format!("update-engine installed an update{version}");
+    Ok(Want::Reboot { reason, priority: 0 })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::bus::foreign::{Foreign, anything, body, text};
+
+    fn signal(values: &[Foreign]) -> Message {
+        body(Message::signal(PATH, INTERFACE, "StatusUpdate"), values)
+    }
+
+    fn operation() -> impl Strategy<Value = String> {
+        prop_oneof![Just(NEED_REBOOT.to_owned()), Just(format!("{NEED_REBOOT} ")), text()]
+    }
+
+    fn status() -> impl Strategy<Value = Vec<Foreign>> {
+        (any::<i64>(), any::<f64>(), operation(), text(), any::<i64>()).prop_map(
+            |(checked, progress, operation, version, size)| {
+                vec![
+                    Foreign::Number(checked),
+                    Foreign::Real(progress),
+                    Foreign::Text(operation),
+                    Foreign::Text(version),
+                    Foreign::Number(size),
+                ]
+            },
+        )
+    }
+
+    /// A status with one value of another type, one too many, or one too few.
+    fn nearly_a_status() -> impl Strategy<Value = Vec<Foreign>> {
+        (status(), 0..6_usize, anything(), 0..3).prop_map(|(mut values, at, other, how)| {
+            match how {
+                0 => values.insert(at.min(values.len()), other),
+                1 => drop(values.remove(at.min(4))),
+                _ => values[at.min(4)] = other,
+            }
+            values
+        })
+    }
+
+    fn wants_reboot(values: &[Foreign]) -> bool {
+        matches!(values, [_, _, Foreign::Text(operation), ..] if operation == NEED_REBOOT)
+    }
+
+    fn is_status(values: &[Foreign]) -> bool {
+        use Foreign::{Number, Real, Text};
+        matches!(values, [Number(_), Real(_), Text(_), Text(_), Number(_)])
+    }
+
+    proptest! {
+        #[test]
+        fn only_the_one_operation_wants_a_reboot(values in status()) {
+            let want = wish(&signal(&values)).unwrap();
+            prop_assert_eq!(matches!(want, Want::Reboot { .. }), wants_reboot(&values));
+            prop_assert!(want != Want::Unknown);
+        }
+
+        #[test]
+        fn what_is_no_status_wants_nothing_and_panics_nowhere(
+            values in prop_oneof![nearly_a_status(), prop::collection::vec(anything(), 0..7)]
+        ) {
+            let heard = heard(&signal(&values), 0, 0);
+            prop_assert_eq!(heard.is_ok(), is_status(&values), "{:?}", heard);
+        }
+
+        #[test]
+        fn ordinary_users_are_not_listened_to_whatever_they_say(
+            values in prop_oneof![status(), prop::collection::vec(anything(), 0..7)],
+            user in 1..u32::MAX, ours in prop_oneof![Just(0), any::<u32>()],
+        ) {
+            let ignored = heard(&signal(&values), user, ours);
+            let ordinary = matches!(ignored, Err(Ignored::OrdinaryUser(who)) if who == user);
+            prop_assert_eq!(ordinary, user != ours);
+        }
     }
 }

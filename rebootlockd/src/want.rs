@@ -2,6 +2,9 @@
 
 use tokio::sync::watch;
 
+/// How the reason of an operator's request begins.
+pub const REQUESTED: &str = "requested by ";
+
 /// What a source of wishes says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Want {
@@ -46,6 +49,13 @@ impl Wants {
             return Want::Reboot { reason: reasons.join("; "), priority: highest };
         }
         if wants.contains(&Want::Unknown) { Want::Unknown } else { Want::Nothing }
+    }
+
+    /// Whether an operator's request is among the wishes.
+    pub fn is_requested(&self) -> bool {
+        self.sources.iter().any(|source| {
+            matches!(&*source.borrow(), Want::Reboot { reason, .. } if reason.starts_with(REQUESTED))
+        })
     }
 
     /// Returns when a source says something new. What a source said last stands when it ends. Safe

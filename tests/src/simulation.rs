@@ -2,20 +2,21 @@
 //!
 //! What runs is the real lock manager, the real [`Waiting`](rebootlock::wait::Waiting) and the real
 //! `rebootlockd::policy`, over the memory store behind a [`FaultyStore`]. What is simulated is the
-//! machine ([`machine`]), its clock, and what goes wrong: requests and answers lost, commits that
-//! arrive when everybody has given up, slow and interrupted watches, lost leases, agents that die
-//! between any two of their steps, machines that fall over, reboots that come to nothing, pauses,
-//! unlocks, cancelled wishes.
+//! machine ([`machine`]), and what goes wrong: requests and answers lost, commits that arrive when
+//! everybody has given up, slow and interrupted watches, lost leases, agents that die between any
+//! two of their steps, machines that fall over, reboots that come to nothing, pauses, unlocks,
+//! cancelled wishes, and wall clocks, each machine its own, that jump by hours, days or to another
+//! century ([`clock`]).
 //!
 //! Time is tokio's paused clock, chance is one seed's: the same seed gives the same trace. At each
 //! fall of a machine its slot is looked for; at the end the store's history is replayed
 //! ([`replay`]), and once nothing goes wrong any more, everything has to drain.
 //!
-//! Not simulated: the wall clock that documents carry, which no transaction depends on, and more
-//! than one agent on a machine.
+//! Not simulated: more than one agent on a machine.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod clock;
 pub mod machine;
 pub mod replay;
 pub mod store;
@@ -36,6 +37,7 @@ use rebootlock::store::{Change, Key, MemoryStore, Select, Store as _, Txn};
 use rebootlockd::policy::State;
 use tokio::time::{Instant, sleep};
 
+use self::clock::WallClock;
 use self::machine::{Agent, Machine};
 pub use self::store::Sabotage;
 use self::store::{Faults, FaultyStore, OnCommit};
@@ -143,6 +145,7 @@ impl Fleet {
             Machine::new(
                 MachineId::new(format!("m{n}")).unwrap(),
                 groups,
+                dice.below(3),
                 dice.clone(),
                 trace.clone(),
             )
@@ -171,7 +174,7 @@ impl Fleet {
 
     /// The store as a program of this fleet sees it. An operator's commits leave a note on the
     /// machines they free.
-    fn locks(self: &Arc<Self>, operator: bool) -> LockManager {
+    fn locks(self: &Arc<Self>, clock: &WallClock, operator: bool) -> LockManager {
         let fleet = self.clone();
         let on_commit: OnCommit = Arc::new(move |txn: &Txn| {
             if operator {
@@ -179,7 +182,7 @@ impl Fleet {
             }
         });
         let store = FaultyStore::new(self.faults.clone(), on_commit);
-        LockManager::new(Arc::new(store), Keyspace::default())
+        LockManager::new(Arc::new(store), Keyspace::default()).with_clock(clock.clock())
     }
 
     fn note_unlocked(&self, txn: &Txn) {
@@ -205,8 +208,10 @@ impl Fleet {
             tasks.spawn(self.clone().live(machine.clone()));
         }
         let operator = tokio::spawn(self.clone().operate());
+        let clocks = tokio::spawn(self.clone().derange_clocks());
         sleep(ROUGH).await;
         operator.abort();
+        clocks.abort();
         self.faults.on.store(false, Ordering::Relaxed);
         let calm = Instant::now();
         // What was given up on may still come for so long.
@@ -231,7 +236,7 @@ impl Fleet {
     /// One machine, through all lives of its agent.
     async fn live(self: Arc<Self>, machine: Arc<Machine>) {
         loop {
-            let agent = Agent::new(machine.clone(), self.locks(false)).run();
+            let agent = Agent::new(machine.clone(), self.locks(&machine.clock, false)).run();
             let rough = self.faults.on.load(Ordering::Relaxed);
             let crash = match self.dice.below(3) {
                 0 if rough => self.dice.seconds(40),
@@ -297,11 +302,22 @@ impl Fleet {
         }
     }
 
+    /// Clocks jump now and then; how they go at the end is how they stay.
+    async fn derange_clocks(self: Arc<Self>) {
+        loop {
+            sleep(self.dice.seconds(20)).await;
+            let machine = &self.machines[self.dice.below(self.machines.len() as u32) as usize];
+            let jump = machine.clock.jump(&self.dice);
+            self.trace.say(&machine.id, &format!("clock is wrong by {jump} s"));
+        }
+    }
+
     async fn operate(self: Arc<Self>) {
         loop {
             sleep(self.dice.seconds(40)).await;
-            let locks = self.locks(true);
             let machine = &self.machines[self.dice.below(self.machines.len() as u32) as usize];
+            // From that machine, by its clock.
+            let locks = self.locks(&machine.clock, true);
             let scope = self.scopes().swap_remove(self.dice.below(3) as usize);
             match self.dice.below(4) {
                 0 => {
@@ -345,11 +361,14 @@ impl Fleet {
         content && self.what_is_left().await.is_empty()
     }
 
-    /// All but semaphores without holders, and machines that are not content.
+    /// All but semaphores without holders and the history, and machines that are not content.
     async fn what_is_left(&self) -> String {
         let all = self.faults.inner.list(&Key::new(""), Select::All).await.unwrap();
         let mut left = String::new();
         for (key, entry) in &all.entries {
+            if key.as_str().contains("/history/") {
+                continue;
+            }
             let semaphore = Semaphore::from_json(&entry.value);
             if !semaphore.is_ok_and(|semaphore| semaphore.holders().is_empty()) {
                 left.push_str(&format!("{key} = {}; ", String::from_utf8_lossy(&entry.value)));

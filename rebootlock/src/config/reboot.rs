@@ -47,7 +47,7 @@ enum Method {
 pub struct RebootSettings {
     /// How this machine goes down.
     pub method: RebootMethod,
-    /// A machine that has been up for less does not reboot.
+    /// A machine that has been up for less does not count as back.
     pub min_uptime: Duration,
     /// It counts as back after its checks have passed this often without a failure between.
     pub verify_successes: u32,
@@ -192,7 +192,7 @@ impl RebootSettings {
             verify_interval: fragment.verify_interval_secs.map_or(secs(10), Secs::get),
             give_up_after: fragment.give_up_after_secs.map_or(secs(1800), Secs::get),
             settle: fragment.settle_secs.map_or(secs(0), Secs::get),
-            max_attempts: fragment.max_attempts.map_or(3, number),
+            max_attempts: fragment.max_attempts.map_or(1, number),
             on_overdue,
             overdue_after: fragment.overdue_after_secs.map_or(secs(3600), Secs::get),
             release_budget,

@@ -1,7 +1,7 @@
 //! Taking a slot in each of a machine's groups, all or none.
 
 use super::{Decision, LockError, LockManager, Result};
-use crate::record::{Claim, Document, HolderRecord, UnixTime};
+use crate::record::{Claim, Document, HolderRecord};
 use crate::store::{Commit, Precondition, Snapshot, Txn};
 
 /// How an acquisition succeeded.
@@ -70,7 +70,7 @@ impl LockManager {
         let machine = &claim.machine;
         let mut txn = Txn::new();
         let mut held = Vec::new();
-        let record = claim.record(UnixTime::now());
+        let record = claim.record(self.now());
         let mut full = None;
         for group in claim.groups() {
             let mut semaphore = self.semaphore(before, group)?;

@@ -72,7 +72,7 @@ impl LockManager {
             txn = txn.when(before.unchanged(&place)).when(before.unchanged(&holder));
             if record.state.as_ref() != Some(&step.state) {
                 unwritten = true;
-                let now = Some(UnixTime::now());
+                let now = Some(self.now());
                 let record = HolderRecord {
                     down_since: match step.state {
                         HolderState::Rebooting => now,
@@ -131,7 +131,7 @@ impl LockManager {
                 {
                     return Err(not_ours("its record is another's"));
                 }
-                let now = UnixTime::now();
+                let now = self.now();
                 let fresh = claim.record(now);
                 let record = match record {
                     None => HolderRecord { state: Some(state.clone()), ..fresh },

@@ -6,7 +6,7 @@ use super::{Decision, LockError, LockManager, Result};
 use crate::health::{Fleet, Member, Slot};
 use crate::id::{Group, MachineId};
 use crate::keys::last_segment;
-use crate::record::{Document, HolderRecord, Presence, RosterEntry, UnixTime, sorted_groups};
+use crate::record::{Document, HolderRecord, Presence, RosterEntry, sorted_groups};
 use crate::semaphore::json::Damage;
 use crate::store::{Key, Select, Txn};
 
@@ -65,7 +65,7 @@ impl LockManager {
                 machine_id: machine.to_string(),
                 hostname: hostname.map(ToOwned::to_owned),
                 groups: groups.clone(),
-                first_seen: known.as_ref().map_or_else(UnixTime::now, |entry| entry.first_seen),
+                first_seen: known.as_ref().map_or_else(|| self.now(), |entry| entry.first_seen),
                 unknown: known.as_ref().map(|entry| entry.unknown.clone()).unwrap_or_default(),
             };
             if known.as_ref() == Some(&wanted) {

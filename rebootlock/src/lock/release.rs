@@ -64,7 +64,12 @@ pub enum Ended {
 
 impl Ended {
     /// The entry of the history for `machine`, if this is worth one.
-    fn past(&self, machine: &MachineId, record: Option<&HolderRecord>) -> Option<Past> {
+    fn past(
+        &self,
+        machine: &MachineId,
+        record: Option<&HolderRecord>,
+        now: UnixTime,
+    ) -> Option<Past> {
         let ending = match self {
             Self::GivenBack if !record.is_some_and(HolderRecord::came_to_something) => return None,
             Self::GivenBack => Ending::GivenBack,
@@ -73,7 +78,7 @@ impl Ended {
             Self::ExecEnded => Ending::ExecEnded,
             Self::Unlocked { .. } => Ending::Unlocked,
         };
-        let mut past = Past::of(machine, record, ending, UnixTime::now());
+        let mut past = Past::of(machine, record, ending, now);
         match self {
             Self::Verified { boot } | Self::Failed { boot } => {
                 past.new_boot_id = Some(boot.clone());
@@ -226,7 +231,7 @@ impl LockManager {
             if semaphore.release(machine).is_ok() {
                 freed = true;
                 txn = txn.put(place, semaphore.to_json());
-                if let Some(past) = release.ended.past(machine, record.as_ref()) {
+                if let Some(past) = release.ended.past(machine, record.as_ref(), self.now()) {
                     let start = past.start_time.unwrap_or(past.ended_at);
                     let key = self.keys.past(group, start, past.token.unwrap_or(nameless));
                     txn = txn.put(key, past.to_json());
@@ -235,7 +240,7 @@ impl LockManager {
                     let cooldown = Cooldown {
                         machine_id: machine.to_string(),
                         hostname: record.as_ref().and_then(|record| record.hostname.clone()),
-                        since: UnixTime::now(),
+                        since: self.now(),
                         secs: time.as_secs(),
                         unknown: serde_json::Map::new(),
                     };

@@ -368,7 +368,7 @@ async fn a_group_cools_down_after_a_reboot_and_only_after_one() {
         locks.acquire(&first).await.unwrap();
         let release = Release::of(first.token, ended);
         locks.release(&[], &first.machine, &release).await.unwrap();
-        locks.release(&[lb.clone()], &first.machine, &release).await.unwrap();
+        locks.release(std::slice::from_ref(&lb), &first.machine, &release).await.unwrap();
         assert_eq!(locks.status(&lb).await.unwrap().cooldown, None, "{release:?}");
     }
     locks.acquire(&first).await.unwrap();
@@ -472,10 +472,10 @@ async fn history_keeps_the_newest_whatever_their_clocks_said() {
 async fn enrolling_writes_once_and_keeps_when_the_machine_came_first() {
     let locks = manager();
     let (a, lb) = (machine("a"), group("lb"));
-    locks.enrol(&a, Some("web-1"), &[lb.clone()]).await.unwrap();
+    locks.enrol(&a, Some("web-1"), std::slice::from_ref(&lb)).await.unwrap();
     let key = locks.keys().roster_entry(&a);
     let first = locks.store().load(std::slice::from_ref(&key)).await.unwrap();
-    locks.enrol(&a, Some("web-1"), &[lb.clone()]).await.unwrap();
+    locks.enrol(&a, Some("web-1"), std::slice::from_ref(&lb)).await.unwrap();
     assert_eq!(locks.store().load(std::slice::from_ref(&key)).await.unwrap(), first);
     put(&locks, key.clone(), r#"{"machineID":"a","groups":["lb"],"firstSeen":7,"mood":1}"#).await;
     locks.enrol(&a, Some("web-1"), &[group("db"), lb]).await.unwrap();
@@ -493,7 +493,7 @@ async fn the_fleet_is_the_roster_the_present_and_what_they_hold() {
     let locks = manager();
     let lb = group("lb");
     for name in ["away", "down", "there"] {
-        locks.enrol(&machine(name), None, &[lb.clone()]).await.unwrap();
+        locks.enrol(&machine(name), None, std::slice::from_ref(&lb)).await.unwrap();
     }
     let text = r#"{"machineID":"there","groups":["lb"],"state":"idle","stateSince":1,"health":{"healthy":true,"checkedAt":1}}"#;
     put(&locks, locks.keys().machine(&machine("there")), text).await;
@@ -517,13 +517,13 @@ async fn only_who_is_gone_is_forgotten_and_never_a_slot() {
     let locks = manager();
     let (a, lb) = (machine("a"), group("lb"));
     assert_eq!(locks.forget(&a, false).await.unwrap(), Forgetting::Unknown);
-    locks.enrol(&a, None, &[lb.clone()]).await.unwrap();
+    locks.enrol(&a, None, std::slice::from_ref(&lb)).await.unwrap();
     locks.acquire(&claim("a", &["lb"])).await.unwrap();
     for even_if_present in [false, true] {
         let refused = locks.forget(&a, even_if_present).await.unwrap();
         assert_eq!(refused, Forgetting::Holds(vec![lb.clone()]));
     }
-    locks.release(&[lb.clone()], &a, &Release::by_operator("eve")).await.unwrap();
+    locks.release(std::slice::from_ref(&lb), &a, &Release::by_operator("eve")).await.unwrap();
     let present = locks.keys().machine(&a);
     put(&locks, present.clone(), "{}").await;
     assert_eq!(locks.forget(&a, false).await.unwrap(), Forgetting::Present);
@@ -534,4 +534,39 @@ async fn only_who_is_gone_is_forgotten_and_never_a_slot() {
     assert_eq!(locks.forget(&a, true).await.unwrap(), Forgetting::Done(gone));
     locks.store().commit(&Txn::new().delete(present)).await.unwrap();
     assert_eq!(locks.forget(&a, false).await.unwrap(), Forgetting::Unknown);
+}
+
+/// A machine that was given one more group takes over the slot it has, but not from under a step of
+/// the one who has it: the semaphore stays as it is at such a step, only the record changes.
+#[tokio::test]
+async fn an_acquisition_loses_when_a_record_it_was_decided_on_has_changed() {
+    let (locks, first, second) = (manager(), claim("a", &["lb"]), claim("a", &["lb", "rack-7"]));
+    locks.acquire(&first).await.unwrap();
+    let keys = locks.keys_of(second.groups(), &second.machine);
+    let before = locks.store().load(&keys).await.unwrap();
+    let permit = Advance::permit(UnixTime(9));
+    locks.advance(first.groups(), &first.machine, first.token, &permit).await.unwrap();
+    assert_eq!(locks.acquire_from(&second, &before, []).await.unwrap(), None);
+    let held = locks.holding(second.groups(), &second.machine).await.unwrap();
+    let states: Vec<_> = held.into_values().flatten().map(|record| record.state).collect();
+    assert_eq!(states, [Some(HolderState::Rebooting)]);
+}
+
+/// Everything else is as it was, and the slot is free: what a waiter finds that was frozen until its
+/// place had ended.
+#[tokio::test]
+async fn an_acquisition_out_of_the_queue_loses_without_its_place() {
+    let (locks, claim) = (manager(), claim("a", &[]));
+    let place = locks.keys().waiter(&Group::default(), &claim.machine);
+    put(&locks, place.clone(), "{}").await;
+    let keys = locks.keys_of(claim.groups(), &claim.machine);
+    let before = locks.store().load(&keys).await.unwrap();
+    let places = locks.store().load(std::slice::from_ref(&place)).await.unwrap();
+    let places = [places.unchanged(&place)];
+    locks.store().commit(&Txn::new().delete(place.clone())).await.unwrap();
+    assert_eq!(locks.acquire_from(&claim, &before, places.clone()).await.unwrap(), None);
+    // Nor does a new place do for the old one.
+    put(&locks, place, "{}").await;
+    assert_eq!(locks.acquire_from(&claim, &before, places).await.unwrap(), None);
+    assert!(locks.holding(claim.groups(), &claim.machine).await.unwrap().is_empty());
 }

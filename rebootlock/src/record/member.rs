@@ -29,12 +29,30 @@ pub struct Presence {
     /// Whether the machine is well, as far as its agent knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
+    /// What keeps it from rebooting, if a reboot is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked: Option<Blocked>,
     /// Version of the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// Members of other programs.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
+}
+
+/// What keeps a machine from a reboot that is wanted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Blocked {
+    /// Of which kind: `window_denied`, `health_blocked`, …
+    pub outcome: String,
+    /// In words.
+    pub why: String,
+    /// Since when.
+    pub since: UnixTime,
+    /// Why a reboot is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<String>,
 }
 
 /// Whether a machine is well.

@@ -67,11 +67,13 @@ impl SqliteStore {
         let connection = Connection::open(&path).map_err(|error| broken(&error))?;
         connection.busy_timeout(timeout).map_err(|error| broken(&error))?;
         schema::prepare(&connection).map_err(|error| broken(&error))?;
+        let clock = Clock::of_this_boot();
+        schema::renew_earlier_leases(&connection, &clock).map_err(|error| broken(&error))?;
         let (wake, _) = tokio::sync::watch::channel(());
         let watcher = watch::FolderWatcher::start(&path, wake.clone()).map_err(|e| broken(&e))?;
         Ok(Self {
             connection: Arc::new(Mutex::new(connection)),
-            clock: Arc::new(Clock::of_this_boot()),
+            clock: Arc::new(clock),
             wake,
             _watcher: Arc::new(watcher),
             path,

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use rebootlock::cli::exit;
-use rebootlock::lock::{Acquired, LockManager, Released};
+use rebootlock::lock::{Acquired, Ended, LockManager, Release, Released};
 use rebootlock::record::{Claim, Via};
 use rebootlock::store::{LeaseKeeper, Txn};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{lock, waiting};
+use super::{lock, trim_history, waiting};
 use crate::cli::Exec;
 use crate::output::say;
 use crate::session::{Session, in_groups};
@@ -49,6 +49,7 @@ pub(super) async fn run(session: Session, args: Exec) -> anyhow::Result<ExitCode
         }
     };
     released?;
+    trim_history(&session, claim.groups()).await;
     Ok(code)
 }
 
@@ -97,8 +98,9 @@ fn code_of(status: ExitStatus) -> ExitCode {
 
 async fn release(locks: &LockManager, claim: &Claim) -> anyhow::Result<()> {
     let mut tries = 0;
+    let release = Release::of(claim.token, Ended::ExecEnded);
     loop {
-        match locks.release(claim.groups(), &claim.machine, Some(claim.token)).await {
+        match locks.release(claim.groups(), &claim.machine, &release).await {
             Ok(Released::Freed(_)) => return Ok(()),
             Ok(Released::NotHeld) => {
                 say(format_args!("somebody else freed the slot while the command ran"));

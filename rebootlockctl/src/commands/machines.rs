@@ -1,11 +1,10 @@
-//! `machines`: which agents are there.
+//! `machines`: who belongs to the fleet, which agents are there, and how the machines are.
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-use rebootlock::keys::last_segment;
-use rebootlock::record::{Document, Presence, UnixTime};
-use rebootlock::store::{Entry, Key, Select};
+use rebootlock::health::Member;
+use rebootlock::id::MachineId;
+use rebootlock::record::{Health, Presence, RosterEntry, UnixTime};
 use serde::Serialize;
 
 use crate::cli::{Format, Output};
@@ -15,57 +14,96 @@ use crate::session::Session;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Row {
+struct Row<'a> {
     #[serde(rename = "machineID")]
-    machine_id: String,
-    hostname: Option<String>,
+    machine_id: &'a MachineId,
+    hostname: Option<&'a str>,
+    /// Whether its agent is there.
+    present: bool,
+    /// What its agent does; else how far the holder of a slot has come; else `away`.
     state: Option<String>,
     state_since: Option<UnixTime>,
-    groups: Vec<String>,
-    version: Option<String>,
+    groups: &'a [String],
+    health: Option<&'a Health>,
+    /// When its agent first came.
+    first_seen: Option<UnixTime>,
+    version: Option<&'a str>,
     damage: Option<String>,
 }
 
-impl Row {
-    fn of(key: &Key, entry: &Entry) -> Self {
-        let machine_id = last_segment(key).to_owned();
-        let (presence, damage) = match Presence::from_json(&entry.value) {
-            Ok(presence) => (Some(presence), None),
-            Err(damage) => (None, Some(damage.to_string())),
+impl<'a> Row<'a> {
+    fn of(machine_id: &'a MachineId, member: &'a Member) -> Self {
+        let presence: Option<&Presence> = member.presence.iter().flatten().next();
+        let entry: Option<&RosterEntry> = member.roster.iter().flatten().next();
+        let damages = [
+            member.presence.as_ref().and_then(|read| read.as_ref().err()),
+            member.roster.as_ref().and_then(|read| read.as_ref().err()),
+        ];
+        let (state, state_since) = match (presence, &member.presence, &member.slot) {
+            (Some(presence), ..) => (Some(presence.state.clone()), Some(presence.state_since)),
+            (None, Some(_), _) => (None, None),
+            // It is away for a reason.
+            (None, None, Some(slot)) => {
+                let state = slot.state.as_ref().map(ToString::to_string);
+                (Some(state.unwrap_or_else(|| "away".to_owned())), slot.since)
+            }
+            (None, None, None) => (Some("away".to_owned()), None),
         };
-        let state_since = presence.as_ref().map(|presence| presence.state_since);
-        let (hostname, state, groups, version) = match presence {
-            Some(p) => (p.hostname, Some(p.state), p.groups, p.version),
-            None => (None, None, Vec::new(), None),
-        };
-        Self { machine_id, hostname, state, state_since, groups, version, damage }
+        let enrolled = entry.map(|entry| &entry.groups[..]);
+        Self {
+            machine_id,
+            hostname: member.hostname(),
+            present: member.presence.is_some(),
+            state,
+            state_since,
+            groups: presence.map(|presence| &presence.groups[..]).or(enrolled).unwrap_or_default(),
+            health: presence.and_then(|presence| presence.health.as_ref()),
+            first_seen: entry.map(|entry| entry.first_seen),
+            version: presence.and_then(|presence| presence.version.as_deref()),
+            damage: damages.into_iter().flatten().next().map(ToString::to_string),
+        }
     }
 
     fn fields(&self, now: UnixTime) -> Vec<Field> {
-        let text = |text: &Option<String>| Field::new(text.as_deref().unwrap_or_default());
         let since = self.state_since.map(|since| duration::show(now.seconds_since(since)));
+        let state = self.state.as_deref().unwrap_or_default();
         vec![
-            Field::new(&self.machine_id),
-            text(&self.hostname),
-            if self.damage.is_some() { Field::alarming("unreadable") } else { text(&self.state) },
-            text(&since),
+            Field::new(self.machine_id.as_str()),
+            Field::new(self.hostname.unwrap_or_default()),
+            match &self.damage {
+                Some(_) => Field::alarming("unreadable"),
+                None if state == "away" => Field::alarming(state),
+                None => Field::new(state),
+            },
+            Field::new(since.unwrap_or_default()),
+            self.health_field(),
             Field::new(self.groups.join(", ")),
-            text(&self.version),
+            Field::new(self.version.unwrap_or_default()),
         ]
+    }
+
+    fn health_field(&self) -> Field {
+        match self.health {
+            None => Field::new(""),
+            Some(Health { healthy: true, .. }) => Field::new("healthy"),
+            Some(Health { reason: None, .. }) => Field::alarming("unhealthy"),
+            Some(Health { reason: Some(reason), .. }) => {
+                Field::alarming(format!("unhealthy: {reason}"))
+            }
+        }
     }
 }
 
 pub(super) async fn run(session: Session, output: Output) -> anyhow::Result<ExitCode> {
-    let below = session.locks.keys().machines();
-    let listed = session.locks.store().list(&below, Select::All).await;
-    let listed = listed.with_context(|| format!("cannot list {below}"))?;
-    let rows: Vec<Row> = listed.entries.iter().map(|(key, entry)| Row::of(key, entry)).collect();
+    let groups = session.locks.groups().await?;
+    let fleet = session.locks.fleet(&groups).await?;
+    let rows: Vec<Row<'_>> = fleet.members.iter().map(|(id, m)| Row::of(id, m)).collect();
     match output.output {
         Format::Json => print_json(&rows)?,
         Format::Table if rows.is_empty() => say(format_args!("no agent is there")),
         Format::Table => {
             let now = UnixTime::now();
-            let headings = ["MACHINE ID", "HOST", "STATE", "SINCE", "GROUPS", "VERSION"];
+            let headings = ["MACHINE ID", "HOST", "STATE", "SINCE", "HEALTH", "GROUPS", "VERSION"];
             let fields = rows.iter().map(|row| row.fields(now)).collect();
             print(&table(&headings, fields, colour()))?;
         }

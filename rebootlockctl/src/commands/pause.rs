@@ -1,6 +1,7 @@
 //! `pause` and `resume`: keeping everybody new out, for a while.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use rebootlock::lock::{Resumed, Scope};
 use rebootlock::record::{Pause, UnixTime};
@@ -16,16 +17,29 @@ fn scopes(session: &Session, fleet: bool) -> Vec<Scope> {
     }
 }
 
+/// When something that lasts for `time` ends.
+pub(super) fn end_of(since: UnixTime, time: Option<Duration>) -> Option<UnixTime> {
+    time.map(|time| since.plus_seconds(time.as_secs()))
+}
+
+/// ` for 2h`, or nothing.
+pub(super) fn for_how_long(time: Option<Duration>) -> String {
+    time.map(|time| format!(" for {}", duration::show(time.as_secs()))).unwrap_or_default()
+}
+
 pub(super) async fn pause(
     session: Session,
     reason: Option<String>,
     fleet: bool,
+    time: Option<Duration>,
 ) -> anyhow::Result<ExitCode> {
     let (by, since) = (operator(), UnixTime::now());
-    let pause = Pause { by, reason, since, unknown: serde_json::Map::new() };
+    let until = end_of(since, time);
+    let pause = Pause { by, reason, since, until, unknown: serde_json::Map::new() };
     for scope in scopes(&session, fleet) {
         session.locks.pause(&scope, &pause).await?;
-        say(format_args!("{scope} is paused; who holds a slot keeps it"));
+        let lasting = for_how_long(time);
+        say(format_args!("{scope} is paused{lasting}; who holds a slot keeps it"));
     }
     Ok(ExitCode::SUCCESS)
 }

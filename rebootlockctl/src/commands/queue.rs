@@ -58,6 +58,9 @@ pub(super) async fn run(
         print_json(&found.iter().flat_map(|status| rows(status, now)).collect::<Vec<_>>())?;
         return Ok(ExitCode::SUCCESS);
     }
+    let mut held: Vec<_> = found.iter().flat_map(|status| status.held.clone()).collect();
+    held.sort_by(|a, b| a.machine.cmp(&b.machine));
+    held.dedup();
     found.retain(|status| !status.queue.is_empty());
     if found.is_empty() {
         say(format_args!("nobody waits in {}", in_groups(&groups)));
@@ -70,5 +73,8 @@ pub(super) async fn run(
         })
         .collect();
     print(&parts.join("\n"))?;
+    for held in &held {
+        say(format_args!("held, and so in no queue: {}", view::held(held, now)));
+    }
     Ok(ExitCode::SUCCESS)
 }

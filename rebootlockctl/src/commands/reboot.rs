@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use rebootlock::cli::exit;
-use rebootlock::lock::{Acquired, Advance};
+use rebootlock::lock::{Acquired, Advance, Ended, Release};
 use rebootlock::record::{Claim, HolderRecord, HolderState, UnixTime, Via};
 
 use super::{lock, waiting};
@@ -96,7 +96,8 @@ async fn give_back(session: &Session, claim: &Claim, taken_here: bool) {
         say(format_args!("the slot it had before stays"));
         return;
     }
-    let released = session.locks.release(claim.groups(), &claim.machine, Some(claim.token)).await;
+    let release = Release::of(claim.token, Ended::GivenBack);
+    let released = session.locks.release(claim.groups(), &claim.machine, &release).await;
     if let Err(error) = released {
         let machine = &claim.machine;
         say(format_args!("the slot could not be given back: {error}; later: unlock {machine}"));

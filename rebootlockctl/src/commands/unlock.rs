@@ -7,13 +7,14 @@ use std::time::Duration;
 use anyhow::bail;
 use rebootlock::cli::exit;
 use rebootlock::id::{Group, MachineId};
-use rebootlock::lock::{Holder, Released};
+use rebootlock::lock::{Ended, Holder, Release, Released};
 use rebootlock::record::{HolderRecord, HolderState, UnixTime};
 
+use super::trim_history;
 use crate::cli::Unlock;
 use crate::duration;
 use crate::output::{clean, say};
-use crate::session::{Session, in_groups};
+use crate::session::{Session, in_groups, operator};
 
 pub(super) async fn run(session: Session, args: Unlock) -> anyhow::Result<ExitCode> {
     if let Some(time) = args.overdue {
@@ -24,9 +25,10 @@ pub(super) async fn run(session: Session, args: Unlock) -> anyhow::Result<ExitCo
         None => session.machine_id()?,
     };
     let groups = session.groups();
-    match session.locks.release(groups, &machine, None).await? {
+    match session.locks.release(groups, &machine, &Release::by_operator(operator())).await? {
         Released::Freed(record) => {
             explain(groups, &machine, record.as_deref());
+            trim_history(&session, groups).await;
             Ok(ExitCode::SUCCESS)
         }
         Released::NotHeld => {
@@ -83,7 +85,8 @@ async fn overdue(session: &Session, time: Duration, yes: bool) -> anyhow::Result
         }
         // Only what was shown: it may have come back and taken another slot meanwhile.
         let groups = std::slice::from_ref(&group);
-        match session.locks.release(groups, &machine, record.token).await? {
+        let release = Release { token: record.token, ended: Ended::Unlocked { by: operator() } };
+        match session.locks.release(groups, &machine, &release).await? {
             Released::Freed(record) => {
                 say(format_args!("freed the slot of {machine} in group {group}"));
                 explain(groups, &machine, record.as_deref());
@@ -91,6 +94,7 @@ async fn overdue(session: &Session, time: Duration, yes: bool) -> anyhow::Result
             Released::NotHeld => say(format_args!("{machine} has given its slot back by itself")),
         }
     }
+    trim_history(session, session.groups()).await;
     Ok(ExitCode::SUCCESS)
 }
 

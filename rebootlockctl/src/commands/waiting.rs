@@ -1,7 +1,7 @@
 //! Getting a slot: at once, or in turn, telling a person meanwhile what is in the way.
 
 use anyhow::{Context as _, bail};
-use rebootlock::lock::{Acquired, LockError};
+use rebootlock::lock::{Acquired, Ended, LockError, Release};
 use rebootlock::record::Claim;
 use rebootlock::wait::{Obstacle, Progress, WaitOptions, Waiting};
 use tokio::signal::unix::{SignalKind, signal};
@@ -63,8 +63,8 @@ pub(super) async fn acquire(
         (Some(acquired), true) => Ok(acquired),
         (acquired, false) => {
             if let Some(Acquired::Granted) = acquired {
-                let (groups, token) = (claim.groups(), Some(claim.token));
-                session.locks.release(groups, &claim.machine, token).await?;
+                let release = Release::of(claim.token, Ended::GivenBack);
+                session.locks.release(claim.groups(), &claim.machine, &release).await?;
             }
             bail!("interrupted; {} waits no longer", claim.machine)
         }
@@ -85,8 +85,13 @@ fn describe(obstacle: &Obstacle) -> String {
         Obstacle::Queued { group, ahead: None } => {
             format!("waiting for a slot in group {group}: many before us")
         }
-        Obstacle::Paused { why, .. } => clean(&format!("waiting: {why}")),
-        Obstacle::Failing { why, .. } => clean(&format!("waiting: {why}")),
+        Obstacle::CoolingDown { why, until, .. } => {
+            let until = until.map(|until| format!(", until {}", until.to_text()));
+            clean(&format!("next in the queue: {why}{}", until.unwrap_or_default()))
+        }
+        Obstacle::Paused { why, .. } | Obstacle::Held { why } | Obstacle::Failing { why, .. } => {
+            clean(&format!("waiting: {why}"))
+        }
     }
 }
 
@@ -104,7 +109,9 @@ async fn in_vain(
     let group = match obstacle {
         Obstacle::Failing { why, .. } => bail!("{waited}: {why}"),
         // The error of one more try says who paused. If it was resumed just now, all the better.
-        Obstacle::Paused { .. } => return session.locks.acquire(claim).await.context(waited),
+        Obstacle::Paused { .. } | Obstacle::Held { .. } | Obstacle::CoolingDown { .. } => {
+            return session.locks.acquire(claim).await.context(waited);
+        }
         Obstacle::Queued { group, .. } => group,
         Obstacle::Asking => claim.groups().first().cloned().unwrap_or_default(),
     };

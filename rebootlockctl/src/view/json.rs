@@ -2,9 +2,9 @@
 //! its meaning.
 
 use rebootlock::id::{BootId, Group, MachineId, Token};
-use rebootlock::lock::{GroupStatus, Holder, Scope};
+use rebootlock::lock::{GroupStatus, Held, Holder, Scope};
 use rebootlock::queue::Ticket;
-use rebootlock::record::{HolderRecord, HolderState, UnixTime, Via};
+use rebootlock::record::{Cooldown, HolderRecord, HolderState, UnixTime, Via};
 use serde::Serialize;
 
 use super::is_overdue;
@@ -29,6 +29,8 @@ pub(crate) struct Readable<'a> {
     holders: Vec<HolderView<'a>>,
     queue: Vec<WaiterView<'a>>,
     paused: Vec<PauseView<'a>>,
+    held: Vec<HeldView<'a>>,
+    cooldown: Option<CooldownView<'a>>,
     revision: u64,
 }
 
@@ -74,6 +76,30 @@ pub(crate) struct PauseView<'a> {
     by: Option<&'a str>,
     reason: Option<&'a str>,
     since: Option<UnixTime>,
+    /// When it should end by itself.
+    until: Option<UnixTime>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct HeldView<'a> {
+    #[serde(rename = "machineID")]
+    machine_id: &'a MachineId,
+    by: Option<&'a str>,
+    reason: Option<&'a str>,
+    since: Option<UnixTime>,
+    /// When it should end by itself.
+    until: Option<UnixTime>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CooldownView<'a> {
+    #[serde(rename = "machineID")]
+    machine_id: Option<&'a str>,
+    hostname: Option<&'a str>,
+    since: Option<UnixTime>,
+    until: Option<UnixTime>,
+    left_secs: Option<u64>,
 }
 
 /// The whole group.
@@ -85,6 +111,8 @@ pub(crate) fn group(status: &GroupStatus, now: UnixTime) -> GroupView<'_> {
         holders: status.holders.iter().map(|each| holder(each, now)).collect(),
         queue: status.queue.iter().map(|each| waiter(each, now)).collect(),
         paused: pauses(status),
+        held: status.held.iter().map(held).collect(),
+        cooldown: status.cooldown.as_ref().map(|read| cooldown(read.as_ref().ok(), now)),
         revision: status.revision.0,
     }))
 }
@@ -99,8 +127,31 @@ pub(crate) fn pauses(status: &GroupStatus) -> Vec<PauseView<'_>> {
             by: each.1.as_ref().map(|pause| pause.by.as_str()),
             reason: each.1.as_ref().and_then(|pause| pause.reason.as_deref()),
             since: each.1.as_ref().map(|pause| pause.since),
+            until: each.1.as_ref().and_then(|pause| pause.until),
         })
         .collect()
+}
+
+/// A machine that is held.
+pub(crate) fn held(held: &Held) -> HeldView<'_> {
+    let hold = held.hold.as_ref();
+    HeldView {
+        machine_id: &held.machine,
+        by: hold.map(|hold| hold.by.as_str()),
+        reason: hold.and_then(|hold| hold.reason.as_deref()),
+        since: hold.map(|hold| hold.since),
+        until: hold.and_then(|hold| hold.until),
+    }
+}
+
+fn cooldown(cooldown: Option<&Cooldown>, now: UnixTime) -> CooldownView<'_> {
+    CooldownView {
+        machine_id: cooldown.map(|cooldown| cooldown.machine_id.as_str()),
+        hostname: cooldown.and_then(|cooldown| cooldown.hostname.as_deref()),
+        since: cooldown.map(|cooldown| cooldown.since),
+        until: cooldown.map(Cooldown::until),
+        left_secs: cooldown.map(|cooldown| cooldown.until().seconds_since(now)),
+    }
 }
 
 /// One who waits.

@@ -2,14 +2,23 @@
 
 use std::time::Duration;
 
+use rebootlock::config::gate::Phase;
 use rebootlock::lock::{Advance, LockError};
 use rebootlock::record::{HolderState, UnixTime};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Agent, Held};
+use crate::environment;
 use crate::failpoint;
+use crate::hooks::{HookEnv, HookError};
 use crate::logind::{LoggedIn, tell};
+use crate::lookout::Closed;
+use crate::memento::Memento;
+use crate::method::{MethodError, Order};
+use crate::metrics::{HookEnd, HookPhase};
+use crate::outcome::Outcome;
 use crate::policy::Event;
+use crate::process::How;
 use crate::want::Want;
 
 /// A permit older than this when it is to be used is asked for again: the process may have been
@@ -29,27 +38,63 @@ impl Agent {
     /// Looks at everything once more, with the slot in hand.
     pub(super) async fn check_again(&mut self) -> Event {
         self.say("has a slot; looking at everything once more");
-        self.obstacle().await.unwrap_or(Event::Clear)
+        if let Some(obstacle) = self.obstacle().await {
+            return obstacle;
+        }
+        if self.options.run.once {
+            self.conclude(Closed::new(
+                Outcome::Ready,
+                "everything is clear; without --once this machine would reboot now",
+            ));
+            return Event::Obstructed;
+        }
+        Event::Clear
     }
 
     /// What is in the way of the reboot, after giving an inhibitor its time to go.
     async fn obstacle(&mut self) -> Option<Event> {
-        let give_up = Instant::now() + self.options.settings.agent.inhibit_timeout;
+        if let Some(failed) = self.ask_detectors(Phase::PostLock).await {
+            return Some(self.closed(failed));
+        }
+        if self.wants.now() != Want::Nothing
+            && let Some(closed) = self.look(Phase::PostLock).await
+        {
+            return Some(self.closed(closed));
+        }
+        let began = Instant::now();
+        let give_up = began + self.options.settings.agent.inhibit_timeout;
         let mut said = None;
         loop {
             match self.wants.now() {
-                Want::Nothing => return Some(Event::Unwanted),
+                Want::Nothing => {
+                    let why = "with the slot held, nothing wanted a reboot any more";
+                    self.conclude(Closed::new(Outcome::RecheckCleared, why));
+                    return Some(Event::Unwanted);
+                }
                 Want::Unknown => {
                     self.wants.changed().await;
                     continue;
                 }
                 Want::Reboot { .. } => {}
             }
-            if !self.window_is_open() {
-                tracing::info!("the reboot window has closed");
-                return Some(Event::GatesClosed);
+            if let Some(closed) = self.lookout.glance(Phase::PostLock) {
+                return Some(self.closed(closed));
             }
             let in_the_way = self.in_the_way().await?;
+            if self
+                .options
+                .settings
+                .reboot
+                .force_after
+                .is_some_and(|after| began.elapsed() >= after)
+            {
+                tracing::warn!(
+                    reason = in_the_way,
+                    "the reboot was held up for too long, and goes on"
+                );
+                self.force = true;
+                return None;
+            }
             if said.as_ref() != Some(&in_the_way) {
                 tracing::warn!(reason = in_the_way, "the reboot is held up");
                 self.say(&format!("has a slot; the reboot is held up: {in_the_way}"));
@@ -60,10 +105,29 @@ impl Agent {
                 () = self.wants.changed() => {}
                 () = sleep_until(give_up) => {
                     tracing::warn!(reason = said, "the reboot was held up for too long; the slot goes to others");
+                    let why = format!("held up: {}", said.unwrap_or_default());
+                    self.conclude(Closed::new(Outcome::HealthBlocked, why));
                     return Some(Event::Obstructed);
                 }
             }
         }
+    }
+
+    /// What closes windows and gates ends the way to the reboot. Where asking for a slot again at
+    /// once would end the same, others get their chance first.
+    fn closed(&mut self, closed: Closed) -> Event {
+        match closed.outcome {
+            Outcome::WindowDenied | Outcome::WindowOutsideAllow => {
+                tracing::info!(why = closed.why, "the reboot window has closed; the slot goes back");
+            }
+            _ => tracing::info!(why = closed.why, "the slot goes back"),
+        }
+        let seen_before_the_slot = matches!(
+            closed.outcome,
+            Outcome::KillSwitchActive | Outcome::WindowDenied | Outcome::WindowOutsideAllow
+        );
+        self.conclude(closed);
+        if seen_before_the_slot { Event::GatesClosed } else { Event::Obstructed }
     }
 
     /// What logind says against a reboot now, if anything.
@@ -86,8 +150,75 @@ impl Agent {
         }
     }
 
+    /// Tells users, and then runs the hooks: so that what they drain is missed for as short a time as
+    /// can be.
+    pub(super) async fn drain(&mut self) -> Event {
+        let told = self.tell_users().await;
+        if told != Event::Drained {
+            return told;
+        }
+        let env = self.hook_env();
+        self.say("running the hooks in pre-reboot.d");
+        let memento = self.memento.load();
+        let (file, dir) = (&self.memento, &self.options.run.state_dir);
+        let keep = |done: &[String]| {
+            let memento = Memento { hooks_done: done.to_vec(), ..memento.clone() };
+            if let Err(error) = file.save(&memento) {
+                tracing::warn!(%error, dir = %dir.display(), "which hooks are done cannot be kept");
+            }
+        };
+        match self.hooks.pre_reboot(&env, keep).await {
+            Ok(done) => {
+                for hook in done {
+                    self.metrics.hook_ran(&hook, HookPhase::PreReboot, HookEnd::Success);
+                }
+                failpoint::reach("hooks-done");
+                Event::Drained
+            }
+            Err(failed) => {
+                for error in &failed.not_undone {
+                    tracing::error!(%error, "a hook could not be undone");
+                }
+                if let HookError::Failed { name, how, .. } = &failed.source {
+                    self.metrics.hook_ran(name, HookPhase::PreReboot, ended(how));
+                }
+                self.conclude(Closed::new(Outcome::HealthBlocked, failed.source.to_string()));
+                Event::Obstructed
+            }
+        }
+    }
+
+    /// Undoes the pre-reboot hooks of a reboot that does not happen.
+    pub(super) async fn undo_hooks(&mut self) {
+        let mut memento = self.memento.load();
+        if memento.hooks_done.is_empty() || memento.boot_id.as_ref() != Some(&self.boot_id) {
+            return;
+        }
+        let env = self.hook_env();
+        for error in self.hooks.undo(&memento.hooks_done, &env).await {
+            tracing::error!(%error, "a hook could not be undone");
+        }
+        memento.hooks_done.clear();
+        self.save(&memento);
+    }
+
+    /// What hooks are told.
+    pub(super) fn hook_env(&self) -> HookEnv {
+        let token = self.held.as_ref().map(|held| held.token.to_string());
+        let found = self.found.as_ref().and_then(|found| found.reason.clone());
+        HookEnv {
+            machine_id: self.machine.to_string(),
+            hostname: self.hostname.clone(),
+            boot_id: self.boot_id.to_string(),
+            groups: self.options.settings.machine.groups.iter().map(ToString::to_string).collect(),
+            reason: found.unwrap_or_else(|| self.reason()),
+            dry_run: self.options.run.dry_run,
+            token: token.unwrap_or_default(),
+        }
+    }
+
     /// Tells users who are logged in, and gives them time to leave.
-    pub(super) async fn tell_users(&mut self) -> Event {
+    async fn tell_users(&mut self) -> Event {
         let users = self.logged_in().await;
         let time = self.options.settings.agent.warn_users;
         if users.is_empty() || time.is_zero() {
@@ -178,7 +309,12 @@ impl Agent {
                 Ok(()) => tracing::info!("the permit came too late; asking again"),
                 Err(LockError::NotOurs { .. }) => return self.slot_lost(),
                 Err(error @ (LockError::Paused { .. } | LockError::Held { .. })) => {
+                    let outcome = match &error {
+                        LockError::Held { .. } => Outcome::Held,
+                        _ => Outcome::Paused,
+                    };
                     tracing::info!(%error, "no permit");
+                    self.conclude(Closed::new(outcome, error.to_string()));
                     return Event::Paused;
                 }
                 Err(error) => self.stuck("cannot get the permit to reboot", &error).await,
@@ -192,18 +328,47 @@ impl Agent {
         if self.options.run.dry_run {
             tracing::info!(reason, "dry run: the reboot would be ordered now");
             self.say("dry run: would reboot now");
+            self.conclude(Closed::new(Outcome::Ready, "dry run: this machine would reboot now"));
             return Event::NotOrdered;
         }
         tracing::info!(reason, "ordering the reboot");
         self.say("rebooting");
+        self.conclude(Closed::new(Outcome::Ready, format!("rebooting: {reason}")));
+        // Before the order, which may be the last thing this process does.
+        self.count_try();
+        self.save(&Memento { ordered: true, ..self.memento.load() });
+        self.metrics.reboot_ordered();
+        let variables = environment::variables(Phase::PostLock, &self.facts(Phase::PostLock));
+        let order = Order {
+            message: format!("Reboot by rebootlock: {reason}"),
+            variables: variables
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
+            token: self.held.as_ref().map(|held| held.token.to_string()).unwrap_or_default(),
+            force: std::mem::take(&mut self.force),
+        };
         let ordered = match self.logind().await {
-            Ok(logind) => logind.reboot(&format!("Reboot by rebootlock: {reason}")).await,
-            Err(error) => Err(error),
+            Ok(logind) => self.method.order(&logind, &order).await,
+            Err(error) => Err(MethodError::Logind(error)),
         };
         self.ordered = ordered.is_ok();
         if let Err(error) = ordered {
             self.logind = None;
-            tracing::error!(%error, "the order to reboot failed; the slot is kept, as the machine may go down all the same");
+            let impossible = matches!(error, MethodError::Impossible(_));
+            let error = format!("{:#}", anyhow::Error::from(error));
+            if impossible {
+                tracing::error!(
+                    error,
+                    "this machine cannot go down as configured; nothing was ordered"
+                );
+                self.conclude(Closed::new(Outcome::HealthBlocked, error));
+                return Event::NotOrdered;
+            }
+            tracing::error!(
+                error,
+                "the order to reboot failed; the slot is kept, as the machine may go down all the same"
+            );
             self.say(&format!("the order to reboot failed: {error}"));
         }
         failpoint::reach("ordered");
@@ -214,8 +379,12 @@ impl Agent {
     pub(super) async fn await_end(&mut self) -> Event {
         let deadline = self.options.settings.agent.reboot_deadline;
         sleep(if self.ordered { deadline } else { deadline.min(ORDER_AGAIN) }).await;
+        self.metrics.set_overdue(true);
+        let why = "the reboot was ordered long ago, and the machine is still up";
+        self.conclude(Closed::new(Outcome::Overdue, why));
         loop {
             if self.is_certainly_up().await {
+                self.metrics.set_overdue(false);
                 return match self.wants.now() {
                     Want::Nothing => {
                         tracing::error!(
@@ -254,7 +423,7 @@ impl Agent {
         })
     }
 
-    async fn mark(&self, held: &Held, step: &Advance) -> Result<(), LockError> {
+    pub(super) async fn mark(&self, held: &Held, step: &Advance) -> Result<(), LockError> {
         self.locks.advance(&held.groups, &self.machine, held.token, step).await
     }
 
@@ -272,6 +441,14 @@ impl Agent {
             Want::Reboot { reason, .. } => reason,
             _ => "a reboot was wanted".to_owned(),
         }
+    }
+}
+
+pub(super) fn ended(how: &How) -> HookEnd {
+    match how {
+        How::TimedOut => HookEnd::Timeout,
+        How::NotStarted(_) => HookEnd::Error,
+        _ => HookEnd::Failure,
     }
 }
 

@@ -1,14 +1,27 @@
-//! Back: see whether the machine is well, and give the slot back.
+//! Back: see whether the machine is well, run the hooks, and give the slot back.
 
-use rebootlock::lock::{Ended, Release, Released};
-use rebootlock::record::{HolderRecord, UnixTime};
+use std::time::Duration;
+
+use rebootlock::config::gate::Phase;
+use rebootlock::lock::{Advance, Ended, Release, Released};
+use rebootlock::record::{HolderState, UnixTime};
+use tokio::time::{Instant, sleep};
 
 use super::Agent;
+use super::reboot::ended;
 use crate::failpoint;
+use crate::hooks::HookError;
+use crate::lookout::Closed;
+use crate::metrics::{HookPhase, Success, Verification};
+use crate::outcome::Outcome;
 use crate::policy::Event;
 
+/// One release in so many also trims the history.
+const TRIMS: u32 = 32;
+
 impl Agent {
-    /// Whether the machine is well after its reboot.
+    /// Until the machine is well after its reboot. One that is not keeps its slot: the rollout stops
+    /// there, and goes on by itself once the machine is mended.
     pub(super) async fn verify(&mut self) -> Event {
         self.request_is_fulfilled().await;
         let away = self.found.as_ref().map(|found| {
@@ -16,20 +29,106 @@ impl Agent {
             UnixTime::now().seconds_since(since)
         });
         tracing::info!(seconds = away, "back after the reboot");
+        let settings = self.options.settings.reboot.clone();
+        let began = Instant::now();
+        let mut failed = false;
+        self.metrics.set_verification_failed(false);
+        loop {
+            let problem = match self.is_well().await {
+                Some(closed) => closed.why,
+                None => match self.hooks.post_reboot(&self.hook_env()).await {
+                    Ok(()) => break,
+                    Err(error) => {
+                        if let HookError::Failed { name, how, .. } = &error {
+                            self.metrics.hook_ran(name, HookPhase::PostReboot, ended(how));
+                        }
+                        error.to_string()
+                    }
+                },
+            };
+            self.metrics.verified(Verification::Failed);
+            let why = format!("back from the reboot, but not well: {problem}; the slot is kept");
+            self.say(&why);
+            self.conclude(Closed::new(Outcome::HealthBlocked, why));
+            if !failed && began.elapsed() >= settings.give_up_after {
+                failed = true;
+                tracing::error!(
+                    problem,
+                    "this machine has failed after its reboot; it keeps its slot until it is well \
+                     or somebody unlocks it"
+                );
+                self.metrics.verified(Verification::GivenUp);
+                self.metrics.set_verification_failed(true);
+                self.write_down(HolderState::Failed).await;
+            }
+            sleep(settings.verify_interval).await;
+        }
+        if failed {
+            tracing::info!("well after all");
+            self.metrics.set_verification_failed(false);
+            self.write_down(HolderState::Verifying).await;
+        }
+        if !settings.settle.is_zero() {
+            self.say(&format!("well; settles for {} s", settings.settle.as_secs()));
+            sleep(settings.settle).await;
+        }
+        self.metrics.verified(Verification::Passed);
+        self.go_on();
+        self.verified = true;
         Event::Well
+    }
+
+    /// Whether the machine has been up for long enough, and its gates are open as often in a row as
+    /// is wanted; else what is wrong.
+    async fn is_well(&mut self) -> Option<Closed> {
+        let settings = self.options.settings.reboot.clone();
+        while let Some(left) = uptime().and_then(|up| settings.min_uptime.checked_sub(up))
+            && !left.is_zero()
+        {
+            self.say(&format!("back; looks at itself in {} s", left.as_secs()));
+            sleep(left.min(Duration::from_secs(15))).await;
+        }
+        if !self.lookout.has_gates(Phase::Verify) {
+            return None;
+        }
+        for round in 1..=settings.verify_successes {
+            if let Some(closed) = self.ask_gates(Phase::Verify).await {
+                return Some(closed);
+            }
+            if round < settings.verify_successes {
+                self.say(&format!("well, {round} of {} times", settings.verify_successes));
+                sleep(settings.verify_interval).await;
+            }
+        }
+        None
+    }
+
+    /// For the others to see. Nothing hangs on it.
+    async fn write_down(&self, state: HolderState) {
+        let Some(held) = &self.held else { return };
+        if let Err(error) = self.mark(held, &Advance::to(state)).await {
+            tracing::warn!(%error, "how this machine is cannot be written down");
+        }
     }
 
     /// Gives the slots back; goes on trying until they are free.
     pub(super) async fn release(&mut self) -> Event {
-        let Some(held) = self.held.clone() else { return Event::Released };
+        if !self.verified {
+            self.undo_hooks().await;
+        }
+        let verified = std::mem::take(&mut self.verified);
+        let Some(held) = self.held.clone() else {
+            self.remember(None);
+            return Event::Released;
+        };
         self.say("giving the slot back");
         failpoint::reach("before-release");
-        let rebooted = |record: &HolderRecord| record.boot_id.as_ref() != Some(&self.boot_id);
-        let ended = match self.found.take_if(|found| rebooted(found)) {
-            Some(_) => Ended::Verified { boot: self.boot_id.clone() },
-            None => Ended::GivenBack,
+        let ended = match verified {
+            true => Ended::Verified { boot: self.boot_id.clone() },
+            false => Ended::GivenBack,
         };
         let release = Release::of(held.token, ended);
+        let began = Instant::now();
         loop {
             match self.locks.release(&held.groups, &self.machine, &release).await {
                 Ok(Released::Freed(_)) => {
@@ -40,13 +139,31 @@ impl Agent {
                     tracing::info!(token = %held.token, "the slot had been given back already");
                     break;
                 }
-                Err(error) => self.stuck("cannot give the slot back", &error).await,
+                Err(error) => {
+                    self.metrics.lock_released(Success::Error, began.elapsed());
+                    self.stuck("cannot give the slot back", &error).await;
+                }
             }
         }
+        self.metrics.lock_released(Success::Success, began.elapsed());
+        self.metrics.set_slots(held.groups.iter().map(|group| (group.clone(), None)));
         failpoint::reach("released");
+        self.found = None;
         self.remember(None);
         self.clear_trouble();
         self.held = None;
+        if rand::random_ratio(1, TRIMS)
+            && let Err(error) = self.locks.trim_history(&held.groups).await
+        {
+            tracing::debug!(%error, "the history is longer than it need be");
+        }
         Event::Released
     }
+}
+
+/// How long the kernel has been up.
+fn uptime() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/uptime").ok()?;
+    let seconds = text.split_whitespace().next()?.parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
 }

@@ -5,14 +5,21 @@ use std::time::Duration;
 
 use rebootlock::cli::exit;
 use rebootlock::config::Strategy;
+use rebootlock::config::gate::Phase;
 use rebootlock::id::Group;
 use rebootlock::lock::{Acquired, LockError};
 use rebootlock::record::{HolderRecord, HolderState, UnixTime, Via, sorted_groups};
 use rebootlock::wait::{Obstacle, Progress, WaitOptions, Waiting, forget_places};
 
+use tokio_util::task::AbortOnDropHandle;
+
+use super::health::look_apart;
 use super::{Agent, Held, PassOver, WINDOW_TICK};
 use crate::failpoint;
+use crate::lookout::Closed;
 use crate::memento::Memento;
+use crate::metrics::LockAttempt;
+use crate::outcome::Outcome;
 use crate::policy::Event;
 use crate::requests;
 use crate::want::Want;
@@ -55,7 +62,7 @@ impl Agent {
                 }
                 Err(error) if !self.needs_slot() || self.may_do_without() => {
                     tracing::info!(%error, "whether this machine holds a slot is not known");
-                    return Event::HoldsNothing;
+                    return self.without_slot(&memento);
                 }
                 Err(error) => {
                     self.stuck("cannot see whether this machine holds a slot", &error).await;
@@ -72,8 +79,7 @@ impl Agent {
     ) -> Option<Event> {
         self.held = None;
         if held.is_empty() {
-            self.remember(None);
-            return Some(Event::HoldsNothing);
+            return Some(self.without_slot(memento));
         }
         let groups: Vec<Group> = held.keys().cloned().collect();
         let record = held.into_values().flatten().next();
@@ -104,6 +110,16 @@ impl Agent {
                     .then_some(Event::CameBack)
             }
         }
+    }
+
+    /// No slot is held: but the machine may have rebooted without one, or be unlocked meanwhile, and
+    /// then it has to be looked at all the same.
+    fn without_slot(&self, memento: &Memento) -> Event {
+        if memento.ordered && memento.boot_id.as_ref() != Some(&self.boot_id) {
+            return Event::CameBack;
+        }
+        self.remember(None);
+        Event::HoldsNothing
     }
 
     /// Whose slot it is, and from when.
@@ -184,11 +200,12 @@ impl Agent {
         // Before the slot, so that after a crash it is known to be ours.
         self.remember(Some((&claim.token, claim.groups())));
         if self.options.run.once {
+            let asked = tokio::time::Instant::now();
             let acquired = match self.locks.acquire(&claim).await {
                 Ok(acquired) => acquired,
-                Err(error) => return self.pass_without_slot(&error),
+                Err(error) => return self.pass_without_slot(&error, asked.elapsed()).await,
             };
-            return Ok(self.acquired(acquired, held));
+            return Ok(self.acquired(acquired, held, asked.elapsed()));
         }
         self.waiting = Some(Waiting::start(
             (*self.locks).clone(),
@@ -196,6 +213,9 @@ impl Agent {
             WaitOptions { poll: self.options.settings.agent.poll, ..WaitOptions::default() },
         ));
         failpoint::reach("queued");
+        let asked = tokio::time::Instant::now();
+        let mut next_look = asked + self.check_interval();
+        let mut looking = None;
         let mut away_since = None;
         let mut last = Obstacle::Asking;
         loop {
@@ -210,16 +230,26 @@ impl Agent {
                 progress = waiting.next() => match progress {
                     Progress::Granted(acquired) => {
                         self.waiting = None;
-                        return Ok(self.acquired(acquired, held));
+                        return Ok(self.acquired(acquired, held, asked.elapsed()));
                     }
                     Progress::Obstacle(_) => None,
                 },
                 () = self.wants.changed() => {
                     (self.wants.now() == Want::Nothing).then_some(Event::Unwanted)
                 }
+                // Gates take their time to answer, and a slot may come meanwhile.
+                closed = looked(&mut looking) => {
+                    looking = None;
+                    next_look = tokio::time::Instant::now() + self.check_interval();
+                    closed.map(|closed| self.closed_while_queued(closed))
+                }
                 () = tokio::time::sleep(tick) => {
                     look_again = true;
-                    (!self.window_is_open()).then_some(Event::GatesClosed)
+                    if looking.is_none() && tokio::time::Instant::now() >= next_look {
+                        looking = Some(look_apart(self, Phase::PreLock));
+                    }
+                    let closed = self.lookout.glance(Phase::PreLock);
+                    closed.map(|closed| self.closed_while_queued(closed))
                 }
                 () = at(give_up) => {
                     tracing::warn!("the store does not answer; rebooting without a slot, as best-effort says");
@@ -227,6 +257,8 @@ impl Agent {
                 }
             };
             if let Some(event) = event {
+                self.metrics.lock_attempted(LockAttempt::Canceled, asked.elapsed());
+                self.metrics.set_queues([]);
                 if self.leave_queue(&held).await {
                     self.held = Some(held);
                     if event != Event::SlotGranted {
@@ -238,6 +270,7 @@ impl Agent {
             let Some(obstacle) = self.waiting.as_ref().map(Waiting::obstacle) else { continue };
             let away = matches!(obstacle, Obstacle::Failing { out_of_reach: true, .. });
             away_since = away.then(|| away_since.unwrap_or_else(tokio::time::Instant::now));
+            self.metrics.set_store_up(Some(!away));
             if obstacle != last {
                 self.say_obstacle(&obstacle).await;
                 last = obstacle;
@@ -247,6 +280,12 @@ impl Agent {
                 self.say(&sentence);
             }
         }
+    }
+
+    fn closed_while_queued(&mut self, closed: Closed) -> Event {
+        tracing::info!(why = closed.why, "out of the queue");
+        self.conclude(closed);
+        Event::GatesClosed
     }
 
     /// Leaves the queue; whether a slot came at that very moment.
@@ -290,11 +329,16 @@ impl Agent {
         if self.needs_slot() { LOOK_AGAIN.min(self.poll()) } else { self.poll() }
     }
 
-    fn acquired(&mut self, acquired: Acquired, held: Held) -> Event {
+    fn acquired(&mut self, acquired: Acquired, held: Held, took: Duration) -> Event {
         failpoint::reach("slot-granted");
         self.clear_trouble();
+        self.metrics.set_queues([]);
         match acquired {
             Acquired::Granted => {
+                self.go_on();
+                self.metrics.lock_attempted(LockAttempt::Success, took);
+                let since = UnixTime::now();
+                self.metrics.set_slots(held.groups.iter().map(|g| (g.clone(), Some(since))));
                 tracing::info!(groups = ?names(&held.groups), token = %held.token, "slot taken");
                 self.held = Some(held);
                 Event::SlotGranted
@@ -305,38 +349,56 @@ impl Agent {
                                 rebootlockctl status says by whom";
                 tracing::warn!(via, "{sentence}");
                 self.say(sentence);
+                self.metrics.lock_attempted(LockAttempt::Contended, took);
+                self.conclude(Closed::new(Outcome::LockUnavailable, sentence));
                 Event::SlotOccupied
             }
         }
     }
 
-    fn pass_without_slot(&self, error: &LockError) -> Result<Event, PassOver> {
+    async fn pass_without_slot(
+        &mut self,
+        error: &LockError,
+        took: Duration,
+    ) -> Result<Event, PassOver> {
         if error.is_out_of_reach() && self.may_do_without() {
             return Ok(Event::SlotGranted);
         }
-        tracing::error!(%error, "no slot");
-        Err(PassOver(match error {
-            LockError::Full { .. } => exit::NO_SLOT,
-            LockError::Paused { .. } | LockError::Held { .. } => exit::PAUSED,
-            LockError::CoolingDown { .. } => exit::GATE_CLOSED,
-            _ => exit::FAILED,
-        }))
+        let outcome = match error {
+            LockError::Full { .. } => Outcome::LockUnavailable,
+            LockError::Paused { .. } => Outcome::Paused,
+            LockError::Held { .. } => Outcome::Held,
+            LockError::CoolingDown { .. } => Outcome::CooldownActive,
+            _ => {
+                self.metrics.lock_attempted(LockAttempt::Error, took);
+                tracing::error!(%error, "no slot");
+                return Err(PassOver::Code(exit::FAILED));
+            }
+        };
+        self.metrics.lock_attempted(LockAttempt::Contended, took);
+        let why = match error {
+            LockError::Full { group, .. } => self.queued(group, Some(0)).await,
+            _ => error.to_string(),
+        };
+        self.conclude(Closed::new(outcome, why));
+        Err(PassOver::Concluded)
     }
 
     async fn say_obstacle(&mut self, obstacle: &Obstacle) {
         match obstacle {
             Obstacle::Asking => self.say("asking for a slot"),
-            Obstacle::Paused { why, .. } => {
-                tracing::info!(why, "waiting: paused");
+            Obstacle::Paused { scope, why } => {
+                self.tell_pauses(Some(scope));
                 self.say(&format!("a reboot is wanted; {why}"));
+                self.conclude(Closed::new(Outcome::Paused, why));
             }
             Obstacle::Held { why } => {
-                tracing::info!(why, "waiting: held");
                 self.say(&format!("a reboot is wanted; {why}"));
+                self.conclude(Closed::new(Outcome::Held, why));
             }
             Obstacle::CoolingDown { why, .. } => {
-                tracing::info!(why, "waiting: cooling down");
                 self.say(&format!("next in the queue; {why}"));
+                self.conclude(Closed::new(Outcome::CooldownActive, why));
             }
             Obstacle::Failing { why, .. } => {
                 if self.trouble.as_ref() != Some(why) {
@@ -350,8 +412,11 @@ impl Agent {
                     tracing::info!("the store answers again; waiting for a slot");
                 }
                 let sentence = self.queued(group, *ahead).await;
-                tracing::info!("{sentence}");
                 self.say(&sentence);
+                if let Some(ahead) = ahead {
+                    self.metrics.set_queues([(group.clone(), *ahead as u64 + 1)]);
+                }
+                self.conclude(Closed::new(Outcome::LockUnavailable, sentence));
             }
         }
     }
@@ -391,12 +456,20 @@ impl Agent {
     }
 
     pub(super) fn remember(&self, held: Option<(&rebootlock::id::Token, &[Group])>) {
-        let memento = Memento {
+        let before = self.memento.load();
+        let same_boot = before.boot_id.as_ref() == Some(&self.boot_id);
+        self.save(&Memento {
             boot_id: Some(self.boot_id.clone()),
             token: held.map(|(token, _)| *token),
             groups: held.map(|(_, groups)| groups.to_vec()).unwrap_or_default(),
-        };
-        if let Err(error) = self.memento.save(&memento) {
+            hooks_done: if same_boot { before.hooks_done } else { Vec::new() },
+            ordered: same_boot && before.ordered,
+            tried: before.tried,
+        });
+    }
+
+    pub(super) fn save(&self, memento: &Memento) {
+        if let Err(error) = self.memento.save(memento) {
             tracing::warn!(%error, dir = %self.options.run.state_dir.display(), "nothing can be kept in the state folder");
         }
     }
@@ -423,6 +496,19 @@ enum Origin {
     ThisBoot,
     /// From this machine, before this boot.
     EarlierBoot,
+}
+
+/// What a look in a task of its own found; for ever if there is none under way.
+async fn looked(looking: &mut Option<AbortOnDropHandle<Option<Closed>>>) -> Option<Closed> {
+    match looking {
+        Some(looking) => looking.await.unwrap_or_else(|error| {
+            Some(Closed::new(
+                Outcome::HealthBlocked,
+                format!("the gates could not be asked: {error}"),
+            ))
+        }),
+        None => std::future::pending().await,
+    }
 }
 
 async fn at(moment: Option<tokio::time::Instant>) {

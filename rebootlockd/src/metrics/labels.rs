@@ -57,6 +57,19 @@ label! {
     }
 }
 
+impl From<rebootlock::config::gate::Phase> for Phase {
+    fn from(phase: rebootlock::config::gate::Phase) -> Self {
+        use rebootlock::config::gate::Phase as Asked;
+        match phase {
+            Asked::Monitor => Self::Monitor,
+            Asked::Heartbeat => Self::Heartbeat,
+            Asked::PreLock => Self::PreLock,
+            Asked::PostLock => Self::PostLock,
+            Asked::Verify => Self::Verify,
+        }
+    }
+}
+
 label! {
     /// What became of the kill switch, or of a cooldown.
     Brake {

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
+use super::clock::WallClock;
 use super::{Dice, Trace};
 
 /// As in the agent: a permit older than this is asked for again.
@@ -51,6 +52,10 @@ pub struct Machine {
     pub id: MachineId,
     /// Its groups.
     pub groups: Vec<Group>,
+    /// Its place among those who wait: higher goes first.
+    pub priority: u32,
+    /// What it takes for the time.
+    pub clock: WallClock,
     body: Mutex<Body>,
     /// Something about the body has changed.
     pub changed: Notify,
@@ -60,7 +65,13 @@ pub struct Machine {
 
 impl Machine {
     /// One that wants to be rebooted.
-    pub fn new(id: MachineId, groups: Vec<Group>, dice: Dice, trace: Trace) -> Arc<Self> {
+    pub fn new(
+        id: MachineId,
+        groups: Vec<Group>,
+        priority: u32,
+        dice: Dice,
+        trace: Trace,
+    ) -> Arc<Self> {
         let body = Mutex::new(Body {
             boot: 1,
             wants: true,
@@ -71,7 +82,8 @@ impl Machine {
             unlocked: false,
             state: State::Starting,
         });
-        Arc::new(Self { id, groups, body, changed: Notify::new(), dice, trace })
+        let clock = WallClock::new(&dice);
+        Arc::new(Self { id, groups, priority, clock, body, changed: Notify::new(), dice, trace })
     }
 
     /// What outlives the agent.
@@ -87,6 +99,7 @@ impl Machine {
         let mut claim = Claim::new(self.id.clone(), groups, Via::Agent);
         claim.token = Token::from(Uuid::from_u128(u128::from(self.dice.any())));
         claim.boot_id = self.boot_id();
+        claim.priority = self.priority;
         self.body().token = Some(claim.token);
         claim
     }

@@ -78,7 +78,7 @@ async fn a_slot_whose_record_is_damaged_can_be_freed_by_an_operator() {
     op.put(&keys().holder(&Group::default(), &machine("a")), "?").await;
     op.ctl("unlock a").await.ok();
     assert_eq!(op.ctl("status").await.ok().out, "Available: 1\nMax: 1\n");
-    assert_eq!(op.load().await.entries.len(), 1);
+    assert_eq!(op.left().await, 1);
 }
 
 #[tokio::test]

@@ -6,6 +6,8 @@ mod damage;
 mod doctor;
 mod etcd;
 mod fleet;
+mod history;
+mod holds;
 mod operator;
 mod reboot;
 mod slots;

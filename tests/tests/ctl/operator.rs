@@ -3,9 +3,10 @@
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use rebootlock::config::{Fragment, Settings};
 use rebootlock::id::{Group, MachineId};
 use rebootlock::keys::Keyspace;
-use rebootlock::store::{Commit, Key, Snapshot, SqliteStore, Store as _, Txn};
+use rebootlock::store::{Commit, Key, SharedStore, Snapshot, SqliteStore, Store as _, Txn};
 use rebootlock_tests::binaries;
 use rebootlock_tests::process::Process;
 use tempfile::TempDir;
@@ -128,6 +129,13 @@ impl Operator {
         SqliteStore::open(path.as_ref(), SOON).unwrap()
     }
 
+    /// Its store, whichever it is.
+    pub(crate) async fn open(&self) -> SharedStore {
+        let text = format!("[store]\nendpoints = [\"{}\"]\n", self.endpoint.replace(',', "\",\""));
+        let fragment = Fragment::parse("test.toml".as_ref(), &text).unwrap();
+        rebootlock::store::open(&Settings::decide(fragment).unwrap().store).unwrap()
+    }
+
     /// Writes a document as somebody else would.
     pub(crate) async fn put(&self, key: &Key, value: &str) {
         let txn = Txn::new().put(key.clone(), value.into());
@@ -138,6 +146,12 @@ impl Operator {
     pub(crate) async fn get(&self, key: &Key) -> Option<String> {
         let now = self.load().await;
         now.get(key).map(|entry| String::from_utf8(entry.value.clone()).unwrap())
+    }
+
+    /// How many documents there are, not counting the history.
+    pub(crate) async fn left(&self) -> usize {
+        let all = self.load().await;
+        all.entries.keys().filter(|key| !key.as_str().contains("/history/")).count()
     }
 
     /// All there is.

@@ -76,7 +76,7 @@ async fn an_interrupted_wait_reboots_nothing_and_leaves_nothing() {
     waiting.signal(Signal::INT).unwrap();
     assert_eq!(waiting.wait_exit(SOON).await.unwrap().code(), Some(1));
     op.ctl("unlock other").await.ok();
-    assert_eq!(op.load().await.entries.len(), 1);
+    assert_eq!(op.left().await, 1);
     assert_eq!(fake.logind.attempts(), 0);
 }
 

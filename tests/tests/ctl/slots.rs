@@ -16,7 +16,7 @@ async fn this_machine_locks_and_unlocks_and_leaves_nothing() {
     let record: Value = serde_json::from_str(&record).unwrap();
     assert_eq!((&record["via"], &record["bootID"]), (&"ctl".into(), &"9d2a2c6c-boot".into()));
     op.ctl("unlock").await.ok();
-    assert_eq!(op.load().await.entries.len(), 1);
+    assert_eq!(op.left().await, 1);
     let left = op.get(&semaphore()).await.unwrap();
     assert_eq!(left, r#"{"semaphore":1,"max":1,"holders":[]}"#);
 }

@@ -7,38 +7,8 @@ use toml::Spanned;
 
 use super::super::table::Fault;
 use super::{GateTable, names};
+pub use crate::health::{ClusterRules, MinHealthy};
 use crate::id::Group;
-
-/// How well the other machines must be for this one to go.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ClusterRules {
-    /// So many must be healthy, counted as if this machine were down already.
-    pub min_healthy: Option<MinHealthy>,
-    /// No more than so many may be unhealthy.
-    pub max_unhealthy: Option<u64>,
-    /// Machines, by id or host name, that must not be the only healthy ones left.
-    pub fallback: Vec<String>,
-    /// Whose machines are counted; this machine's groups if there are none.
-    pub groups: Vec<Group>,
-}
-
-/// How many.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MinHealthy {
-    /// So many machines.
-    Count(u64),
-    /// So many of a hundred, from 1 to 100.
-    Percent(u8),
-}
-
-impl fmt::Display for MinHealthy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Count(count) => write!(f, "{count}"),
-            Self::Percent(percent) => write!(f, "{percent}%"),
-        }
-    }
-}
 
 impl<'de> Deserialize<'de> for MinHealthy {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -1,7 +1,9 @@
 //! What is in the store, and whether we may read and write it.
 
+use std::collections::BTreeSet;
+
 use rebootlock::id::Group;
-use rebootlock::lock::{GroupStatus, LockError, LockManager, Scope};
+use rebootlock::lock::{GroupStatus, Held, LockError, LockManager, Scope};
 use rebootlock::record::{Pause, UnixTime};
 use rebootlock::store::{Precondition, Revision, StoreError, Txn};
 
@@ -17,12 +19,19 @@ pub(super) async fn check(locks: &LockManager, own: &[Group]) -> Vec<Finding> {
     }
     let mut findings = vec![may_write(locks, &groups[..1]).await];
     let (now, mut fleet_checked) = (UnixTime::now(), false);
+    let mut held_seen = BTreeSet::new();
     for group in &groups {
         let about = format!("group {group}");
         match locks.status(group).await {
             Ok(status) => {
                 findings.push(semaphore(&about, &status));
                 findings.extend(holders(&about, &status, now));
+                for held in &status.held {
+                    // The same one may show in several groups.
+                    if held_seen.insert(held.machine.clone()) {
+                        findings.push(self::held(held, now));
+                    }
+                }
                 for (scope, pause) in &status.paused {
                     // The same one shows in every group.
                     if *scope != Scope::Fleet || !std::mem::replace(&mut fleet_checked, true) {
@@ -92,6 +101,12 @@ fn paused(scope: &Scope, pause: Option<&Pause>, now: UnixTime) -> Finding {
     };
     let found = format!("in force for {}", view::paused(scope, pause, now));
     Finding::warn("pause", found, format!("when its reason is gone: {resume}"))
+}
+
+fn held(held: &Held, now: UnixTime) -> Finding {
+    let found = format!("{} does not reboot", view::held(held, now));
+    let mend = format!("when its reason is gone: rebootlockctl unhold {}", held.machine);
+    Finding::warn("hold", found, mend)
 }
 
 fn unreadable(about: &str, error: &LockError) -> Finding {

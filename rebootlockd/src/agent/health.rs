@@ -1,0 +1,199 @@
+//! How this machine is, for the others; and asking detectors and gates.
+
+use std::sync::Arc;
+
+use rebootlock::config::gate::Phase;
+use rebootlock::record::{Health, UnixTime};
+use rebootlock::window::Action;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Agent;
+use crate::detect::{Findings, Verdict};
+use crate::environment::Facts;
+use crate::lookout::{Closed, Lookout, closed_by, cluster_rules};
+use crate::metrics::{Detection, Metrics, Reported, Written};
+use crate::outcome::Outcome;
+use crate::presence::Shown;
+use crate::want::Want;
+
+impl Agent {
+    /// Begins to look, again and again, how this machine is, and to tell the others.
+    pub(super) fn begin_heartbeat(&mut self) {
+        if !self.lookout.has_gates(Phase::Heartbeat) {
+            // Nothing is looked at that could say otherwise.
+            say_health(&self.shown, None);
+            return;
+        }
+        let interval = self.options.settings.agent.heartbeat;
+        let (lookout, shown) = (self.lookout.clone(), self.shown.clone());
+        let (metrics, facts) = (self.metrics.clone(), self.facts(Phase::Heartbeat));
+        self.sources.push(AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                ask(&lookout, Phase::Heartbeat, &facts, &shown, &metrics).await;
+                tokio::time::sleep(interval).await;
+            }
+        })));
+    }
+
+    /// What the gates say while nothing wants a reboot.
+    pub(super) async fn monitor(&mut self) {
+        if self.lookout.has_gates(Phase::Monitor) {
+            let facts = self.facts(Phase::Monitor);
+            let closed =
+                ask(&self.lookout, Phase::Monitor, &facts, &self.shown, &self.metrics).await;
+            if let Some(closed) = closed {
+                return self.conclude(closed);
+            }
+        }
+        self.conclude(Closed::new(Outcome::NoAction, "no reboot is wanted"));
+    }
+
+    /// Looks at everything that may speak against a reboot.
+    pub(super) async fn look(&mut self, phase: Phase) -> Option<Closed> {
+        if let Some(closed) = self.lookout.glance(phase) {
+            return Some(closed);
+        }
+        if let Some(closed) = self.look_at_others(phase).await {
+            return Some(closed);
+        }
+        let facts = self.facts(phase);
+        let (closed, answers) = self.lookout.look(phase, &facts).await;
+        if let Some(answers) = answers {
+            let problem = self.lookout.problem(phase, &answers);
+            // A round that found nothing says nothing about a gate it did not ask.
+            if problem.is_some() {
+                tell_health(&self.shown, &self.metrics, problem);
+            }
+        }
+        closed
+    }
+
+    /// Whether the others are well enough. Without a slot nothing is decided by it if the store does not
+    /// tell: asking for one says so better. With the slot held it is asked until it does tell.
+    async fn look_at_others(&mut self, phase: Phase) -> Option<Closed> {
+        loop {
+            match self.lookout.others(phase).await {
+                Ok(closed) => {
+                    self.clear_trouble();
+                    return closed;
+                }
+                Err(_) if self.held.is_none() => return None,
+                Err(error) => self.stuck("cannot get the permit to reboot", &error).await,
+            }
+        }
+    }
+
+    /// Asks the gates of a phase.
+    pub(super) async fn ask_gates(&mut self, phase: Phase) -> Option<Closed> {
+        let facts = self.facts(phase);
+        ask(&self.lookout, phase, &facts, &self.shown, &self.metrics).await
+    }
+
+    /// Asks the detectors now. Whether one failed that may not: not knowing is never a yes.
+    pub(super) async fn ask_detectors(&mut self, phase: Phase) -> Option<Closed> {
+        if self.detectors.is_empty() {
+            return None;
+        }
+        let findings = self.detectors.ask().await;
+        count(&self.metrics, phase, &findings);
+        self.detected.send_if_modified(|before| {
+            let now = findings.want();
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
+        let failed = findings.failed();
+        let first = failed.first()?;
+        let Verdict::Failed { why } = &first.verdict else { return None };
+        let why = format!("detector {} failed: {why}", first.name);
+        Some(Closed::new(Outcome::HealthBlocked, why))
+    }
+
+    /// What scripts are told.
+    pub(super) fn facts(&self, phase: Phase) -> Facts {
+        let settings = &self.options.settings;
+        let windows = |action| {
+            let windows = self.options.windows.0.iter().filter(move |w| w.action == action);
+            windows.map(|window| window.name.clone()).collect()
+        };
+        let group = settings.machine.groups.first().cloned().unwrap_or_default();
+        Facts {
+            machine_id: self.machine.to_string(),
+            hostname: self.hostname.clone(),
+            boot_id: self.boot_id.to_string(),
+            groups: settings.machine.groups.iter().map(ToString::to_string).collect(),
+            reason: match self.wants.now() {
+                Want::Reboot { reason, .. } => reason,
+                _ => String::new(),
+            },
+            dry_run: self.options.run.dry_run,
+            token: self.held.as_ref().map(|held| held.token.to_string()),
+            lock_key: self.locks.keys().semaphore(&group).to_string(),
+            endpoints: settings.store.endpoints.iter().map(ToString::to_string).collect(),
+            kill_switch_file: Some(settings.agent.kill_switch_file.clone()),
+            cluster: cluster_rules(settings),
+            windows_allow: windows(Action::Allow),
+            windows_deny: windows(Action::Deny),
+            metrics_endpoint: settings.metrics.listen.as_ref().map(ToString::to_string),
+            skip_health: false,
+            skip_lock: false,
+            lock_enabled: self.needs_slot(),
+            lock_held: self.held.is_some() && phase == Phase::PostLock,
+            lock_attempts: u32::from(self.held.is_some()),
+        }
+    }
+}
+
+/// Asks the gates of a phase, and tells the others what they say about this machine.
+async fn ask(
+    lookout: &Lookout,
+    phase: Phase,
+    facts: &Facts,
+    shown: &watch::Sender<Shown>,
+    metrics: &Metrics,
+) -> Option<Closed> {
+    let answers = lookout.ask(phase, facts).await;
+    tell_health(shown, metrics, lookout.problem(phase, &answers));
+    closed_by(&answers)
+}
+
+fn tell_health(shown: &watch::Sender<Shown>, metrics: &Metrics, problem: Option<String>) {
+    let reported = if problem.is_none() { Reported::Healthy } else { Reported::Unhealthy };
+    let written = if say_health(shown, problem) { Written::Success } else { Written::Skipped };
+    metrics.cluster_health_updated(reported, written);
+}
+
+/// Whether that is news.
+fn say_health(shown: &watch::Sender<Shown>, problem: Option<String>) -> bool {
+    shown.send_if_modified(|shown| {
+        let same = shown.health.as_ref().is_some_and(|health| health.reason == problem);
+        if !same {
+            shown.health = Some(Health::new(problem, UnixTime::now()));
+        }
+        !same
+    })
+}
+
+fn count(metrics: &Metrics, phase: Phase, findings: &Findings) {
+    for finding in findings {
+        let detection = match finding.verdict {
+            Verdict::Clear => Detection::Clear,
+            Verdict::Wanted { .. } => Detection::Requires,
+            Verdict::Failed { .. } => Detection::Error,
+        };
+        metrics.detector_evaluated(phase.into(), detection, finding.took);
+    }
+}
+
+/// The same agent's figures, health and look, in a task of their own.
+pub(super) fn look_apart(agent: &Agent, phase: Phase) -> AbortOnDropHandle<Option<Closed>> {
+    let (lookout, shown) = (Arc::clone(&agent.lookout), Arc::clone(&agent.shown));
+    let (metrics, facts) = (agent.metrics.clone(), agent.facts(phase));
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        match lookout.has_gates(phase) {
+            true => ask(&lookout, phase, &facts, &shown, &metrics).await,
+            false => None,
+        }
+    }))
+}
