@@ -387,6 +387,8 @@ impl Agent {
             self.say("no reboot is wanted");
         }
         self.clear_trouble();
+        // The slot may have been taken away while the daemon was down, after its hooks had run.
+        self.undo_hooks().await;
         if self.options.run.once {
             // First what may speak against it, as the detectors need not run then.
             if let Some(closed) = self.lookout.glance(Phase::PreLock) {
@@ -487,6 +489,8 @@ impl Agent {
     }
 
     async fn back_off(&mut self) -> Event {
+        // Where the slot was lost there was nothing to release, but hooks may have run.
+        self.undo_hooks().await;
         match self.back_off {
             BackOff::None => {}
             BackOff::AWhile => tokio::time::sleep(self.poll()).await,
