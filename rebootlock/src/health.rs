@@ -105,6 +105,8 @@ pub enum Sickness {
     Silent,
     /// Its agent says that it is unwell.
     Says(Option<String>),
+    /// Its agent said that it is well, and has not looked for too long.
+    Stale(UnixTime),
     /// It came back from a reboot and was not well.
     Failed,
 }
@@ -117,6 +119,9 @@ impl fmt::Display for Sickness {
             Self::Silent => f.write_str("does not say how it is"),
             Self::Says(None) => f.write_str("is unhealthy"),
             Self::Says(Some(reason)) => write!(f, "is unhealthy: {reason}"),
+            Self::Stale(checked_at) => {
+                write!(f, "has not looked at itself since {}", checked_at.to_text())
+            }
             Self::Failed => f.write_str("has failed after its reboot"),
         }
     }
@@ -162,6 +167,11 @@ pub enum Complaint {
     OnlyFallbackLeft,
 }
 
+/// Seconds for which an agent's word that its machine is well holds, by the clock of who reads it.
+/// Agents say it anew long before: see `rebootlockd`'s presence. The lease ends sooner for an agent
+/// that is gone; this is for one that is there and looks no more.
+const HEALTH_HOLDS: u64 = 60 * 60;
+
 /// Names this many of those who are unwell; the others are counted.
 const NAMED: usize = 3;
 
@@ -191,8 +201,8 @@ impl fmt::Display for Complaint {
 }
 
 impl Member {
-    /// How it counts.
-    pub fn standing(&self) -> Standing {
+    /// How it counts at `now`.
+    pub fn standing(&self, now: UnixTime) -> Standing {
         use HolderState::{Failed, Rebooting, Verifying};
         let unhealthy = Standing::Unhealthy;
         match self.slot.as_ref().map(|slot| slot.state.as_ref()) {
@@ -208,6 +218,11 @@ impl Member {
             Some(Ok(Presence { health: None, .. })) => unhealthy(Sickness::Silent),
             Some(Ok(Presence { health: Some(Health { healthy: false, reason, .. }), .. })) => {
                 unhealthy(Sickness::Says(reason.clone()))
+            }
+            Some(Ok(Presence { health: Some(Health { checked_at, .. }), .. }))
+                if now.seconds_since(*checked_at) > HEALTH_HOLDS =>
+            {
+                unhealthy(Sickness::Stale(*checked_at))
             }
             Some(Ok(_)) if self.slot.is_some() => Standing::Leaving,
             Some(Ok(_)) => Standing::Healthy,
@@ -263,8 +278,8 @@ fn sick(id: &MachineId, member: &Member, why: Sickness) -> Sick {
     Sick { machine: id.clone(), hostname: member.hostname().map(ToOwned::to_owned), why }
 }
 
-/// Why `me` should stay up, by `rules`; nothing if it may go.
-pub fn judge(rules: &ClusterRules, fleet: &Fleet, me: &MachineId) -> Vec<Complaint> {
+/// Why `me` should stay up at `now`, by `rules`; nothing if it may go.
+pub fn judge(rules: &ClusterRules, fleet: &Fleet, me: &MachineId, now: UnixTime) -> Vec<Complaint> {
     let fallback: BTreeSet<&str> = rules.fallback.iter().map(String::as_str).collect();
     let is_fallback = |id: &MachineId, member: &Member| {
         fallback.contains(id.as_str()) || member.hostname().is_some_and(|n| fallback.contains(n))
@@ -272,7 +287,7 @@ pub fn judge(rules: &ClusterRules, fleet: &Fleet, me: &MachineId) -> Vec<Complai
     let (mut total, mut healthy, mut regular, mut unwell) = (1, 0, 0, Vec::new());
     for (id, member) in fleet.others(&rules.groups, me) {
         total += 1;
-        match member.standing() {
+        match member.standing(now) {
             Standing::Healthy => {
                 healthy += 1;
                 regular += usize::from(!is_fallback(id, member));
@@ -297,15 +312,24 @@ pub fn judge(rules: &ClusterRules, fleet: &Fleet, me: &MachineId) -> Vec<Complai
     complaints
 }
 
-/// Why `me` should stay up where no rules are configured: a machine of one of `groups` says that it
-/// is unwell, has failed, or cannot be read. Who is not there or says nothing blocks nobody, so
-/// that a fleet works before every machine has an agent that looks after its health.
-pub fn judge_without_rules(groups: &[Group], fleet: &Fleet, me: &MachineId) -> Vec<Complaint> {
+/// Why `me` should stay up at `now` where no rules are configured: a machine of one of `groups` says
+/// that it is unwell, has not looked for too long, has failed, or cannot be read. Who is not there or
+/// says nothing blocks nobody, so that a fleet works before every machine has an agent that looks
+/// after its health.
+pub fn judge_without_rules(
+    groups: &[Group],
+    fleet: &Fleet,
+    me: &MachineId,
+    now: UnixTime,
+) -> Vec<Complaint> {
     let unwell: Vec<Sick> = fleet
         .others(groups, me)
-        .filter_map(|(id, member)| match member.standing() {
+        .filter_map(|(id, member)| match member.standing(now) {
             Standing::Unhealthy(
-                why @ (Sickness::Says(_) | Sickness::Unreadable | Sickness::Failed),
+                why @ (Sickness::Says(_)
+                | Sickness::Stale(_)
+                | Sickness::Unreadable
+                | Sickness::Failed),
             ) => Some(sick(id, member, why)),
             _ => None,
         })

@@ -16,7 +16,7 @@ use rebootlock::config::gate::Phase;
 use rebootlock::config::{DetectorSettings, Strategy};
 use rebootlock::host;
 use rebootlock::id::{BootId, Group, MachineId, Token};
-use rebootlock::lock::{LockError, LockManager};
+use rebootlock::lock::{LockError, LockManager, Scope};
 use rebootlock::record::{Blocked, Claim, HolderRecord, Presence, UnixTime, Via};
 use rebootlock::wait::Waiting;
 use tokio::sync::watch;
@@ -33,17 +33,21 @@ use crate::method::Method;
 use crate::metrics::{Metrics, Required};
 use crate::options::Options;
 use crate::outcome::Outcome;
+use crate::pass::Report;
 use crate::policy::{Action, Event, START, State, step};
 use crate::presence::Shown;
 use crate::want::{Want, Wants};
 use crate::{notify, presence, requests, update_engine};
+
+pub(crate) use self::health::{configured, failure};
+pub(crate) use self::tried::still_required;
 
 /// How often closed windows are compared with the clock, and the kill switch is looked for, while
 /// something else is being waited for.
 const WINDOW_TICK: Duration = Duration::from_secs(15);
 
 /// How long `--once` waits for update-engine and the store to say whether a reboot is wanted.
-const ONCE_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const ONCE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The slots this agent has, in which groups and by which token.
 #[derive(Debug, Clone)]
@@ -57,6 +61,8 @@ struct Held {
 pub struct Ending {
     /// The process's exit code, if it is to end with it: a single pass is over.
     pub code: Option<u8>,
+    /// What a single pass found, if it came to an end.
+    pub report: Option<Report>,
     /// Handed back, so that the next agent of this process goes on with it.
     pub coordinator: Coordinator,
 }
@@ -99,6 +105,8 @@ pub struct Agent {
     force: bool,
     /// Whether the machine is back from a reboot, and well.
     verified: bool,
+    /// Since when a reboot has been wanted without a break.
+    wanted_since: Option<UnixTime>,
     back_off: BackOff,
     /// Why nothing goes on, as said last: each thing is said once.
     trouble: Option<String>,
@@ -106,14 +114,18 @@ pub struct Agent {
     spent_on: Option<MachineId>,
     /// How the present pass ends, as said last.
     outcome: Option<Closed>,
+    /// What a single pass found so far.
+    report: Report,
+    /// What a single pass shows the others at its end.
+    presence: Option<Presence>,
 }
 
 /// A single pass is over.
 enum PassOver {
     /// With the outcome that was said last.
     Concluded,
-    /// The process ends with this code: nothing could be found out.
-    Code(u8),
+    /// Something could not be found out.
+    Failed(String),
 }
 
 /// Before the agent starts over.
@@ -168,6 +180,7 @@ impl Agent {
             with_store.then(|| locks.clone()),
             metrics.clone(),
         ));
+        let mut presence = None;
         // Requests come through the store, and so need a strategy that has one.
         if matches!(options.settings.agent.strategy, Strategy::EtcdLock | Strategy::BestEffort) {
             let initially = match options.settings.agent.strategy {
@@ -190,8 +203,12 @@ impl Agent {
                 version: Some(env!("CARGO_PKG_VERSION").to_owned()),
                 unknown: serde_json::Map::new(),
             };
-            let keep = presence::keep(locks.clone(), machine.clone(), groups, present, changes);
-            sources.push(AbortOnDropHandle::new(tokio::spawn(keep)));
+            if options.run.once {
+                presence = Some(present);
+            } else {
+                let keep = presence::keep(locks.clone(), machine.clone(), groups, present, changes);
+                sources.push(AbortOnDropHandle::new(tokio::spawn(keep)));
+            }
         }
         let mut agent = Self {
             memento: MementoFile::new(&options.run.state_dir),
@@ -214,10 +231,13 @@ impl Agent {
             ordered: false,
             force: false,
             verified: false,
+            wanted_since: None,
             back_off: BackOff::None,
             trouble: None,
             spent_on: None,
             outcome: None,
+            report: Report::default(),
+            presence,
             options,
             locks,
             machine,
@@ -242,13 +262,18 @@ impl Agent {
         );
         let (mut state, mut action) = START;
         let code = loop {
-            if let Some(code) = self.pass_is_over(action) {
-                break Some(code);
+            if self.pass_is_over(action) {
+                break Some(self.code());
             }
             let event = tokio::select! {
                 answer = self.act(action) => match answer {
                     Ok(event) => event,
-                    Err(PassOver::Code(code)) => break Some(code),
+                    Err(PassOver::Failed(why)) => {
+                        tracing::error!(why, "the pass failed");
+                        self.outcome = None;
+                        self.report.why = why;
+                        break Some(exit::FAILED);
+                    }
                     Err(PassOver::Concluded) => break Some(self.code()),
                 },
                 () = stop.cancelled() => break None,
@@ -276,7 +301,35 @@ impl Agent {
                 "a slot came at the last moment; it is kept, and found at the next start"
             );
         }
-        Ending { code, coordinator: self.coordinator }
+        if code.is_some() {
+            self.show_once().await;
+        }
+        let report = code.is_some().then(|| self.take_report());
+        Ending { code, report, coordinator: self.coordinator }
+    }
+
+    /// A single pass shows the others how this machine is, if it asked: until the lease ends.
+    async fn show_once(&mut self) {
+        let Some(presence) = self.presence.take() else { return };
+        let shown = self.shown.borrow().clone();
+        if shown.health.is_none() {
+            return;
+        }
+        let told = presence::once(&self.locks, &self.machine, presence, shown);
+        if let Err(error) = told.await {
+            tracing::debug!(%error, "the others are not told how this machine is");
+        }
+    }
+
+    fn take_report(&mut self) -> Report {
+        let mut report = std::mem::take(&mut self.report);
+        if let Some(closed) = self.outcome.take() {
+            (report.outcome, report.why) = (Some(closed.outcome), closed.why);
+        }
+        report.dry_run = self.options.run.dry_run;
+        report.want = self.wants.now();
+        report.slot.groups = self.options.settings.machine.groups.clone();
+        report
     }
 
     async fn act(&mut self, action: Action) -> Result<Event, PassOver> {
@@ -318,11 +371,17 @@ impl Agent {
     }
 
     /// A single pass ends where the daemon would wait.
-    fn pass_is_over(&self, action: Action) -> Option<u8> {
+    fn pass_is_over(&mut self, action: Action) -> bool {
         if !self.options.run.once {
-            return None;
+            return false;
         }
-        (action == Action::BackOff && self.outcome.is_some()).then(|| self.code())
+        if action == Action::AskForPermit {
+            // Found with the permit of an earlier life: a single pass does not reboot, nor does it
+            // take away what was permitted.
+            self.conclude(Closed::new(Outcome::Ready, "the reboot is permitted already"));
+            return true;
+        }
+        action == Action::BackOff && self.outcome.is_some()
     }
 
     /// What a single pass ends with.
@@ -340,7 +399,11 @@ impl Agent {
         let (status, why) = (closed.outcome.as_str(), closed.why.as_str());
         if news {
             let dry_run = self.options.run.dry_run;
-            if closed.outcome.exit_code() == 0 {
+            let usual = matches!(
+                closed.outcome,
+                Outcome::LockUnavailable | Outcome::WindowOutsideAllow | Outcome::CooldownActive
+            );
+            if usual || closed.outcome.exit_code() == 0 {
                 tracing::info!(status, why, dry_run, "pass ended");
             } else {
                 tracing::warn!(status, why, dry_run, "pass ended");
@@ -372,7 +435,19 @@ impl Agent {
     /// Nothing keeps this machine any more.
     fn go_on(&mut self) {
         self.outcome = None;
+        self.tell_pauses(None);
         self.shown.send_if_modified(|shown| shown.blocked.take().is_some());
+    }
+
+    /// In figures: what is paused, as far as this agent was stopped by it.
+    pub(super) fn tell_pauses(&self, paused: Option<&Scope>) {
+        let groups = self.options.settings.machine.groups.iter().cloned().map(Scope::Group);
+        let since = |scope: &Scope| (paused == Some(scope)).then(UnixTime::now);
+        let all = groups.chain([Scope::Fleet]).map(|scope| {
+            let since = since(&scope);
+            (scope, since)
+        });
+        self.metrics.set_pauses(all);
     }
 
     fn show_state(&self, state: State) {
@@ -387,15 +462,18 @@ impl Agent {
             self.say("no reboot is wanted");
         }
         self.clear_trouble();
-        // The slot may have been taken away while the daemon was down, after its hooks had run.
+        // Of an earlier life that ended before it could.
         self.undo_hooks().await;
+        let mut failure = "a detector failed".to_owned();
         if self.options.run.once {
             // First what may speak against it, as the detectors need not run then.
             if let Some(closed) = self.lookout.glance(Phase::PreLock) {
                 self.conclude(closed);
                 return Err(PassOver::Concluded);
             }
-            self.ask_detectors(Phase::PreLock).await;
+            if let Some(failed) = self.ask_detectors(Phase::PreLock).await {
+                failure = failed.why;
+            }
         }
         let give_up = tokio::time::sleep(ONCE_PATIENCE);
         tokio::pin!(give_up);
@@ -404,10 +482,12 @@ impl Agent {
             match self.wants.now() {
                 Want::Reboot { reason, .. } => {
                     tracing::info!(reason, "a reboot is wanted");
-                    self.metrics.set_required(Required::Since(UnixTime::now()));
+                    let since = *self.wanted_since.get_or_insert_with(UnixTime::now);
+                    self.metrics.set_required(Required::Since(since));
                     return Ok(Event::Wanted);
                 }
                 Want::Nothing => {
+                    self.wanted_since = None;
                     self.metrics.set_required(Required::No);
                     self.forget_tried();
                     if self.options.run.once || tokio::time::Instant::now() >= monitor {
@@ -421,8 +501,7 @@ impl Agent {
                 Want::Unknown => {
                     self.metrics.set_required(Required::Unknown);
                     if self.options.run.once && *self.detected.borrow() == Want::Unknown {
-                        // A detector failed, as it has said.
-                        return Err(PassOver::Code(exit::FAILED));
+                        return Err(PassOver::Failed(failure));
                     }
                 }
             }
@@ -438,7 +517,9 @@ impl Agent {
                     }
                 }
                 () = &mut give_up, if self.options.run.once => {
-                    return Err(PassOver::Code(exit::FAILED));
+                    let why = "whether a reboot is wanted is not known: update-engine or the \
+                               store does not answer";
+                    return Err(PassOver::Failed(why.to_owned()));
                 }
             }
         }
@@ -489,7 +570,7 @@ impl Agent {
     }
 
     async fn back_off(&mut self) -> Event {
-        // Where the slot was lost there was nothing to release, but hooks may have run.
+        // A slot that was taken away is not given back, but what was drained is needed again.
         self.undo_hooks().await;
         match self.back_off {
             BackOff::None => {}

@@ -15,7 +15,7 @@ use rebootlockd::coordinator::Coordinator;
 use rebootlockd::method::Boot;
 use rebootlockd::metrics::{Export, Metrics};
 use rebootlockd::options::{Cli, Command, Options, RunArgs, read};
-use rebootlockd::{notify, simulate};
+use rebootlockd::{import, notify, simulate, status, validate, version};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +33,13 @@ fn main() -> ExitCode {
     };
     let run = match cli.command {
         Command::Run(run) => run,
+        Command::Status(args) => return status::run(&cli.common, &args).into(),
         Command::Simulate(args) => return simulate::run(&cli.common, &args).into(),
+        Command::ValidateConfig(args) => {
+            return validate::run(&cli.common, &args, |name| std::env::var_os(name)).into();
+        }
+        Command::Import(args) => return import::run(&args).into(),
+        Command::Version(args) => return version::run(&args).into(),
     };
     let options = match read(&cli.common, &run, |name| std::env::var_os(name)) {
         Ok(options) => options,
@@ -112,7 +118,10 @@ async fn serve(common: &CommonArgs, run: &RunArgs, mut options: Options) -> Exit
             }
         };
         match (ended, reloaded) {
-            (Some(Ending { code: Some(code), .. }), _) => {
+            (Some(Ending { code: Some(code), report, .. }), _) => {
+                if let Some(report) = report {
+                    report.print(run.output);
+                }
                 notify::stopping();
                 return code.into();
             }

@@ -16,6 +16,9 @@ use crate::policy::State;
 /// A machine that is off is not there any more after this long.
 const LEASE: Duration = Duration::from_secs(90);
 
+/// That a machine is well is said anew after this long: the others believe it for an hour.
+pub const SAY_AGAIN: Duration = Duration::from_secs(600);
+
 /// A state is shown when it has lasted for so long.
 const SETTLED: Duration = Duration::from_millis(300);
 
@@ -64,7 +67,7 @@ pub async fn keep(
                         tokio::time::sleep(SETTLED).await;
                     }
                     () = kept.gone() => lease = None,
-                    () = tokio::time::sleep(LEASE), if !enrolled => {}
+                    () = tokio::time::sleep(if enrolled { SAY_AGAIN } else { LEASE }) => {}
                 }
             }
             Err(error) => {
@@ -76,6 +79,23 @@ pub async fn keep(
             }
         }
     }
+}
+
+/// Shows once how a machine is, for as long as the lease lasts.
+///
+/// # Errors
+/// What the store says.
+pub async fn once(
+    locks: &LockManager,
+    machine: &MachineId,
+    presence: Presence,
+    shown: Shown,
+) -> Result<()> {
+    let state = shown.state.as_str().to_owned();
+    let (health, blocked) = (shown.health, shown.blocked);
+    let state_since = UnixTime::now();
+    let presence = Presence { state, state_since, health, blocked, ..presence };
+    show(locks, machine, &presence, &mut None).await
 }
 
 async fn show(

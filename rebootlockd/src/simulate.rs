@@ -85,6 +85,18 @@ fn read(common: &CommonArgs) -> anyhow::Result<(Vec<DetectorSettings>, LogSettin
     Ok((settings.detectors, settings.log))
 }
 
+/// What one detector says, on one line.
+pub(crate) fn sentence(finding: &Finding) -> String {
+    let says = match &finding.verdict {
+        Verdict::Clear => "no reboot needed".to_owned(),
+        Verdict::Wanted { reason } => format!("reboot needed: {reason}"),
+        Verdict::Failed { why } if finding.optional => format!("failed, left out: {why}"),
+        Verdict::Failed { why } => format!("failed: {why}"),
+    };
+    let code = finding.exit_code.map(|code| format!(", exit code {code}")).unwrap_or_default();
+    format!("{}: {says} ({:.3} s{code})", finding.name, finding.took.as_secs_f64())
+}
+
 fn text(settings: &[DetectorSettings], findings: &Findings) -> String {
     let mut text = String::from("Detectors, besides requests by `rebootlockctl request`:\n");
     let mut say = |line: String| {
@@ -108,14 +120,7 @@ fn text(settings: &[DetectorSettings], findings: &Findings) -> String {
     }
     say(String::new());
     for finding in findings {
-        let says = match &finding.verdict {
-            Verdict::Clear => "no reboot needed".to_owned(),
-            Verdict::Wanted { reason } => format!("reboot needed: {reason}"),
-            Verdict::Failed { why } if finding.optional => format!("failed, left out: {why}"),
-            Verdict::Failed { why } => format!("failed: {why}"),
-        };
-        let code = finding.exit_code.map(|code| format!(", exit code {code}")).unwrap_or_default();
-        say(format!("{}: {says} ({:.3} s{code})", finding.name, finding.took.as_secs_f64()));
+        say(sentence(finding));
         let lines: Vec<&str> = finding.output.lines().collect();
         let skipped = lines.len().saturating_sub(SHOWN);
         if skipped > 0 {
@@ -137,24 +142,26 @@ fn text(settings: &[DetectorSettings], findings: &Findings) -> String {
     text
 }
 
-fn document(settings: &[DetectorSettings], findings: &Findings) -> serde_json::Value {
-    let finding = |one: &Finding| {
-        let reason = match &one.verdict {
-            Verdict::Clear => None,
-            Verdict::Wanted { reason } => Some(reason),
-            Verdict::Failed { why } => Some(why),
-        };
-        json!({
-            "name": one.name,
-            "type": one.kind,
-            "optional": one.optional,
-            "verdict": one.verdict.as_str(),
-            "reason": reason,
-            "seconds": one.took.as_secs_f64(),
-            "exitCode": one.exit_code,
-            "output": one.output,
-        })
+/// One finding, for programs.
+pub(crate) fn finding(one: &Finding) -> serde_json::Value {
+    let reason = match &one.verdict {
+        Verdict::Clear => None,
+        Verdict::Wanted { reason } => Some(reason),
+        Verdict::Failed { why } => Some(why),
     };
+    json!({
+        "name": one.name,
+        "type": one.kind,
+        "optional": one.optional,
+        "verdict": one.verdict.as_str(),
+        "reason": reason,
+        "seconds": one.took.as_secs_f64(),
+        "exitCode": one.exit_code,
+        "output": one.output,
+    })
+}
+
+fn document(settings: &[DetectorSettings], findings: &Findings) -> serde_json::Value {
     let (verdict, reason) = match findings.want() {
         Want::Reboot { reason, .. } => ("wanted", Some(reason)),
         Want::Nothing => ("clear", None),

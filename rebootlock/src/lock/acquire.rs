@@ -33,6 +33,18 @@ impl LockManager {
         Ok(acquired)
     }
 
+    /// How [`LockManager::acquire`] would end at this moment. Writes nothing.
+    ///
+    /// # Errors
+    /// Those of [`LockManager::acquire`].
+    pub async fn would_acquire(&self, claim: &Claim) -> Result<Acquired> {
+        let action = format!("looking for a slot for {} below {}", claim.machine, self.keys);
+        let before = self.load(&action, &self.keys_of(claim.groups(), &claim.machine)).await?;
+        Ok(match self.decide_acquire(claim, &before)? {
+            Decision::Done(acquired) | Decision::Commit(_, acquired) => acquired,
+        })
+    }
+
     /// Like [`LockManager::acquire`], but in one try on documents that are known already, and only
     /// if `places` are still as they were. `None`: they or the documents have changed.
     pub(crate) async fn acquire_from(

@@ -6,7 +6,7 @@ use super::{Decision, LockError, LockManager, Result};
 use crate::health::{Fleet, Member, Slot};
 use crate::id::{Group, MachineId};
 use crate::keys::last_segment;
-use crate::record::{Document, HolderRecord, Presence, RosterEntry, UnixTime, sorted_groups};
+use crate::record::{Document, HolderRecord, Presence, RosterEntry, sorted_groups};
 use crate::semaphore::json::Damage;
 use crate::store::{Key, Select, Txn};
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use rebootlock::config::gate::Phase;
+use rebootlock::host;
+use rebootlock::id::{BootId, MachineId};
 use rebootlock::record::{Health, UnixTime};
 use rebootlock::window::Action;
 use tokio::sync::watch;
@@ -11,18 +13,31 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Agent;
 use crate::detect::{Findings, Verdict};
 use crate::environment::Facts;
+use crate::gate::Answers;
 use crate::lookout::{Closed, Lookout, closed_by, cluster_rules};
 use crate::metrics::{Detection, Metrics, Reported, Written};
+use crate::options::Options;
 use crate::outcome::Outcome;
-use crate::presence::Shown;
+use crate::presence::{SAY_AGAIN, Shown};
 use crate::want::Want;
 
 impl Agent {
     /// Begins to look, again and again, how this machine is, and to tell the others.
     pub(super) fn begin_heartbeat(&mut self) {
+        if self.options.run.once {
+            // A single pass asks what is on its way, and nothing beside it.
+            return;
+        }
         if !self.lookout.has_gates(Phase::Heartbeat) {
             // Nothing is looked at that could say otherwise.
             say_health(&self.shown, None);
+            let shown = self.shown.clone();
+            self.sources.push(AbortOnDropHandle::new(tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(SAY_AGAIN / 2).await;
+                    say_health(&shown, None);
+                }
+            })));
             return;
         }
         let interval = self.options.settings.agent.heartbeat;
@@ -40,8 +55,10 @@ impl Agent {
     pub(super) async fn monitor(&mut self) {
         if self.lookout.has_gates(Phase::Monitor) {
             let facts = self.facts(Phase::Monitor);
-            let closed =
+            let answers =
                 ask(&self.lookout, Phase::Monitor, &facts, &self.shown, &self.metrics).await;
+            let closed = closed_by(&answers);
+            self.note(Phase::Monitor, answers);
             if let Some(closed) = closed {
                 return self.conclude(closed);
             }
@@ -51,6 +68,12 @@ impl Agent {
 
     /// Looks at everything that may speak against a reboot.
     pub(super) async fn look(&mut self, phase: Phase) -> Option<Closed> {
+        if let Some(closed) = self.lookout.glance(phase) {
+            return Some(closed);
+        }
+        if let Some(closed) = self.look_at_others(phase).await {
+            return Some(closed);
+        }
         let facts = self.facts(phase);
         let (closed, answers) = self.lookout.look(phase, &facts).await;
         if let Some(answers) = answers {
@@ -59,14 +82,40 @@ impl Agent {
             if problem.is_some() {
                 tell_health(&self.shown, &self.metrics, problem);
             }
+            self.note(phase, answers);
         }
         closed
+    }
+
+    /// Whether the others are well enough. Without a slot nothing is decided by it if the store does not
+    /// tell: asking for one says so better. With the slot held it is asked until it does tell.
+    async fn look_at_others(&mut self, phase: Phase) -> Option<Closed> {
+        loop {
+            match self.lookout.others(phase).await {
+                Ok(closed) => {
+                    self.clear_trouble();
+                    return closed;
+                }
+                Err(_) if self.held.is_none() => return None,
+                Err(error) => self.stuck("cannot get the permit to reboot", &error).await,
+            }
+        }
+    }
+
+    /// For the report of a single pass.
+    fn note(&mut self, phase: Phase, answers: Answers) {
+        if self.options.run.once {
+            self.report.note(phase, answers);
+        }
     }
 
     /// Asks the gates of a phase.
     pub(super) async fn ask_gates(&mut self, phase: Phase) -> Option<Closed> {
         let facts = self.facts(phase);
-        ask(&self.lookout, phase, &facts, &self.shown, &self.metrics).await
+        let answers = ask(&self.lookout, phase, &facts, &self.shown, &self.metrics).await;
+        let closed = closed_by(&answers);
+        self.note(phase, answers);
+        closed
     }
 
     /// Asks the detectors now. Whether one failed that may not: not knowing is never a yes.
@@ -82,46 +131,60 @@ impl Agent {
             *before = now;
             changed
         });
-        let failed = findings.failed();
-        let first = failed.first()?;
-        let Verdict::Failed { why } = &first.verdict else { return None };
-        let why = format!("detector {} failed: {why}", first.name);
-        Some(Closed::new(Outcome::HealthBlocked, why))
+        let closed = failure(&findings).map(|why| Closed::new(Outcome::HealthBlocked, why));
+        if self.options.run.once {
+            self.report.findings = findings;
+        }
+        closed
     }
 
     /// What scripts are told.
     pub(super) fn facts(&self, phase: Phase) -> Facts {
-        let settings = &self.options.settings;
-        let windows = |action| {
-            let windows = self.options.windows.0.iter().filter(move |w| w.action == action);
-            windows.map(|window| window.name.clone()).collect()
-        };
-        let group = settings.machine.groups.first().cloned().unwrap_or_default();
         Facts {
-            machine_id: self.machine.to_string(),
-            hostname: self.hostname.clone(),
-            boot_id: self.boot_id.to_string(),
-            groups: settings.machine.groups.iter().map(ToString::to_string).collect(),
             reason: match self.wants.now() {
                 Want::Reboot { reason, .. } => reason,
                 _ => String::new(),
             },
             dry_run: self.options.run.dry_run,
             token: self.held.as_ref().map(|held| held.token.to_string()),
-            lock_key: self.locks.keys().semaphore(&group).to_string(),
-            endpoints: settings.store.endpoints.iter().map(ToString::to_string).collect(),
-            kill_switch_file: Some(settings.agent.kill_switch_file.clone()),
-            cluster: cluster_rules(settings),
-            windows_allow: windows(Action::Allow),
-            windows_deny: windows(Action::Deny),
-            metrics_endpoint: settings.metrics.listen.as_ref().map(ToString::to_string),
-            skip_health: false,
-            skip_lock: false,
             lock_enabled: self.needs_slot(),
             lock_held: self.held.is_some() && phase == Phase::PostLock,
             lock_attempts: u32::from(self.held.is_some()),
+            ..configured(&self.options, &self.machine, &self.boot_id)
         }
     }
+}
+
+/// What scripts are told of this machine and its settings, whatever goes on.
+pub(crate) fn configured(options: &Options, machine: &MachineId, boot_id: &BootId) -> Facts {
+    let settings = &options.settings;
+    let windows = |action| {
+        let windows = options.windows.0.iter().filter(move |w| w.action == action);
+        windows.map(|window| window.name.clone()).collect()
+    };
+    let group = settings.machine.groups.first().cloned().unwrap_or_default();
+    Facts {
+        machine_id: machine.to_string(),
+        hostname: host::hostname(),
+        boot_id: boot_id.to_string(),
+        groups: settings.machine.groups.iter().map(ToString::to_string).collect(),
+        lock_key: settings.store.keys.semaphore(&group).to_string(),
+        endpoints: settings.store.endpoints.iter().map(ToString::to_string).collect(),
+        kill_switch_file: Some(settings.agent.kill_switch_file.clone()),
+        cluster: cluster_rules(settings),
+        windows_allow: windows(Action::Allow),
+        windows_deny: windows(Action::Deny),
+        metrics_endpoint: settings.metrics.listen.as_ref().map(ToString::to_string),
+        ..Facts::default()
+    }
+}
+
+/// The first detector that failed and may not, in a sentence.
+pub(crate) fn failure(findings: &Findings) -> Option<String> {
+    let failed = findings.failed();
+    let first = failed.first()?;
+    let Verdict::Failed { why } = &first.verdict else { return None };
+    Some(format!("detector {} failed: {why}", first.name))
 }
 
 /// Asks the gates of a phase, and tells the others what they say about this machine.
@@ -131,10 +194,10 @@ async fn ask(
     facts: &Facts,
     shown: &watch::Sender<Shown>,
     metrics: &Metrics,
-) -> Option<Closed> {
+) -> Answers {
     let answers = lookout.ask(phase, facts).await;
     tell_health(shown, metrics, lookout.problem(phase, &answers));
-    closed_by(&answers)
+    answers
 }
 
 fn tell_health(shown: &watch::Sender<Shown>, metrics: &Metrics, problem: Option<String>) {
@@ -143,13 +206,11 @@ fn tell_health(shown: &watch::Sender<Shown>, metrics: &Metrics, problem: Option<
     metrics.cluster_health_updated(reported, written);
 }
 
-/// Whether that is news.
+/// Whether that is news. When it was looked at last is written down now and then, and no news.
 fn say_health(shown: &watch::Sender<Shown>, problem: Option<String>) -> bool {
     shown.send_if_modified(|shown| {
         let same = shown.health.as_ref().is_some_and(|health| health.reason == problem);
-        if !same {
-            shown.health = Some(Health::new(problem, UnixTime::now()));
-        }
+        shown.health = Some(Health::new(problem, UnixTime::now()));
         !same
     })
 }
@@ -171,7 +232,7 @@ pub(super) fn look_apart(agent: &Agent, phase: Phase) -> AbortOnDropHandle<Optio
     let (metrics, facts) = (agent.metrics.clone(), agent.facts(phase));
     AbortOnDropHandle::new(tokio::spawn(async move {
         match lookout.has_gates(phase) {
-            true => ask(&lookout, phase, &facts, &shown, &metrics).await,
+            true => closed_by(&ask(&lookout, phase, &facts, &shown, &metrics).await),
             false => None,
         }
     }))

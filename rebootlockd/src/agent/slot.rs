@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rebootlock::cli::exit;
 use rebootlock::config::Strategy;
 use rebootlock::config::gate::Phase;
 use rebootlock::id::Group;
@@ -20,6 +19,7 @@ use crate::lookout::Closed;
 use crate::memento::Memento;
 use crate::metrics::LockAttempt;
 use crate::outcome::Outcome;
+use crate::pass;
 use crate::policy::Event;
 use crate::requests;
 use crate::want::Want;
@@ -115,9 +115,11 @@ impl Agent {
     /// No slot is held: but the machine may have rebooted without one, or be unlocked meanwhile, and
     /// then it has to be looked at all the same.
     fn without_slot(&self, memento: &Memento) -> Event {
-        let back = memento.ordered && memento.boot_id.as_ref() != Some(&self.boot_id);
+        if memento.ordered && memento.boot_id.as_ref() != Some(&self.boot_id) {
+            return Event::CameBack;
+        }
         self.remember(None);
-        if back { Event::CameBack } else { Event::HoldsNothing }
+        Event::HoldsNothing
     }
 
     /// Whose slot it is, and from when.
@@ -201,7 +203,9 @@ impl Agent {
             let asked = tokio::time::Instant::now();
             let acquired = match self.locks.acquire(&claim).await {
                 Ok(acquired) => acquired,
-                Err(error) => return self.pass_without_slot(&error, asked.elapsed()).await,
+                Err(error) => {
+                    return self.pass_without_slot(&error, claim.groups(), asked.elapsed()).await;
+                }
             };
             return Ok(self.acquired(acquired, held, asked.elapsed()));
         }
@@ -346,6 +350,7 @@ impl Agent {
                 let since = UnixTime::now();
                 self.metrics.set_slots(held.groups.iter().map(|g| (g.clone(), Some(since))));
                 tracing::info!(groups = ?names(&held.groups), token = %held.token, "slot taken");
+                self.report.slot.taken = true;
                 self.held = Some(held);
                 Event::SlotGranted
             }
@@ -365,35 +370,27 @@ impl Agent {
     async fn pass_without_slot(
         &mut self,
         error: &LockError,
+        groups: &[Group],
         took: Duration,
     ) -> Result<Event, PassOver> {
         if error.is_out_of_reach() && self.may_do_without() {
             return Ok(Event::SlotGranted);
         }
-        let outcome = match error {
-            LockError::Full { .. } => Outcome::LockUnavailable,
-            LockError::Paused { .. } => Outcome::Paused,
-            LockError::Held { .. } => Outcome::Held,
-            LockError::CoolingDown { .. } => Outcome::CooldownActive,
-            _ => {
-                self.metrics.lock_attempted(LockAttempt::Error, took);
-                tracing::error!(%error, "no slot");
-                return Err(PassOver::Code(exit::FAILED));
-            }
+        let Some(closed) = pass::refused(&self.locks, error).await else {
+            self.metrics.lock_attempted(LockAttempt::Error, took);
+            return Err(PassOver::Failed(format!("no slot: {error}")));
         };
         self.metrics.lock_attempted(LockAttempt::Contended, took);
-        let why = match error {
-            LockError::Full { group, .. } => self.queued(group, Some(0)).await,
-            _ => error.to_string(),
-        };
-        self.conclude(Closed::new(outcome, why));
+        self.report.slot.holders = pass::holders(&self.locks, groups).await;
+        self.conclude(closed);
         Err(PassOver::Concluded)
     }
 
     async fn say_obstacle(&mut self, obstacle: &Obstacle) {
         match obstacle {
             Obstacle::Asking => self.say("asking for a slot"),
-            Obstacle::Paused { why, .. } => {
+            Obstacle::Paused { scope, why } => {
+                self.tell_pauses(Some(scope));
                 self.say(&format!("a reboot is wanted; {why}"));
                 self.conclude(Closed::new(Outcome::Paused, why));
             }
@@ -428,22 +425,7 @@ impl Agent {
 
     /// For whom this machine waits, in a sentence.
     async fn queued(&self, group: &Group, ahead: Option<usize>) -> String {
-        let mut sentence = format!("waiting for a slot in group {group}");
-        if let Ok((semaphore, record)) = self.locks.glance(group).await {
-            let holders = semaphore.holders();
-            sentence.push_str(&format!(": {} of {} held", holders.len(), semaphore.max()));
-            if let Some(first) = holders.first() {
-                let name = record.as_ref().and_then(|record| record.hostname.clone());
-                sentence.push_str(&format!(" by {}", name.unwrap_or(first.to_string())));
-            }
-            if let Some(record) = record {
-                let held = UnixTime::now().seconds_since(record.start_time);
-                sentence.push_str(&format!(" for {}", in_words(held)));
-            }
-            if holders.len() > 1 {
-                sentence.push_str(" and others");
-            }
-        }
+        let mut sentence = pass::waiting(&self.locks, group).await;
         match ahead {
             Some(0) => {}
             Some(ahead) => sentence.push_str(&format!("; {ahead} go first")),
@@ -525,12 +507,4 @@ async fn at(moment: Option<tokio::time::Instant>) {
 
 fn names(groups: &[Group]) -> Vec<&str> {
     groups.iter().map(Group::as_str).collect()
-}
-
-fn in_words(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..7200 => format!("{} min", seconds / 60),
-        _ => format!("{} h", seconds / 3600),
-    }
 }

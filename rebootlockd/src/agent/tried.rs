@@ -5,24 +5,28 @@
 
 use super::Agent;
 use crate::lookout::Closed;
+use crate::memento::Memento;
 use crate::outcome::Outcome;
 use crate::want::Want;
+
+/// Whether a machine that remembers this has rebooted `most` times for this reason.
+pub(crate) fn still_required(memento: &Memento, reason: &str, most: u32) -> Option<Closed> {
+    let reboots = memento.tried.iter().find(|tried| tried.reason == reason)?.reboots;
+    (reboots >= most).then(|| {
+        let times = if reboots == 1 { "once".to_owned() } else { format!("{reboots} times") };
+        let why = format!(
+            "this machine has rebooted {times} for the same reason, which is still there: {reason}; \
+             rebootlockctl request reboots it all the same"
+        );
+        Closed::new(Outcome::StillRequired, why)
+    })
+}
 
 impl Agent {
     /// Whether this machine has rebooted often enough for the reason that there is now.
     pub(super) fn still_required(&self) -> Option<Closed> {
         let reason = self.tried_reason()?;
-        let most = self.options.settings.reboot.max_attempts;
-        let memento = self.memento.load();
-        let reboots = memento.tried.iter().find(|tried| tried.reason == reason)?.reboots;
-        (reboots >= most).then(|| {
-            let times = if reboots == 1 { "once".to_owned() } else { format!("{reboots} times") };
-            let why = format!(
-                "this machine has rebooted {times} for the same reason, which is still there: {reason}; \
-                 rebootlockctl request reboots it all the same"
-            );
-            Closed::new(Outcome::StillRequired, why)
-        })
+        still_required(&self.memento.load(), &reason, self.options.settings.reboot.max_attempts)
     }
 
     /// Remembers that the machine is about to reboot for the reason that there is now.

@@ -1,0 +1,293 @@
+//! `rebootlockd status`: what a pass would find at this moment. Takes no slot, writes nothing,
+//! reboots nothing, and may be run beside the daemon.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Args;
+use rebootlock::cli::{CommonArgs, exit};
+use rebootlock::config::gate::Phase;
+use rebootlock::config::{DetectorSettings, RebootMethod, Strategy};
+use rebootlock::id::{BootId, MachineId};
+use rebootlock::lock::{Acquired, LockManager};
+use rebootlock::record::{Claim, UnixTime, Via};
+use rebootlock::{host, logging, store};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::agent::{self, ONCE_PATIENCE};
+use crate::detect::Detectors;
+use crate::environment::Facts;
+use crate::lookout::{Closed, Lookout};
+use crate::memento::MementoFile;
+use crate::method::{Boot, Method};
+use crate::metrics::Metrics;
+use crate::options::{Options, RunArgs, read};
+use crate::outcome::Outcome;
+use crate::pass::{self, Report};
+use crate::simulate::Output;
+use crate::want::{Want, Wants};
+use crate::{requests, update_engine};
+
+/// Flags of `status`.
+#[derive(Debug, Clone, Args)]
+pub struct StatusArgs {
+    /// Ask no gates, and not how the other machines are
+    #[arg(long)]
+    pub skip_health: bool,
+    /// Do not look at the lock; needs no store
+    #[arg(long)]
+    pub skip_lock: bool,
+    /// How the answer is written
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub output: Output,
+    /// What to do when a reboot is wanted [default: etcd-lock]
+    #[arg(long, env = "REBOOTLOCK_STRATEGY", value_name = "STRATEGY")]
+    pub strategy: Option<Strategy>,
+    /// What the agent keeps on disk
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/rebootlock")]
+    pub state_dir: PathBuf,
+}
+
+/// Looks, prints what it found, and returns the process's exit code: that of the outcome, or 1 if
+/// something could not be found out.
+pub fn run(common: &CommonArgs, args: &StatusArgs) -> u8 {
+    let run = RunArgs {
+        strategy: args.strategy,
+        coordinator_file: PathBuf::new(),
+        state_dir: args.state_dir.clone(),
+        // Scripts that do something must not do it now.
+        dry_run: true,
+        once: true,
+        output: args.output,
+    };
+    let options = match read(common, &run, |name| std::env::var_os(name)) {
+        Ok(options) => options,
+        Err(error) => return fail(&error.into(), exit::CONFIG),
+    };
+    if let Err(error) = logging::start(&options.settings.log) {
+        return fail(&error.into(), exit::CONFIG);
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into(), exit::FAILED),
+    };
+    let looked = runtime.block_on(async {
+        let (mut term, mut int) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let looking = async { Look::new(&options, args).await?.look().await };
+        // Dropped, the commands are killed with all they have started.
+        tokio::select! {
+            report = looking => report,
+            _ = term.recv() => anyhow::bail!("stopped before everything was looked at"),
+            _ = int.recv() => anyhow::bail!("stopped before everything was looked at"),
+        }
+    });
+    // A look at a file system that hangs must not keep the process.
+    runtime.shutdown_background();
+    match looked {
+        Ok(report) => {
+            report.print(args.output);
+            report.outcome.map_or(exit::FAILED, Outcome::exit_code)
+        }
+        Err(error) => fail(&error, exit::FAILED),
+    }
+}
+
+fn fail(error: &anyhow::Error, code: u8) -> u8 {
+    eprintln!("error: {error:#}");
+    code
+}
+
+/// One look at everything.
+struct Look<'a> {
+    options: &'a Options,
+    args: &'a StatusArgs,
+    machine: MachineId,
+    boot_id: BootId,
+    /// Where the lock is, if it is looked at.
+    locks: Option<Arc<LockManager>>,
+    lookout: Lookout,
+    report: Report,
+}
+
+impl<'a> Look<'a> {
+    async fn new(options: &'a Options, args: &'a StatusArgs) -> anyhow::Result<Self> {
+        let settings = &options.settings;
+        let machine = host::machine_id(&settings.machine.id_file)?;
+        let boot_id = host::boot_id(&settings.machine.boot_id_file)?;
+        let boot_id = match settings.reboot.method {
+            RebootMethod::SoftReboot => Boot::now(boot_id).await.whole_id(),
+            _ => boot_id,
+        };
+        let with_store =
+            matches!(settings.agent.strategy, Strategy::EtcdLock | Strategy::BestEffort);
+        let locks = match with_store && !args.skip_lock {
+            true => {
+                let store = store::open(&settings.store).context("cannot open the store")?;
+                Some(Arc::new(LockManager::new(store, settings.store.keys.clone())))
+            }
+            false => None,
+        };
+        let metrics = Metrics::new(UnixTime::now());
+        let windows = options.windows.clone();
+        let lookout = Lookout::new(settings, windows, machine.clone(), locks.clone(), metrics);
+        let mut report = Report { dry_run: true, ..Report::default() };
+        report.slot.groups = settings.machine.groups.clone();
+        Ok(Self { options, args, machine, boot_id, locks, lookout, report })
+    }
+
+    async fn look(mut self) -> anyhow::Result<Report> {
+        let closed = self.closed().await;
+        match closed {
+            Ok(closed) => {
+                (self.report.outcome, self.report.why) = (Some(closed.outcome), closed.why);
+            }
+            Err(error) => self.report.why = format!("{error:#}"),
+        }
+        Ok(self.report)
+    }
+
+    /// In the order in which the agent looks; the first that speaks against a reboot ends it.
+    async fn closed(&mut self) -> anyhow::Result<Closed> {
+        if self.options.settings.agent.strategy == Strategy::Off {
+            let why = "switched off; this machine is never rebooted";
+            return Ok(Closed::new(Outcome::NoAction, why));
+        }
+        if let Some(closed) = self.lookout.glance(Phase::PreLock) {
+            return Ok(closed);
+        }
+        let requested = self.find_out_what_is_wanted().await?;
+        let Want::Reboot { reason, .. } = self.report.want.clone() else {
+            let closed = self.gates(Phase::Monitor, "").await;
+            let nothing = || Closed::new(Outcome::NoAction, "no reboot is wanted");
+            return Ok(closed.unwrap_or_else(nothing));
+        };
+        let settings = &self.options.settings;
+        let memento = MementoFile::new(&self.args.state_dir).load();
+        if !requested
+            && let Some(closed) =
+                agent::still_required(&memento, &reason, settings.reboot.max_attempts)
+        {
+            return Ok(closed);
+        }
+        if let Err(error) = Method::new(settings.reboot.method.clone()).check().await {
+            return Ok(Closed::new(Outcome::HealthBlocked, error.to_string()));
+        }
+        if !self.args.skip_health
+            && let Some(closed) = self.lookout.others(Phase::PreLock).await?
+        {
+            return Ok(closed);
+        }
+        if let Some(closed) = self.gates(Phase::PreLock, &reason).await {
+            return Ok(closed);
+        }
+        // A script may have taken its time.
+        if let Some(closed) = self.lookout.glance(Phase::PreLock) {
+            return Ok(closed);
+        }
+        self.lock().await
+    }
+
+    /// Asks whoever may want a reboot; whether an operator does.
+    async fn find_out_what_is_wanted(&mut self) -> anyhow::Result<bool> {
+        let mut tasks = Vec::new();
+        let mut receivers = Vec::new();
+        if DetectorSettings::update_engine_is_on(&self.options.settings.detectors) {
+            let (want, receiver) = watch::channel(Want::Unknown);
+            tasks.push(AbortOnDropHandle::new(tokio::spawn(update_engine::follow(want))));
+            receivers.push(receiver);
+        }
+        if let Some(locks) = &self.locks {
+            let best_effort = self.options.settings.agent.strategy == Strategy::BestEffort;
+            let (want, receiver) =
+                watch::channel(if best_effort { Want::Nothing } else { Want::Unknown });
+            let follow = requests::follow(locks.clone(), self.machine.clone(), want);
+            tasks.push(AbortOnDropHandle::new(tokio::spawn(follow)));
+            receivers.push(receiver);
+        }
+        self.report.findings = Detectors::new(&self.options.settings.detectors).ask().await;
+        let (detected, receiver) = watch::channel(self.report.findings.want());
+        receivers.push(receiver);
+        let mut wants = Wants::new(receivers);
+        if wants.now() == Want::Unknown && *detected.borrow() != Want::Unknown {
+            let answered = async {
+                while wants.now() == Want::Unknown {
+                    wants.changed().await;
+                }
+            };
+            // Who has not answered by then is named below.
+            let _ = tokio::time::timeout(ONCE_PATIENCE, answered).await;
+        }
+        self.report.want = wants.now();
+        match (&self.report.want, agent::failure(&self.report.findings)) {
+            (Want::Unknown, Some(failed)) => Err(anyhow::anyhow!(failed)),
+            (Want::Unknown, None) => Err(anyhow::anyhow!(
+                "whether a reboot is wanted is not known: update-engine or the store does not \
+                 answer; see --skip-lock"
+            )),
+            _ => Ok(wants.is_requested()),
+        }
+    }
+
+    /// Asks the gates of a phase.
+    async fn gates(&mut self, phase: Phase, reason: &str) -> Option<Closed> {
+        if self.args.skip_health {
+            return None;
+        }
+        let facts = Facts {
+            reason: reason.to_owned(),
+            dry_run: true,
+            skip_health: self.args.skip_health,
+            skip_lock: self.args.skip_lock,
+            lock_enabled: self.locks.is_some(),
+            ..agent::configured(self.options, &self.machine, &self.boot_id)
+        };
+        let answers = self.lookout.ask(phase, &facts).await;
+        let closed = crate::lookout::closed_by(&answers);
+        self.report.note(phase, answers);
+        closed
+    }
+
+    /// Whether a slot could be had.
+    async fn lock(&mut self) -> anyhow::Result<Closed> {
+        let ready = |why: &str| Closed::new(Outcome::Ready, why);
+        let Some(locks) = self.locks.clone() else {
+            return Ok(match self.args.skip_lock {
+                true => Closed::new(Outcome::LockSkipped, "the lock was not looked at"),
+                false => ready("everything is clear; this strategy needs no slot"),
+            });
+        };
+        let groups = self.options.settings.machine.groups.clone();
+        self.report.slot.holders = pass::holders(&locks, &groups).await;
+        let claim = Claim::new(self.machine.clone(), groups, Via::Agent);
+        match locks.would_acquire(&claim).await {
+            Ok(Acquired::Granted) => Ok(ready("everything is clear, and a slot is free")),
+            Ok(Acquired::Already(record)) => {
+                let ours = record.is_some_and(|record| record.via == Some(Via::Agent));
+                Ok(match ours {
+                    true => ready("everything is clear, and this machine has its slot"),
+                    false => Closed::new(
+                        Outcome::LockUnavailable,
+                        "this machine's slot is held by somebody else; rebootlockctl status says \
+                         by whom",
+                    ),
+                })
+            }
+            Err(error) => match pass::refused(&locks, &error).await {
+                Some(closed) => Ok(closed),
+                None if error.is_out_of_reach()
+                    && self.options.settings.agent.strategy == Strategy::BestEffort =>
+                {
+                    Ok(ready(
+                        "everything is clear; the store does not answer, and best-effort \
+                              does without",
+                    ))
+                }
+                None => Err(anyhow::anyhow!("no slot: {error}")),
+            },
+        }
+    }
+}
