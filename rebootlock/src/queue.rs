@@ -1,20 +1,23 @@
 //! Who is next: the order of a queue. Pure.
 //!
-//! First come, first served, by the revision at which the store saw a waiter come, so no clock is
-//! asked. A higher priority goes before a lower one, but only for so long: who has waited for
-//! [`PATIENCE`] goes before all who have not, whatever their priority, so nobody starves. The
-//! clocks of machines decide nothing but when that is, and a clock that lies can at the worst
-//! make its own machine wait like one without patience or a priority.
+//! First come, first served, by the revision at which the store saw a waiter come. A higher
+//! priority goes before a lower one, but nobody overtakes the first in the queue who says that it
+//! came [`PATIENCE`] or more after it: so the first is overtaken by the few who came within that
+//! time and by nobody after, and nobody starves.
+//!
+//! The order follows from what is in the queue and from nothing else. Did it depend on the clock of
+//! whoever looks, two machines whose clocks differ could each think it the other's turn, and leave
+//! a free slot to nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::id::MachineId;
 use crate::keys::last_segment;
-use crate::record::{Document, UnixTime, Waiter};
+use crate::record::{Document, Waiter};
 use crate::store::{Entry, Key, Revision, Snapshot};
 
-/// After this long, waiting counts for more than priority.
+/// Whoever comes so much later overtakes nobody, whatever its priority.
 pub const PATIENCE: Duration = Duration::from_secs(60 * 60);
 
 /// One place in a queue.
@@ -33,6 +36,15 @@ pub struct Ticket {
 impl Ticket {
     fn priority(&self) -> u32 {
         self.waiter.as_ref().map_or(0, |waiter| waiter.priority)
+    }
+
+    /// Whether its priority lets it go before `first`, had it come after it.
+    fn may_overtake(&self, first: &Self) -> bool {
+        // What cannot be read is overtaken by nobody: its lease will end.
+        let Some((own, other)) = self.waiter.as_ref().zip(first.waiter.as_ref()) else {
+            return false;
+        };
+        own.since.0.saturating_sub(other.since.0) < PATIENCE.as_secs() as i64
     }
 }
 
@@ -88,40 +100,55 @@ impl Queue {
     }
 
     /// All tickets, the next one first.
-    pub fn in_order(&self, now: UnixTime) -> Vec<Ticket> {
-        self.order(now).into_iter().cloned().collect()
+    pub fn in_order(&self) -> Vec<Ticket> {
+        self.order().into_iter().cloned().collect()
     }
 
     /// How many go before `machine`; `None` if it does not wait here.
-    pub fn ahead_of(&self, machine: &MachineId, now: UnixTime) -> Option<usize> {
-        self.order(now).iter().position(|ticket| ticket.machine == *machine)
+    pub fn ahead_of(&self, machine: &MachineId) -> Option<usize> {
+        self.order().iter().position(|ticket| ticket.machine == *machine)
     }
 
-    fn order(&self, now: UnixTime) -> Vec<&Ticket> {
+    /// Whether everybody known to have come before `machine` also goes before it. Where only the
+    /// head of a queue is known, those who came after the head may go before it too then.
+    pub fn is_behind_the_head(&self, machine: &MachineId) -> bool {
+        let before = self.order().into_iter().take_while(|ticket| ticket.machine != *machine);
+        let before: BTreeSet<_> = before.map(|ticket| &ticket.machine).collect();
+        let others = self.places.values().filter(|ticket| ticket.machine != *machine);
+        others.map(|ticket| &ticket.machine).all(|other| before.contains(other))
+    }
+
+    fn order(&self) -> Vec<&Ticket> {
         let mut arrived: Vec<_> = self.places.values().collect();
         arrived.sort_by_key(|ticket| (ticket.created, &ticket.machine));
-        // Nobody can have waited longer than those who came before, whatever its clock says. So
-        // those who have lost patience are the first to have come.
-        let mut earliest = UnixTime(i64::MIN);
-        let impatient = arrived.iter().take_while(|ticket| {
-            let since = ticket.waiter.as_ref().map_or(now, |waiter| waiter.since);
-            earliest = since.min(now).max(earliest);
-            now.seconds_since(earliest) >= PATIENCE.as_secs()
-        });
-        let impatient = impatient.count();
-        let patient = arrived.split_off(impatient);
-        let mut order = arrived;
         // The urgent among themselves go by when they were seen to be: all who wait know that,
         // but only some know when they took their places.
-        let listed = patient.iter().copied().filter(|ticket| ticket.priority() > 0);
+        let listed = arrived.iter().copied().filter(|ticket| ticket.priority() > 0);
+        let mut known = BTreeSet::new();
         let mut urgent: Vec<_> = self.urgent.values().chain(listed).collect();
-        let mut placed: BTreeSet<_> = order.iter().map(|ticket| &ticket.machine).collect();
-        urgent.retain(|ticket| placed.insert(&ticket.machine));
+        urgent.retain(|ticket| known.insert(&ticket.machine));
         urgent.sort_by_key(|ticket| {
             (u32::MAX - ticket.priority(), ticket.created, ticket.machine.clone())
         });
+        let mut order = Vec::with_capacity(arrived.len().max(urgent.len()));
+        let mut placed = BTreeSet::new();
+        for first in arrived {
+            while !placed.contains(&first.machine) {
+                let overtakes = |ticket: &&Ticket| {
+                    ticket.priority() > first.priority() && ticket.may_overtake(first)
+                };
+                let next = match urgent.iter().position(overtakes) {
+                    Some(at) => urgent.remove(at),
+                    None => first,
+                };
+                // Who is in both lists is one.
+                if placed.insert(&next.machine) {
+                    order.push(next);
+                }
+            }
+        }
+        urgent.retain(|ticket| placed.insert(&ticket.machine));
         order.extend(urgent);
-        order.extend(patient.into_iter().filter(|ticket| placed.insert(&ticket.machine)));
         order
     }
 }
@@ -165,7 +192,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::record::{Claim, Via};
+    use crate::record::{Claim, UnixTime, Via};
 
     const NOW: UnixTime = UnixTime(1_000_000);
 
@@ -185,7 +212,7 @@ mod tests {
     }
 
     fn names(queue: &Queue) -> Vec<String> {
-        queue.in_order(NOW).iter().map(|ticket| ticket.machine.to_string()).collect()
+        queue.in_order().iter().map(|ticket| ticket.machine.to_string()).collect()
     }
 
     #[test]
@@ -194,9 +221,20 @@ mod tests {
     }
 
     #[test]
-    fn a_higher_priority_goes_first_until_patience_ends() {
+    fn a_higher_priority_goes_first_but_not_before_those_who_came_long_before() {
         assert_eq!(names(&queue(&[(60, 0), (50, 1), (40, 2), (30, 1)])), ["m2", "m1", "m3", "m0"]);
-        assert_eq!(names(&queue(&[(3600, 0), (50, 9)])), ["m0", "m1"]);
+        assert_eq!(names(&queue(&[(3650, 0), (51, 9)])), ["m1", "m0"]);
+        assert_eq!(names(&queue(&[(3650, 0), (50, 9)])), ["m0", "m1"]);
+        // m2 may overtake m1 and not m0, m1 may overtake m0.
+        assert_eq!(names(&queue(&[(4000, 0), (2000, 1), (100, 2)])), ["m1", "m0", "m2"]);
+    }
+
+    #[test]
+    fn clocks_that_lie_at_their_worst_concern_their_own_machine() {
+        // The year 9999 lets itself be overtaken, 1970 is overtaken by nobody.
+        assert_eq!(names(&queue(&[(-250_000_000_000, 0), (10, 1)])), ["m1", "m0"]);
+        assert_eq!(names(&queue(&[(NOW.0, 0), (10, 1)])), ["m0", "m1"]);
+        assert_eq!(names(&queue(&[(i64::MIN / 2, 0), (i64::MAX / 2, 1)])), ["m1", "m0"]);
     }
 
     #[test]
@@ -218,14 +256,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nobody_is_overtaken_by_later_ones_for_ever(
-            waiters in prop::collection::vec((0..8000_i64, 0..5_u32), 1..20)
+        fn nobody_is_overtaken_by_those_who_came_long_after(
+            mut waiters in prop::collection::vec((0..8000_i64, 0..5_u32), 1..20),
+            later in prop::collection::vec((0..4400_i64, 0..5_u32), 0..20),
         ) {
-            // However long the others waited and whatever they are worth: once the first has
-            // waited for its patience, nobody goes before it.
-            let mut waiters = waiters;
-            waiters[0].0 = 3600;
-            prop_assert_eq!(&names(&queue(&waiters))[0], "m0");
+            // However many come, and whatever they are worth.
+            waiters.iter_mut().for_each(|(waited, _)| *waited += 8000);
+            let before = names(&queue(&waiters));
+            waiters.extend(later);
+            prop_assert_eq!(&names(&queue(&waiters))[..before.len()], &before[..]);
+        }
+
+        #[test]
+        fn equals_go_in_the_order_in_which_they_came(
+            waited in prop::collection::vec(any::<i32>(), 0..20)
+        ) {
+            let waiters: Vec<_> = waited.iter().map(|waited| (i64::from(*waited), 1)).collect();
+            let expected: Vec<_> = (0..waiters.len()).map(|n| format!("m{n}")).collect();
+            prop_assert_eq!(names(&queue(&waiters)), expected);
         }
 
         #[test]
@@ -242,13 +290,11 @@ mod tests {
             };
             for (n, (_, priority)) in waiters.iter().enumerate() {
                 let machine = MachineId::new(format!("m{n}")).unwrap();
-                let ahead = whole.ahead_of(&machine, NOW).unwrap();
+                let ahead = whole.ahead_of(&machine).unwrap();
                 if n < head {
-                    prop_assert_eq!(known.ahead_of(&machine, NOW), Some(ahead));
-                } else if *priority > 0 {
-                    // Who is not at the head knows at the least that as many go first.
-                    let known = known.ahead_of(&machine, NOW).unwrap();
-                    prop_assert!(known == ahead || (ahead >= head && known >= head.min(ahead)));
+                    prop_assert_eq!(known.ahead_of(&machine), Some(ahead));
+                } else if *priority > 0 && !known.is_behind_the_head(&machine) {
+                    prop_assert_eq!(known.ahead_of(&machine), Some(ahead));
                 }
             }
         }
@@ -259,7 +305,7 @@ mod tests {
         ) {
             let queue = queue(&waiters);
             let mut places: Vec<_> = (0..waiters.len())
-                .map(|n| queue.ahead_of(&MachineId::new(format!("m{n}")).unwrap(), NOW).unwrap())
+                .map(|n| queue.ahead_of(&MachineId::new(format!("m{n}")).unwrap()).unwrap())
                 .collect();
             places.sort_unstable();
             prop_assert_eq!(places, (0..waiters.len()).collect::<Vec<_>>());

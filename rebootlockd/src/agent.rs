@@ -383,7 +383,11 @@ impl Agent {
         let (status, why) = (closed.outcome.as_str(), closed.why.as_str());
         if news {
             let dry_run = self.options.run.dry_run;
-            if closed.outcome.exit_code() == 0 {
+            let usual = matches!(
+                closed.outcome,
+                Outcome::LockUnavailable | Outcome::WindowOutsideAllow | Outcome::CooldownActive
+            );
+            if usual || closed.outcome.exit_code() == 0 {
                 tracing::info!(status, why, dry_run, "pass ended");
             } else {
                 tracing::warn!(status, why, dry_run, "pass ended");

@@ -11,7 +11,7 @@ use rebootlock::config::Settings;
 use rebootlock::config::gate::{ClusterRules, GateKind, Phase};
 use rebootlock::health;
 use rebootlock::id::{Group, MachineId};
-use rebootlock::lock::LockManager;
+use rebootlock::lock::{LockError, LockManager};
 use rebootlock::record::UnixTime;
 use rebootlock::window::{Verdict, Windows};
 
@@ -79,13 +79,10 @@ impl Lookout {
         self.kill_switch(phase).or_else(|| self.window(Timestamp::now()))
     }
 
-    /// Everything that is to be looked at in `phase`, up to the first that speaks against; and what
-    /// the gates answered, if they were asked.
+    /// What is to be looked at in `phase`, but for the other machines, up to the first that speaks
+    /// against; and what the gates answered, if they were asked.
     pub async fn look(&self, phase: Phase, facts: &Facts) -> (Option<Closed>, Option<Answers>) {
         if let Some(closed) = self.glance(phase) {
-            return (Some(closed), None);
-        }
-        if let Some(closed) = self.others(phase).await {
             return (Some(closed), None);
         }
         let answers = self.ask(phase, facts).await;
@@ -173,10 +170,13 @@ impl Lookout {
     }
 
     /// Whether the others are well enough for this machine to go.
-    pub async fn others(&self, phase: Phase) -> Option<Closed> {
+    ///
+    /// # Errors
+    /// What the store says: then it is not known.
+    pub async fn others(&self, phase: Phase) -> Result<Option<Closed>, LockError> {
         let Some(locks) = &self.locks else {
             self.metrics.cluster_health_checked(phase.into(), ClusterHealth::Skipped);
-            return None;
+            return Ok(None);
         };
         let groups = match &self.rules {
             Some(rules) if !rules.groups.is_empty() => &rules.groups,
@@ -186,8 +186,7 @@ impl Lookout {
             Ok(fleet) => fleet,
             Err(error) => {
                 self.metrics.cluster_health_checked(phase.into(), ClusterHealth::Error);
-                let why = format!("how the other machines are is not known: {error}");
-                return Some(Closed::new(Outcome::HealthBlocked, why));
+                return Err(error);
             }
         };
         let now = UnixTime::now();
@@ -204,10 +203,10 @@ impl Lookout {
         };
         self.metrics.cluster_health_checked(phase.into(), healthy);
         if complaints.is_empty() {
-            return None;
+            return Ok(None);
         }
         let complaints: Vec<_> = complaints.iter().map(ToString::to_string).collect();
-        Some(Closed::new(Outcome::HealthBlocked, complaints.join("; ")))
+        Ok(Some(Closed::new(Outcome::HealthBlocked, complaints.join("; "))))
     }
 }
 

@@ -177,7 +177,7 @@ impl<'a> Look<'a> {
             return Ok(Closed::new(Outcome::HealthBlocked, error.to_string()));
         }
         if !self.args.skip_health
-            && let Some(closed) = self.lookout.others(Phase::PreLock).await
+            && let Some(closed) = self.lookout.others(Phase::PreLock).await?
         {
             return Ok(closed);
         }

@@ -12,7 +12,7 @@
 //! fall of a machine its slot is looked for; at the end the store's history is replayed
 //! ([`replay`]), and once nothing goes wrong any more, everything has to drain.
 //!
-//! Not simulated: more than one agent on a machine, and priorities.
+//! Not simulated: more than one agent on a machine.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -145,6 +145,7 @@ impl Fleet {
             Machine::new(
                 MachineId::new(format!("m{n}")).unwrap(),
                 groups,
+                dice.below(3),
                 dice.clone(),
                 trace.clone(),
             )

@@ -390,7 +390,7 @@ async fn once(member: &Member) -> i32 {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_pass_says_by_its_exit_code_why_it_did_not_reboot() {
     let config = "[agent]\npoll_secs = 1\ninhibit_timeout_secs = 1\n";
-    let Setting { look, member, _folder } = set_up(config).await;
+    let Setting { look, mut member, _folder } = set_up(config).await;
     assert_eq!(once(&member).await, 0, "nothing is wanted");
     member.machine.update_engine.need_reboot().await.unwrap();
 
@@ -414,7 +414,14 @@ async fn one_pass_says_by_its_exit_code_why_it_did_not_reboot() {
     look.resume().await.unwrap();
 
     assert_eq!(once(&member).await, 0, "ready");
+    look.wait_free().await.unwrap();
     assert_eq!(member.machine.logind.attempts(), 0);
+    member.start().await.unwrap();
+    member.machine.logind.wait_reboot(SOON).await.unwrap();
+    look.wait_state("web-1", &HolderState::Rebooting).await.unwrap();
+    member.kill().await.unwrap();
+    member.machine.new_boot().await.unwrap();
+    assert_eq!(once(&member).await, 0, "back");
     look.wait_free().await.unwrap();
 }
 

@@ -66,7 +66,7 @@ impl LockManager {
         let semaphore = self.semaphore(&now, group)?;
         let mut holders = holders(&semaphore, &records);
         self.mark_orphans(&mut holders).await.map_err(failed)?;
-        let queue = Queue::of(&waiting).in_order(self.now());
+        let queue = Queue::of(&waiting).in_order();
         let mut held = held(&holds);
         let concerned = |machine: &MachineId| {
             holders.iter().any(|holder| holder.machine == *machine)

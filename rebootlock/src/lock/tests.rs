@@ -551,3 +551,22 @@ async fn an_acquisition_loses_when_a_record_it_was_decided_on_has_changed() {
     let states: Vec<_> = held.into_values().flatten().map(|record| record.state).collect();
     assert_eq!(states, [Some(HolderState::Rebooting)]);
 }
+
+/// Everything else is as it was, and the slot is free: what a waiter finds that was frozen until its
+/// place had ended.
+#[tokio::test]
+async fn an_acquisition_out_of_the_queue_loses_without_its_place() {
+    let (locks, claim) = (manager(), claim("a", &[]));
+    let place = locks.keys().waiter(&Group::default(), &claim.machine);
+    put(&locks, place.clone(), "{}").await;
+    let keys = locks.keys_of(claim.groups(), &claim.machine);
+    let before = locks.store().load(&keys).await.unwrap();
+    let places = locks.store().load(std::slice::from_ref(&place)).await.unwrap();
+    let places = [places.unchanged(&place)];
+    locks.store().commit(&Txn::new().delete(place.clone())).await.unwrap();
+    assert_eq!(locks.acquire_from(&claim, &before, places.clone()).await.unwrap(), None);
+    // Nor does a new place do for the old one.
+    put(&locks, place, "{}").await;
+    assert_eq!(locks.acquire_from(&claim, &before, places).await.unwrap(), None);
+    assert!(locks.holding(claim.groups(), &claim.machine).await.unwrap().is_empty());
+}

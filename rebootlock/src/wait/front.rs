@@ -218,12 +218,13 @@ impl Waiter {
 
     /// Takes the slots if it is our turn.
     async fn turn(&self, view: &View) -> Result<Turn, LockError> {
-        let now = self.locks.now();
         let (groups, machine) = (self.claim.groups(), &self.claim.machine);
         for (group, queue) in &view.queues {
-            let Some(ahead) = queue.ahead_of(&self.claim.machine, now) else {
-                return Ok(Turn::Unsettled);
-            };
+            let Some(ahead) = queue.ahead_of(machine) else { return Ok(Turn::Unsettled) };
+            if view.far_behind.contains(group) && queue.is_behind_the_head(machine) {
+                let group = group.clone();
+                return Ok(Turn::Wait(Obstacle::Queued { group, ahead: None }));
+            }
             let free = self.locks.semaphore(&view.documents, group)?.available();
             let holds = self.locks.semaphore(&view.documents, group)?.holds(&self.claim.machine);
             if !holds

@@ -68,6 +68,12 @@ impl Agent {
 
     /// Looks at everything that may speak against a reboot.
     pub(super) async fn look(&mut self, phase: Phase) -> Option<Closed> {
+        if let Some(closed) = self.lookout.glance(phase) {
+            return Some(closed);
+        }
+        if let Some(closed) = self.look_at_others(phase).await {
+            return Some(closed);
+        }
         let facts = self.facts(phase);
         let (closed, answers) = self.lookout.look(phase, &facts).await;
         if let Some(answers) = answers {
@@ -85,6 +91,21 @@ impl Agent {
     fn note(&mut self, phase: Phase, answers: Answers) {
         if self.options.run.once {
             self.report.note(phase, answers);
+        }
+    }
+
+    /// Whether the others are well enough. Without a slot nothing is decided by it if the store does not
+    /// tell: asking for one says so better. With the slot held it is asked until it does tell.
+    async fn look_at_others(&mut self, phase: Phase) -> Option<Closed> {
+        loop {
+            match self.lookout.others(phase).await {
+                Ok(closed) => {
+                    self.clear_trouble();
+                    return closed;
+                }
+                Err(_) if self.held.is_none() => return None,
+                Err(error) => self.stuck("cannot get the permit to reboot", &error).await,
+            }
         }
     }
 

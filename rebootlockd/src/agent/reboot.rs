@@ -116,7 +116,15 @@ impl Agent {
     /// What closes windows and gates ends the way to the reboot. Where asking for a slot again at
     /// once would end the same, others get their chance first.
     fn closed(&mut self, closed: Closed) -> Event {
-        tracing::info!(why = closed.why, "the slot goes back");
+        match closed.outcome {
+            Outcome::WindowDenied | Outcome::WindowOutsideAllow => {
+                tracing::info!(
+                    why = closed.why,
+                    "the reboot window has closed; the slot goes back"
+                );
+            }
+            _ => tracing::info!(why = closed.why, "the slot goes back"),
+        }
         let seen_before_the_slot = matches!(
             closed.outcome,
             Outcome::KillSwitchActive | Outcome::WindowDenied | Outcome::WindowOutsideAllow
@@ -308,6 +316,7 @@ impl Agent {
                         LockError::Held { .. } => Outcome::Held,
                         _ => Outcome::Paused,
                     };
+                    tracing::info!(%error, "no permit");
                     self.conclude(Closed::new(outcome, error.to_string()));
                     return Event::Paused;
                 }

@@ -216,7 +216,7 @@ impl Production {
                 let at = Revision(n as u64 + 1);
                 listed.changed(&key, Some(&Entry { value, modified: at, created: at }), at);
             }
-            listed.ahead_of(&machine_id(machine), UnixTime(1))
+            listed.ahead_of(&machine_id(machine))
         })
     }
 

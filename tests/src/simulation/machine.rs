@@ -52,6 +52,8 @@ pub struct Machine {
     pub id: MachineId,
     /// Its groups.
     pub groups: Vec<Group>,
+    /// Its place among those who wait: higher goes first.
+    pub priority: u32,
     /// What it takes for the time.
     pub clock: WallClock,
     body: Mutex<Body>,
@@ -63,7 +65,13 @@ pub struct Machine {
 
 impl Machine {
     /// One that wants to be rebooted.
-    pub fn new(id: MachineId, groups: Vec<Group>, dice: Dice, trace: Trace) -> Arc<Self> {
+    pub fn new(
+        id: MachineId,
+        groups: Vec<Group>,
+        priority: u32,
+        dice: Dice,
+        trace: Trace,
+    ) -> Arc<Self> {
         let body = Mutex::new(Body {
             boot: 1,
             wants: true,
@@ -75,7 +83,7 @@ impl Machine {
             state: State::Starting,
         });
         let clock = WallClock::new(&dice);
-        Arc::new(Self { id, groups, clock, body, changed: Notify::new(), dice, trace })
+        Arc::new(Self { id, groups, priority, clock, body, changed: Notify::new(), dice, trace })
     }
 
     /// What outlives the agent.
@@ -91,6 +99,7 @@ impl Machine {
         let mut claim = Claim::new(self.id.clone(), groups, Via::Agent);
         claim.token = Token::from(Uuid::from_u128(u128::from(self.dice.any())));
         claim.boot_id = self.boot_id();
+        claim.priority = self.priority;
         self.body().token = Some(claim.token);
         claim
     }

@@ -90,6 +90,7 @@ async fn a_held_waiter_leaves_the_queue_and_comes_back_when_its_hold_ends() {
     let op = Operator::new();
     op.ctl("lock a").await.ok();
     let mut waiting = op.start("lock b --wait");
+    wait_for_queue(&op, &["b"]).await;
     let other = op.start("lock c --wait");
     wait_for_queue(&op, &["b", "c"]).await;
     op.ctl("hold b --for 3s").await.ok();
