@@ -118,7 +118,7 @@ async fn show(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use rebootlock::keys::Keyspace;
-    use rebootlock::store::memory::MemoryStore;
+    use rebootlock::store::MemoryStore;
 
     use super::*;
 
