@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::config::{
-    ConfigError, Fragment, LogFormat, LogFragment, MachineFragment, Settings, StoreFragment,
+    ConfigError, Fragment, LogFormat, LogFragment, MachineFragment, Secs, Settings, StoreFragment,
     read_files,
 };
 use crate::id::Group;
@@ -99,7 +99,7 @@ pub struct CommonArgs {
         global = true,
         hide_short_help = true
     )]
-    pub timeout_secs: Option<u64>,
+    pub timeout_secs: Option<Secs<1, 3_600>>,
 
     /// File with the id of this machine [default: /etc/machine-id]
     #[arg(long, value_name = "FILE", env = "REBOOTLOCK_MACHINE_ID_FILE", global = true)]
@@ -156,8 +156,12 @@ impl CommonArgs {
     /// # Errors
     /// [`ConfigError`] says which file or setting is wrong.
     pub fn fragment_over(&self, legacy: Fragment) -> Result<Fragment, ConfigError> {
-        let files = read_files(self.config.as_deref())?;
-        Ok(files.overlaid(legacy).overlaid(self.fragment()))
+        Ok(self.over(read_files(self.config.as_deref())?, legacy))
+    }
+
+    /// [`CommonArgs::fragment_over`], with files that were read already.
+    pub fn over(&self, files: Fragment, legacy: Fragment) -> Fragment {
+        files.overlaid(legacy).overlaid(self.fragment())
     }
 
     /// [`CommonArgs::fragment_over`], decided.

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::detector::{DetectorKind, DetectorSettings, Source as DetectorSource};
-pub use self::file::{ConfigError, DEFAULT_FILE, read_files};
+pub use self::file::{ConfigError, DEFAULT_FILE, Files, read_files};
 pub use self::fragment::{
     AgentFragment, Fragment, LogFormat, LogFragment, MachineFragment, StoreFragment, Strategy,
 };
@@ -30,16 +30,13 @@ pub use self::group::GroupSettings;
 pub use self::hooks::{HooksFragment, HooksSettings, Isolation};
 pub use self::metrics::{Listen, MetricsFragment, MetricsSettings, Textfile};
 pub use self::reboot::{OnOverdue, RebootFragment, RebootMethod, RebootSettings};
-use self::table::Secs;
+pub use self::table::{Count, Secs};
 pub use self::window::{WindowRule, WindowSettings, local_zone};
 use crate::id::Group;
 use crate::keys::Keyspace;
 use crate::record::sorted_groups;
 use crate::store::Endpoint;
 use crate::window::Windows;
-
-/// No one waits for a hundred years, and clocks cannot count much longer.
-const LONGEST_SECS: u64 = 100 * 365 * 86_400;
 
 /// Everything, decided.
 #[derive(Debug, Clone, PartialEq)]
@@ -140,12 +137,19 @@ impl Settings {
     /// # Errors
     /// [`ConfigError`] names the setting.
     pub fn decide(fragment: Fragment) -> Result<Self, ConfigError> {
-        let Fragment { store, machine, agent, log, .. } = fragment;
-        let secs = |given: Option<u64>, default: u64| {
-            Duration::from_secs(given.unwrap_or(default).min(LONGEST_SECS))
-        };
-        Ok(Self {
-            store: StoreSettings::decide(store)?,
+        or_first_fault(|note| Self::decide_noting(fragment, note))
+    }
+
+    /// [`Settings::decide`], telling `note` each contradiction rather than the first alone. `None` if
+    /// there was one.
+    pub fn decide_noting(fragment: Fragment, note: &mut dyn FnMut(ConfigError)) -> Option<Self> {
+        let store = StoreSettings::decide(fragment.store).map_err(&mut *note).ok();
+        let windows = window::decide(fragment.window.unwrap_or_default()).map_err(&mut *note).ok();
+        let gates = gate::decide(fragment.gate).map_err(&mut *note).ok();
+        let reboot = RebootSettings::decide(fragment.reboot).map_err(&mut *note).ok();
+        let (machine, agent, log) = (fragment.machine, fragment.agent, fragment.log);
+        Some(Self {
+            store: store?,
             machine: MachineSettings {
                 id_file: machine.id_file.unwrap_or_else(|| "/etc/machine-id".into()),
                 boot_id_file: machine
@@ -155,26 +159,26 @@ impl Settings {
             },
             agent: AgentSettings {
                 strategy: agent.strategy.unwrap_or_default(),
-                priority: agent.priority.unwrap_or(0),
+                priority: agent
+                    .priority
+                    .map_or(0, |priority| u32::try_from(priority.get()).unwrap_or(u32::MAX)),
                 warn_users: secs(agent.warn_users_secs, 300),
                 inhibit_timeout: secs(agent.inhibit_timeout_secs, 600),
                 reboot_deadline: secs(agent.reboot_deadline_secs, 900),
-                poll: secs(agent.poll_secs, 60).max(Duration::from_secs(1)),
+                poll: secs(agent.poll_secs, 60),
                 best_effort_wait: secs(agent.best_effort_wait_secs, 60),
-                check_interval: agent
-                    .check_interval_secs
-                    .map_or(Duration::from_secs(60), Secs::get),
-                heartbeat: agent.heartbeat_secs.map_or(Duration::from_secs(15), Secs::get),
+                check_interval: secs(agent.check_interval_secs, 60),
+                heartbeat: secs(agent.heartbeat_secs, 15),
                 kill_switch_file: agent
                     .kill_switch_file
                     .unwrap_or_else(|| "/etc/rebootlock/disable".into()),
             },
-            windows: window::decide(fragment.window.unwrap_or_default())?,
+            windows: windows?,
             detectors: fragment.detector.unwrap_or_default(),
-            gates: gate::decide(fragment.gate)?,
+            gates: gates?,
             groups: fragment.group.unwrap_or_default(),
             hooks: HooksSettings::decide(fragment.hooks),
-            reboot: RebootSettings::decide(fragment.reboot)?,
+            reboot: reboot?,
             metrics: MetricsSettings::decide(fragment.metrics),
             log: LogSettings {
                 format: log.format.unwrap_or_default(),
@@ -182,6 +186,31 @@ impl Settings {
             },
         })
     }
+}
+
+/// What `decide` makes, or the first fault it notes.
+///
+/// # Errors
+/// That [`ConfigError`].
+pub fn or_first_fault<T>(
+    decide: impl FnOnce(&mut dyn FnMut(ConfigError)) -> Option<T>,
+) -> Result<T, ConfigError> {
+    let mut first = None;
+    let decided = decide(&mut |fault| {
+        first.get_or_insert(fault);
+    });
+    match (decided, first) {
+        (Some(decided), None) => Ok(decided),
+        (_, Some(fault)) => Err(fault),
+        (None, None) => Err(ConfigError::Setting {
+            setting: "configuration",
+            problem: "cannot be decided".to_owned(),
+        }),
+    }
+}
+
+fn secs<const MIN: u64, const MAX: u64>(given: Option<Secs<MIN, MAX>>, default: u64) -> Duration {
+    given.map_or(Duration::from_secs(default), Secs::get)
 }
 
 impl Settings {
@@ -215,9 +244,6 @@ impl StoreSettings {
         if store.username.is_some() && store.password_file.is_none() && store.password.is_none() {
             return fault("store.username", "a user name needs a password_file");
         }
-        if store.timeout_secs == Some(0) {
-            return fault("store.timeout_secs", "must be at least 1");
-        }
         let password = match (store.password, &store.password_file) {
             (Some(password), _) => Some(password),
             (None, Some(path)) => Some(read_password(path)?),
@@ -231,7 +257,7 @@ impl StoreSettings {
             username: store.username,
             password,
             keys: store.prefix.unwrap_or_default(),
-            timeout: Duration::from_secs(store.timeout_secs.unwrap_or(5).min(LONGEST_SECS)),
+            timeout: secs(store.timeout_secs, 5),
         })
     }
 }
@@ -281,17 +307,17 @@ mod tests {
         for (text, said) in [
             (
                 "[agent]\nstrategy = \"of\"",
-                "test.toml:2:12: unknown value `of`; did you mean `off`? (allowed: `etcd-lock`, `lock`, `reboot`, `best-effort`, `off`)",
+                "test.toml:2:12: `strategy`: unknown value `of`; did you mean `off`? (allowed: `etcd-lock`, `lock`, `reboot`, `best-effort`, `off`)",
             ),
             (
                 "[store]\nendpoints = [\"host:1\"]",
-                "test.toml:2:13: endpoint \"host:1\" has no scheme that is known; expected http://host:2379, https://host:2379, sqlite:/path or memory:",
+                "test.toml:2:13: `endpoints`: endpoint \"host:1\" has no scheme that is known; expected http://host:2379, https://host:2379, sqlite:/path or memory:",
             ),
             (
                 "[store]\ntimeout_secs = \"5\"",
-                "test.toml:2:16: invalid type: string \"5\", expected u64",
+                "test.toml:2:16: `timeout_secs`: invalid type: string \"5\", expected a whole number from 1 to 3600",
             ),
-            ("[machine]\ngroups = [\"\"]", "test.toml:2:10: group name is empty"),
+            ("[machine]\ngroups = [\"\"]", "test.toml:2:10: `groups`: group name is empty"),
         ] {
             assert_eq!(decide(text).unwrap_err().to_string(), said);
         }
@@ -306,9 +332,9 @@ mod tests {
         assert_eq!(cooldowns[&Group::new("lb").unwrap()], Duration::from_secs(600));
         assert_eq!(cooldowns[&Group::new("db").unwrap()], Duration::ZERO);
         let error = decide("[[group]]\nname = \"\"").unwrap_err().to_string();
-        assert_eq!(error, "test.toml:2:8: group name is empty");
+        assert_eq!(error, "test.toml:2:8: `name`: group name is empty");
         let error = decide("[[group]]\nname = \"a\"\ncooldown_secs = -1").unwrap_err().to_string();
-        assert_eq!(error, "test.toml:3:17: -1 is not from 0 to 31536000");
+        assert_eq!(error, "test.toml:3:17: `cooldown_secs`: -1 is not from 0 to 31536000");
     }
 
     #[test]
@@ -338,7 +364,7 @@ mod tests {
         let shown: Vec<_> =
             text.lines().map(|line| if setting(line) { &line[1..] } else { line }).collect();
         let shown = Fragment::parse(&path, &shown.join("\n")).unwrap();
-        assert!(shown.store.timeout_secs == Some(5) && shown.window.is_some());
+        assert!(shown.store.timeout_secs.is_some() && shown.window.is_some());
         // As it is installed it decides nothing.
         let installed = Settings::decide(Fragment::parse(&path, &text).unwrap()).unwrap();
         assert_eq!(installed, decide("").unwrap());

@@ -17,13 +17,8 @@ use crate::config::{ConfigError, LogFormat, LogSettings};
 /// # Errors
 /// [`ConfigError`] if the level cannot be understood.
 pub fn start(settings: &LogSettings) -> Result<(), ConfigError> {
-    let filter = EnvFilter::try_new(&settings.level).map_err(|error| ConfigError::Setting {
-        setting: "log.level",
-        problem: format!(
-            "{:?}: {error}; expected error, warn, info, debug or trace",
-            settings.level
-        ),
-    })?;
+    let filter = filter(&settings.level)
+        .map_err(|problem| ConfigError::Setting { setting: "log.level", problem })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let journal = std::env::var_os("JOURNAL_STREAM").is_some() && !io::stderr().is_terminal();
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -35,6 +30,27 @@ pub fn start(settings: &LogSettings) -> Result<(), ConfigError> {
     // Only a second call fails, and then the first one's choice stands.
     drop(started);
     Ok(())
+}
+
+/// What is shown, or what is wrong with how that is said. A lone word must be a level: `tracing`
+/// would take any other for the name of a module and show nothing else.
+pub(crate) fn filter(level: &str) -> Result<EnvFilter, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let known = |word: &str| LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level));
+    let refused = || {
+        format!(
+            "{level:?} is no level; expected error, warn, info, debug, trace or off, or levels by \
+             module as in \"info,rebootlock=debug\""
+        )
+    };
+    let is_fine = |part: &str| {
+        part.rsplit_once('=')
+            .map_or(known(part), |(module, level)| !module.trim().is_empty() && known(level.trim()))
+    };
+    if !level.split(',').map(str::trim).all(is_fine) {
+        return Err(refused());
+    }
+    EnvFilter::try_new(level).map_err(|_| refused())
 }
 
 /// `<6>message key=value`

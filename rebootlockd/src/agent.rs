@@ -15,7 +15,7 @@ use rebootlock::config::gate::Phase;
 use rebootlock::config::{DetectorSettings, Strategy};
 use rebootlock::host;
 use rebootlock::id::{BootId, Group, MachineId, Token};
-use rebootlock::lock::{LockError, LockManager};
+use rebootlock::lock::{LockError, LockManager, Scope};
 use rebootlock::record::{Blocked, Claim, HolderRecord, Presence, UnixTime, Via};
 use rebootlock::wait::Waiting;
 use tokio::sync::watch;
@@ -104,6 +104,8 @@ pub struct Agent {
     force: bool,
     /// Whether the machine is back from a reboot, and well.
     verified: bool,
+    /// Since when a reboot has been wanted without a break.
+    wanted_since: Option<UnixTime>,
     back_off: BackOff,
     /// Why nothing goes on, as said last: each thing is said once.
     trouble: Option<String>,
@@ -226,6 +228,7 @@ impl Agent {
             ordered: false,
             force: false,
             verified: false,
+            wanted_since: None,
             back_off: BackOff::None,
             trouble: None,
             outcome: None,
@@ -364,8 +367,17 @@ impl Agent {
     }
 
     /// A single pass ends where the daemon would wait.
-    fn pass_is_over(&self, action: Action) -> bool {
-        self.options.run.once && action == Action::BackOff && self.outcome.is_some()
+    fn pass_is_over(&mut self, action: Action) -> bool {
+        if !self.options.run.once {
+            return false;
+        }
+        if action == Action::AskForPermit {
+            // Found with the permit of an earlier life: a single pass does not reboot, nor does it
+            // take away what was permitted.
+            self.conclude(Closed::new(Outcome::Ready, "the reboot is permitted already"));
+            return true;
+        }
+        action == Action::BackOff && self.outcome.is_some()
     }
 
     /// What a single pass ends with.
@@ -419,7 +431,19 @@ impl Agent {
     /// Nothing keeps this machine any more.
     fn go_on(&mut self) {
         self.outcome = None;
+        self.tell_pauses(None);
         self.shown.send_if_modified(|shown| shown.blocked.take().is_some());
+    }
+
+    /// In figures: what is paused, as far as this agent was stopped by it.
+    pub(super) fn tell_pauses(&self, paused: Option<&Scope>) {
+        let groups = self.options.settings.machine.groups.iter().cloned().map(Scope::Group);
+        let since = |scope: &Scope| (paused == Some(scope)).then(UnixTime::now);
+        let all = groups.chain([Scope::Fleet]).map(|scope| {
+            let since = since(&scope);
+            (scope, since)
+        });
+        self.metrics.set_pauses(all);
     }
 
     fn show_state(&self, state: State) {
@@ -434,6 +458,8 @@ impl Agent {
             self.say("no reboot is wanted");
         }
         self.clear_trouble();
+        // Of an earlier life that ended before it could.
+        self.undo_hooks().await;
         let mut failure = "a detector failed".to_owned();
         if self.options.run.once {
             // First what may speak against it, as the detectors need not run then.
@@ -452,10 +478,12 @@ impl Agent {
             match self.wants.now() {
                 Want::Reboot { reason, .. } => {
                     tracing::info!(reason, "a reboot is wanted");
-                    self.metrics.set_required(Required::Since(UnixTime::now()));
+                    let since = *self.wanted_since.get_or_insert_with(UnixTime::now);
+                    self.metrics.set_required(Required::Since(since));
                     return Ok(Event::Wanted);
                 }
                 Want::Nothing => {
+                    self.wanted_since = None;
                     self.metrics.set_required(Required::No);
                     self.forget_tried();
                     if self.options.run.once || tokio::time::Instant::now() >= monitor {
@@ -538,6 +566,8 @@ impl Agent {
     }
 
     async fn back_off(&mut self) -> Event {
+        // A slot that was taken away is not given back, but what was drained is needed again.
+        self.undo_hooks().await;
         match self.back_off {
             BackOff::None => {}
             BackOff::AWhile => tokio::time::sleep(self.poll()).await,

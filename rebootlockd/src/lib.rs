@@ -8,7 +8,8 @@
 //! - [`hooks`]: what runs before a reboot and after it. [`method`]: how the machine goes down.
 //! - [`coordinator`], [`notify`], [`presence`]: whom we tell what we do. [`memento`]: what we keep on disk.
 //! - [`process`], [`unit`]: commands, run so that nothing of them survives their deadline.
-//! - [`simulate`]: what the detectors say now, and nothing else.
+//! - [`simulate`]: what the detectors say now, and nothing else. [`validate`]: what is wrong with the
+//!   configuration. [`import`]: other reboot managers' configurations as ours. [`version`].
 //! - [`status`]: one look at everything that decides a reboot; [`pass`]: what such a look found.
 //! - [`outcome`]: how a pass ends, by name and exit code. [`metrics`]: figures for Prometheus.
 //! - [`options`]: flags, variables and files become settings.
@@ -21,6 +22,7 @@ pub mod environment;
 pub mod failpoint;
 pub mod gate;
 pub mod hooks;
+pub mod import;
 pub mod logind;
 pub mod lookout;
 pub mod memento;
@@ -38,4 +40,6 @@ pub mod simulate;
 pub mod status;
 pub mod unit;
 pub mod update_engine;
+pub mod validate;
+pub mod version;
 pub mod want;

@@ -15,7 +15,7 @@ use rebootlockd::coordinator::Coordinator;
 use rebootlockd::method::Boot;
 use rebootlockd::metrics::{Export, Metrics};
 use rebootlockd::options::{Cli, Command, Options, RunArgs, read};
-use rebootlockd::{notify, simulate, status};
+use rebootlockd::{import, notify, simulate, status, validate, version};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +35,11 @@ fn main() -> ExitCode {
         Command::Run(run) => run,
         Command::Status(args) => return status::run(&cli.common, &args).into(),
         Command::Simulate(args) => return simulate::run(&cli.common, &args).into(),
+        Command::ValidateConfig(args) => {
+            return validate::run(&cli.common, &args, |name| std::env::var_os(name)).into();
+        }
+        Command::Import(args) => return import::run(&args).into(),
+        Command::Version(args) => return version::run(&args).into(),
     };
     let options = match read(&cli.common, &run, |name| std::env::var_os(name)) {
         Ok(options) => options,

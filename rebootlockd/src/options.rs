@@ -5,11 +5,17 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use rebootlock::cli::{CommonArgs, locksmith_fragment};
-use rebootlock::config::{AgentFragment, ConfigError, Fragment, Settings, Strategy, local_zone};
+use rebootlock::config::{
+    AgentFragment, ConfigError, Fragment, Settings, Strategy, local_zone, or_first_fault,
+    read_files,
+};
 use rebootlock::window::{Action, InvalidWindow, Locksmith, Rule, Window, Windows};
 
+use crate::import::ImportArgs;
 use crate::simulate::{Output, SimulateArgs};
 use crate::status::StatusArgs;
+use crate::validate::ValidateArgs;
+use crate::version::VersionArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -18,6 +24,8 @@ Examples:
   rebootlockd run --dry-run -v                     everything but the reboot
   rebootlockd run --once                           one pass, no reboot: 0 done, 3 gate, 4 no slot, 5 paused
   rebootlockd status                               the same, and not even a slot is taken
+  rebootlockd validate-config                      before a reload
+  rebootlockd import --from clusterrebootd /etc/clusterrebootd/config.yaml
 
 REBOOT_STRATEGY, REBOOT_WINDOW_START, REBOOT_WINDOW_LENGTH and locksmith's LOCKSMITHD_… variables
 work as they did.";
@@ -41,6 +49,12 @@ pub enum Command {
     Run(RunArgs),
     /// Ask this machine's detectors once and print what they say; touches no store
     Simulate(SimulateArgs),
+    /// Say what is wrong with the configuration, as `run` would read it, and what cannot work
+    ValidateConfig(ValidateArgs),
+    /// Print the configuration of another reboot manager as ours
+    Import(ImportArgs),
+    /// Print name, version and target
+    Version(VersionArgs),
     /// Look at everything that decides a reboot, as a pass would, and take nothing
     Status(StatusArgs),
 }
@@ -88,43 +102,74 @@ pub fn read(
     run: &RunArgs,
     variable: impl Fn(&str) -> Option<OsString> + Copy,
 ) -> Result<Options, ConfigError> {
-    let text = |name: &str| {
-        variable(name)
-            .map(|value| value.to_string_lossy().trim().to_owned())
-            .filter(|value| !value.is_empty())
-    };
-    let legacy = locksmith_fragment("LOCKSMITHD", variable)?;
-    let strategy = match text("LOCKSMITHD_REBOOT_STRATEGY").or_else(|| text("REBOOT_STRATEGY")) {
-        Some(name) => Some(parse_strategy(&name)?),
-        None => None,
-    };
-    let legacy =
-        Fragment { agent: AgentFragment { strategy, ..AgentFragment::default() }, ..legacy };
-    let mut fragment = common.fragment_over(legacy)?;
-    fragment.agent.strategy = run.strategy.or(fragment.agent.strategy);
-    let settings = Settings::decide(fragment)?;
+    let files = read_files(common.config.as_deref())?;
+    or_first_fault(|note| {
+        let legacy = Legacy::read(variable, note)?;
+        let (settings, windows) = decide(files, legacy, common, run.strategy, note)?;
+        Some(Options { settings, windows, run: run.clone() })
+    })
+}
 
-    let either = |name: &str| text(&format!("LOCKSMITHD_{name}")).or_else(|| text(name));
-    let written = match (either("REBOOT_WINDOW_START"), either("REBOOT_WINDOW_LENGTH")) {
-        (None, None) => None,
-        (Some(start), Some(length)) => Some(
-            Locksmith::parse(&start, &length).map(|rule| (format!("{start} for {length}"), rule)),
-        ),
-        (Some(_), None) => Some(Err(InvalidWindow::Half("REBOOT_WINDOW_START"))),
-        (None, Some(_)) => Some(Err(InvalidWindow::Half("REBOOT_WINDOW_LENGTH"))),
-    };
+/// What the variables of update.conf and of locksmith say.
+#[derive(Debug)]
+pub struct Legacy {
+    fragment: Fragment,
+    /// Its name, and when it is open.
+    window: Option<(String, Locksmith)>,
+}
+
+impl Legacy {
+    /// Reads them all and tells `note` what is wrong with them. `None` if something was.
+    pub fn read(
+        variable: impl Fn(&str) -> Option<OsString> + Copy,
+        note: &mut dyn FnMut(ConfigError),
+    ) -> Option<Self> {
+        let text = |name: &str| {
+            variable(name)
+                .map(|value| value.to_string_lossy().trim().to_owned())
+                .filter(|value| !value.is_empty())
+        };
+        let either = |name: &str| text(&format!("LOCKSMITHD_{name}")).or_else(|| text(name));
+        let legacy = locksmith_fragment("LOCKSMITHD", variable).map_err(&mut *note).ok();
+        let strategy = either("REBOOT_STRATEGY").map(|name| parse_strategy(&name)).transpose();
+        let strategy = strategy.map_err(&mut *note).ok();
+        let written = match (either("REBOOT_WINDOW_START"), either("REBOOT_WINDOW_LENGTH")) {
+            (None, None) => Ok(None),
+            (Some(start), Some(length)) => Locksmith::parse(&start, &length)
+                .map(|rule| Some((format!("{start} for {length}"), rule))),
+            (Some(_), None) => Err(InvalidWindow::Half("REBOOT_WINDOW_START")),
+            (None, Some(_)) => Err(InvalidWindow::Half("REBOOT_WINDOW_LENGTH")),
+        };
+        let window = written.map_err(|error| {
+            let problem = error.to_string();
+            note(ConfigError::Setting { setting: "REBOOT_WINDOW_START", problem });
+        });
+        let agent = AgentFragment { strategy: strategy?, ..AgentFragment::default() };
+        Some(Self { fragment: Fragment { agent, ..legacy? }, window: window.ok()? })
+    }
+}
+
+/// Puts files, variables and flags together, and tells `note` what contradicts itself. `None` if
+/// something does.
+pub fn decide(
+    files: Fragment,
+    legacy: Legacy,
+    common: &CommonArgs,
+    strategy: Option<Strategy>,
+    note: &mut dyn FnMut(ConfigError),
+) -> Option<(Settings, Windows)> {
+    let mut fragment = common.over(files, legacy.fragment);
+    fragment.agent.strategy = strategy.or(fragment.agent.strategy);
+    let settings = Settings::decide_noting(fragment, note)?;
     let mut windows = settings.windows.clone();
-    if let Some(written) = written {
-        let (name, rule) = written.map_err(|error| ConfigError::Setting {
-            setting: "REBOOT_WINDOW_START",
-            problem: error.to_string(),
-        })?;
+    if let Some((name, rule)) = legacy.window {
         // The host's own variables replace what files allow, as every later layer does. What files
         // deny stays denied.
         windows.0.retain(|window| window.action == Action::Deny);
-        windows.0.push(Window::new(name, local_zone()?, Rule::Locksmith(rule)));
+        let zone = local_zone().map_err(note).ok()?;
+        windows.0.push(Window::new(name, zone, Rule::Locksmith(rule)));
     }
-    Ok(Options { settings, windows, run: run.clone() })
+    Some((settings, windows))
 }
 
 fn parse_strategy(name: &str) -> Result<Strategy, ConfigError> {

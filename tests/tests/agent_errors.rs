@@ -153,9 +153,9 @@ async fn bad_configuration_exits_2_with_file_line_and_suggestion() {
         ),
         (
             "[agent]\nstrategy = \"of\"\n",
-            "rebootlock.toml:2:12: unknown value `of`; did you mean `off`?",
+            "rebootlock.toml:2:12: `strategy`: unknown value `of`; did you mean `off`?",
         ),
-        ("[agent]\npoll_secs = \"1\"\n", "rebootlock.toml:2:13: invalid type: string"),
+        ("[agent]\npoll_secs = \"1\"\n", "rebootlock.toml:2:13: `poll_secs`: invalid type: string"),
         ("[agent\n", "rebootlock.toml:1:"),
         ("[[window]]\nstart = \"25:00\"\nlength = \"1h\"\n", "\"25:00\" is not a time"),
         ("[store]\nusername = \"agent\"\n", "store.username: a user name needs a password_file"),

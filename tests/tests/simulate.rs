@@ -263,6 +263,8 @@ async fn a_wrong_configuration_exits_2_and_a_wrong_flag_64() {
     let machine = Machine::new();
     let (code, _, stderr) = machine.simulate("[[detector]]\ntype = \"fiel\"\n", &[]).await;
     assert_eq!(code, 2);
-    assert!(stderr.contains("rebootlock.toml:2:8: unknown value `fiel`; did you mean `file`?"));
+    assert!(
+        stderr.contains("rebootlock.toml:2:8: `type`: unknown value `fiel`; did you mean `file`?")
+    );
     assert_eq!(machine.simulate("", &["--output", "xml"]).await.0, 64);
 }

@@ -48,20 +48,53 @@ pub enum ConfigError {
 /// # Errors
 /// [`ConfigError`] names the file and the place in it.
 pub fn read_files(file: Option<&Path>) -> Result<Fragment, ConfigError> {
-    let path = file.unwrap_or(Path::new(DEFAULT_FILE));
-    let mut whole = match std::fs::read_to_string(path) {
-        Ok(text) => Fragment::parse(path, &text)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && file.is_none() => {
-            Fragment::default()
-        }
-        Err(source) => return Err(ConfigError::Unreadable { path: path.to_owned(), source }),
-    };
-    for path in drop_ins(&path.with_extension("d"))? {
-        let text = std::fs::read_to_string(&path)
-            .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
-        whole = whole.overlaid(Fragment::parse(&path, &text)?);
+    let files = Files::read(file);
+    match files.faults.into_iter().next() {
+        Some(fault) => Err(fault),
+        None => Ok(files.whole),
     }
-    Ok(whole)
+}
+
+/// What all files say together, and what is wrong with them.
+#[derive(Debug, Default)]
+pub struct Files {
+    /// Those that were read, in this order, with those that have faults.
+    pub read: Vec<PathBuf>,
+    /// What those without faults say.
+    pub whole: Fragment,
+    /// The first of each file.
+    pub faults: Vec<ConfigError>,
+}
+
+impl Files {
+    /// Reads as [`read_files`] does, and goes on after a fault.
+    pub fn read(file: Option<&Path>) -> Self {
+        let mut files = Self::default();
+        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+        files.add(path, file.is_some());
+        match drop_ins(&path.with_extension("d")) {
+            Ok(paths) => paths.iter().for_each(|path| files.add(path, true)),
+            Err(fault) => files.faults.push(fault),
+        }
+        files
+    }
+
+    fn add(&mut self, path: &Path, must_be_there: bool) {
+        let parsed = match std::fs::read_to_string(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !must_be_there => return,
+            Err(source) => Err(ConfigError::Unreadable { path: path.to_owned(), source }),
+            Ok(text) => {
+                self.read.push(path.to_owned());
+                Fragment::parse(path, &text)
+            }
+        };
+        match parsed {
+            Ok(fragment) => {
+                self.whole = std::mem::take(&mut self.whole).overlaid(fragment);
+            }
+            Err(fault) => self.faults.push(fault),
+        }
+    }
 }
 
 fn drop_ins(folder: &Path) -> Result<Vec<PathBuf>, ConfigError> {
@@ -87,13 +120,13 @@ pub(super) fn explain(path: &Path, text: &str, error: &toml::de::Error) -> Confi
     let start = error.span().map_or(0, |span| span.start);
     let (before, at) = text.split_at_checked(start).unwrap_or((text, ""));
     let problem = reword(error.message(), before, at);
-    at_place(path, before, problem)
+    at_place(path, before, naming_key(before, at, problem))
 }
 
 /// What is wrong with a table that could be parsed.
 pub(super) fn fault_in(path: &Path, text: &str, fault: Fault) -> ConfigError {
-    let (before, _) = text.split_at_checked(fault.span.start).unwrap_or((text, ""));
-    at_place(path, before, fault.problem)
+    let (before, at) = text.split_at_checked(fault.span.start).unwrap_or((text, ""));
+    at_place(path, before, naming_key(before, at, fault.problem))
 }
 
 fn at_place(path: &Path, before: &str, problem: String) -> ConfigError {
@@ -102,8 +135,58 @@ fn at_place(path: &Path, before: &str, problem: String) -> ConfigError {
     ConfigError::Syntax { path: path.to_owned(), line, column, problem }
 }
 
+/// `problem` with the key whose value it is about, unless it names the key itself.
+fn naming_key(before: &str, at: &str, problem: String) -> String {
+    match key_of(before, at) {
+        Some(key) if !problem.contains(&format!("`{key}`")) => format!("`{key}`: {problem}"),
+        _ => problem,
+    }
+}
+
+/// The key of the value that begins at `at`. The value may be in a list over several lines.
+fn key_of<'a>(before: &'a str, at: &str) -> Option<&'a str> {
+    let mut lines = before.rsplit('\n');
+    let mut line = lines.next()?.trim();
+    if line.is_empty() && at.starts_with('[') {
+        return None;
+    }
+    loop {
+        if let Some((key, _)) = line.split_once('=') {
+            let key = key.trim();
+            let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+            return (!key.is_empty() && key.chars().all(plain)).then_some(key);
+        }
+        line = lines.next()?.trim();
+        let goes_on = line.is_empty() || line.starts_with('#') || line.ends_with(['[', ',', '{']);
+        if !goes_on {
+            return None;
+        }
+    }
+}
+
 /// serde says "unknown field `x`, expected one of `a`, `b`"; users want to know which they meant.
 fn reword(message: &str, before: &str, at: &str) -> String {
+    if message.starts_with("invalid type: map, expected a sequence") {
+        let name = at.trim_start_matches('[').split(']').next().unwrap_or_default();
+        return format!("`{name}` can be there several times; write [[{name}]]");
+    }
+    if message == "duplicate key" {
+        let is_key = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let key = at.split(|c| !is_key(c)).next().unwrap_or_default();
+        return format!("there is a `{key}` already; take one of them out");
+    }
+    if let Some((found, _)) = message.split_once(", expected path string") {
+        return format!("{found}, expected a path in quotes");
+    }
+    if message == "wanted string or table" {
+        return "expected a word in quotes".to_owned();
+    }
+    if let Some((found, _)) = message.split_once(", expected a sequence") {
+        return format!("{found}, expected a list in square brackets");
+    }
+    if let Some((found, _)) = message.split_once(", expected struct ") {
+        return format!("{found}, expected a table: its name in brackets, as in [store]");
+    }
     let mut quoted = message.split('`').skip(1).step_by(2);
     let Some(found) = quoted.next() else { return message.trim().replace('\n', "; ") };
     let allowed: Vec<&str> = quoted.collect();
@@ -130,9 +213,16 @@ fn reword(message: &str, before: &str, at: &str) -> String {
             None => format!("unknown key `{found}` outside any table; {meant}"),
         };
     }
+    if message.starts_with("missing field") {
+        return format!("`{found}` is missing");
+    }
     if message.starts_with("unknown variant") {
-        let allowed: Vec<_> = allowed.iter().map(|name| format!("`{name}`")).collect();
-        return format!("unknown value `{found}`; {meant} (allowed: {})", allowed.join(", "));
+        let names: Vec<_> = allowed.iter().map(|name| format!("`{name}`")).collect();
+        let names = names.join(", ");
+        return match closest {
+            Some(_) => format!("unknown value `{found}`; {meant} (allowed: {names})"),
+            None => format!("unknown value `{found}`; allowed are {names}"),
+        };
     }
     message.trim().replace('\n', "; ")
 }

@@ -13,7 +13,7 @@ use super::group::{GroupSettings, GroupTable};
 use super::hooks::HooksFragment;
 use super::metrics::{MetricsFragment, MetricsTable};
 use super::reboot::RebootFragment;
-use super::table::{Fault, Secs, check_all, overlay_named};
+use super::table::{Count, Fault, Secs, at_least_one, check_all, full_path, overlay_named, text};
 use super::window::{WindowSettings, WindowTable};
 use crate::id::Group;
 use crate::keys::Keyspace;
@@ -86,16 +86,22 @@ impl Written {
 #[serde(deny_unknown_fields, default)]
 pub struct StoreFragment {
     /// Where, tried in this order.
+    #[serde(deserialize_with = "at_least_one")]
     pub endpoints: Option<Vec<Endpoint>>,
     /// PEM file with the authorities to trust.
+    #[serde(deserialize_with = "full_path")]
     pub ca_file: Option<PathBuf>,
     /// PEM file with our certificate.
+    #[serde(deserialize_with = "full_path")]
     pub cert_file: Option<PathBuf>,
     /// PEM file with its key.
+    #[serde(deserialize_with = "full_path")]
     pub key_file: Option<PathBuf>,
     /// User name.
+    #[serde(deserialize_with = "text")]
     pub username: Option<String>,
     /// File whose first line is the password.
+    #[serde(deserialize_with = "full_path")]
     pub password_file: Option<PathBuf>,
     /// A password out of the environment, as locksmith took it. Never out of a file.
     #[serde(skip)]
@@ -104,7 +110,7 @@ pub struct StoreFragment {
     #[serde(deserialize_with = "from_text")]
     pub prefix: Option<Keyspace>,
     /// Longest time one request may take, in seconds.
-    pub timeout_secs: Option<u64>,
+    pub timeout_secs: Option<Secs<1, 3_600>>,
 }
 
 /// `[machine]`: which machine this is.
@@ -112,10 +118,13 @@ pub struct StoreFragment {
 #[serde(deny_unknown_fields, default)]
 pub struct MachineFragment {
     /// File with the machine-id.
+    #[serde(deserialize_with = "full_path")]
     pub id_file: Option<PathBuf>,
     /// File with the boot id.
+    #[serde(deserialize_with = "full_path")]
     pub boot_id_file: Option<PathBuf>,
     /// Groups it belongs to.
+    #[serde(deserialize_with = "at_least_one")]
     pub groups: Option<Vec<Group>>,
 }
 
@@ -126,22 +135,23 @@ pub struct AgentFragment {
     /// What to do when a reboot is wanted.
     pub strategy: Option<Strategy>,
     /// Place in the queue: higher goes first.
-    pub priority: Option<u32>,
+    pub priority: Option<Count<0, 4_294_967_295>>,
     /// Time given to users who are logged in, in seconds.
-    pub warn_users_secs: Option<u64>,
+    pub warn_users_secs: Option<Secs<0, 604_800>>,
     /// How long an inhibitor may hold a slot up, in seconds.
-    pub inhibit_timeout_secs: Option<u64>,
+    pub inhibit_timeout_secs: Option<Secs<0, 604_800>>,
     /// Still up so long after the reboot was ordered, something is wrong, in seconds.
-    pub reboot_deadline_secs: Option<u64>,
+    pub reboot_deadline_secs: Option<Secs<1, 604_800>>,
     /// Look again after this long even if nothing was heard, in seconds.
-    pub poll_secs: Option<u64>,
+    pub poll_secs: Option<Secs<1, 86_400>>,
     /// How long `best-effort` waits for a store out of reach, in seconds.
-    pub best_effort_wait_secs: Option<u64>,
+    pub best_effort_wait_secs: Option<Secs<0, 604_800>>,
     /// How often detectors and gates are asked, in seconds.
     pub check_interval_secs: Option<Secs<1, 86_400>>,
     /// How often this machine looks how it is and tells the others, in seconds.
     pub heartbeat_secs: Option<Secs<1, 3_600>>,
     /// While this file is there, nothing reboots.
+    #[serde(deserialize_with = "full_path")]
     pub kill_switch_file: Option<PathBuf>,
 }
 
@@ -152,6 +162,7 @@ pub struct LogFragment {
     /// In which form.
     pub format: Option<LogFormat>,
     /// What is shown: `error`, `warn`, `info`, `debug`, `trace`, or directives by module.
+    #[serde(deserialize_with = "level")]
     pub level: Option<String>,
 }
 
@@ -237,6 +248,13 @@ impl Fragment {
             log: overlay!(log: format, level),
         }
     }
+}
+
+/// A level that is mistyped would be taken for the name of a module, and nothing be shown.
+fn level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    crate::logging::filter(&text).map_err(serde::de::Error::custom)?;
+    Ok(Some(text))
 }
 
 fn from_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>

@@ -15,7 +15,7 @@ const LONGEST: u64 = 365 * 86_400;
 /// `[[group]]` as written.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct GroupTable {
+pub(super) struct GroupTable {
     name: Spanned<String>,
     cooldown_secs: Option<Secs<0, LONGEST>>,
 }

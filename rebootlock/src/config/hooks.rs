@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
-use super::table::Secs;
+use super::table::{Secs, full_path};
 
 /// Where hooks are found unless told otherwise.
 const PRE_REBOOT_DIR: &str = "/etc/rebootlock/pre-reboot.d";
@@ -18,9 +17,9 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HooksFragment {
-    #[serde(deserialize_with = "folder")]
+    #[serde(deserialize_with = "full_path")]
     pre_reboot_dir: Option<PathBuf>,
-    #[serde(deserialize_with = "folder")]
+    #[serde(deserialize_with = "full_path")]
     post_reboot_dir: Option<PathBuf>,
     timeout_secs: Option<Secs<1, 86_400>>,
     isolation: Option<Isolation>,
@@ -85,14 +84,4 @@ impl Default for HooksSettings {
             isolation: Isolation::default(),
         }
     }
-}
-
-/// A folder somewhere below where the daemon happened to be started would be another one each time.
-fn folder<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
-    let path = PathBuf::deserialize(deserializer)?;
-    if !path.is_absolute() {
-        let problem = format!("{path:?} is not a full path; expected one that begins with /");
-        return Err(D::Error::custom(problem));
-    }
-    Ok(Some(path))
 }

@@ -210,14 +210,17 @@ mod tests {
             ("listen = \"127.0.0.1\"", "2:10: `listen` \"127.0.0.1\" is not ADDRESS:PORT"),
             ("listen = \"127.0.0.1:99999\"", "2:10: `listen` \"127.0.0.1:99999\" is not"),
             ("listen = \"\"", "2:10: `listen` \"\" is not ADDRESS:PORT"),
-            ("listen = 9977", "2:10: invalid type: integer `9977`, expected a string"),
+            ("listen = 9977", "2:10: `listen`: invalid type: integer `9977`, expected a string"),
             (
                 "listen = \"10.0.0.1:9977\"",
                 "2:10: `listen` 10.0.0.1:9977 can be reached from other machines",
             ),
             ("listen = \"[::]:9977\"", "2:10: `listen` [::]:9977 can be reached from other"),
             ("allow_remote = true", "2:16: `allow_remote` is about the `listen` beside it"),
-            ("allow_remote = \"yes\"", "2:16: invalid type: string \"yes\", expected a boolean"),
+            (
+                "allow_remote = \"yes\"",
+                "2:16: `allow_remote`: invalid type: string \"yes\", expected a boolean",
+            ),
             (
                 "textfile = \"rebootlock.prom\"",
                 "2:12: `textfile` \"rebootlock.prom\" does not begin",
@@ -226,7 +229,10 @@ mod tests {
                 "textfile = \"/run/rebootlock\"",
                 "2:12: `textfile` \"/run/rebootlock\" does not end in",
             ),
-            ("textfile = true", "2:12: invalid type: boolean `true`, expected a string"),
+            (
+                "textfile = true",
+                "2:12: `textfile`: invalid type: boolean `true`, expected a string",
+            ),
             ("port = 9977", "2:1: unknown key `port` in [metrics]; "),
             ("listn = \"off\"", "2:1: unknown key `listn` in [metrics]; did you mean `listen`?"),
         ] {

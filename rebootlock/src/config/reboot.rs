@@ -257,12 +257,12 @@ mod tests {
         for (text, said) in [
             (
                 "[reboot]\nmethod = \"loginds\"",
-                "test.toml:2:10: unknown value `loginds`; did you mean `logind`? (allowed: \
+                "test.toml:2:10: `method`: unknown value `loginds`; did you mean `logind`? (allowed: \
                  `logind`, `command`, `soft-reboot`, `kexec`)",
             ),
             (
                 "[reboot]\nmethod = \"command\"\ncommand = [\"/bin/a\", \"${RC_NODENAME}\"]",
-                "test.toml:3:22: there is no variable `${RC_NODENAME}`; did you mean \
+                "test.toml:3:22: `command`: there is no variable `${RC_NODENAME}`; did you mean \
                  `${RC_NODE_NAME}`?",
             ),
             ("[reboot]\ncommand = []", "test.toml:2:11: `command` must name a program"),
@@ -270,23 +270,37 @@ mod tests {
                 "[reboot]\ncommand = [\" \"]",
                 "test.toml:2:12: `command` must name a program, not a blank",
             ),
-            ("[reboot]\nverify_successes = 0", "test.toml:2:20: 0 is not from 1 to 100"),
-            ("[reboot]\nmax_attempts = 101", "test.toml:2:16: 101 is not from 1 to 100"),
-            ("[reboot]\nsettle_secs = -1", "test.toml:2:15: -1 is not from 0 to 604800"),
+            (
+                "[reboot]\nverify_successes = 0",
+                "test.toml:2:20: `verify_successes`: 0 is not from 1 to 100",
+            ),
+            (
+                "[reboot]\nmax_attempts = 101",
+                "test.toml:2:16: `max_attempts`: 101 is not from 1 to 100",
+            ),
+            (
+                "[reboot]\nsettle_secs = -1",
+                "test.toml:2:15: `settle_secs`: -1 is not from 0 to 604800",
+            ),
             (
                 "[reboot]\non_overdue = \"keep\"",
-                "test.toml:2:14: unknown value `keep`; known are `hold`, `release` (allowed: \
-                 `hold`, `release`)",
+                "test.toml:2:14: `on_overdue`: unknown value `keep`; allowed are `hold`, `release`",
             ),
-            ("[hooks]\ntimeout_secs = 0", "test.toml:2:16: 0 is not from 1 to 86400"),
-            ("[hooks]\ntimeout_secs = 86401", "test.toml:2:16: 86401 is not from 1 to 86400"),
+            (
+                "[hooks]\ntimeout_secs = 0",
+                "test.toml:2:16: `timeout_secs`: 0 is not from 1 to 86400",
+            ),
+            (
+                "[hooks]\ntimeout_secs = 86401",
+                "test.toml:2:16: `timeout_secs`: 86401 is not from 1 to 86400",
+            ),
             (
                 "[hooks]\npre_reboot_dir = \"hooks\"",
-                "test.toml:2:18: \"hooks\" is not a full path; expected one that begins with /",
+                "test.toml:2:18: `pre_reboot_dir`: \"hooks\" is not a full path; expected one that begins with /",
             ),
             (
                 "[hooks]\nisolation = \"units\"",
-                "test.toml:2:13: unknown value `units`; did you mean `unit`? (allowed: `auto`, \
+                "test.toml:2:13: `isolation`: unknown value `units`; did you mean `unit`? (allowed: `auto`, \
                  `unit`, `process-group`)",
             ),
             (

@@ -6,6 +6,8 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::de::Error as _;
@@ -14,7 +16,7 @@ use toml::Spanned;
 
 /// What is wrong, and where in the file's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub(super) struct Fault {
     /// Bytes of the text.
     pub(super) span: Range<usize>,
     /// What is wrong there, and what is allowed. Names the key.
@@ -23,18 +25,18 @@ pub struct Fault {
 
 impl Fault {
     /// At `span`.
-    pub fn new(span: Range<usize>, problem: impl Into<String>) -> Self {
+    pub(super) fn new(span: Range<usize>, problem: impl Into<String>) -> Self {
         Self { span, problem: problem.into() }
     }
 
     /// At a value.
-    pub fn at<T>(value: &Spanned<T>, problem: impl fmt::Display) -> Self {
+    pub(super) fn at<T>(value: &Spanned<T>, problem: impl fmt::Display) -> Self {
         Self::new(value.span(), problem.to_string())
     }
 }
 
 /// A table of an array of tables, as written.
-pub trait Table {
+pub(super) trait Table {
     /// What it means.
     type Settings;
 
@@ -57,7 +59,7 @@ pub(super) fn check_all<T: Table>(
 }
 
 /// A table that is known by its name: in a later file it replaces its namesake of an earlier one.
-pub trait Named {
+pub(super) trait Named {
     /// Its name.
     fn name(&self) -> &str;
 }
@@ -95,6 +97,16 @@ impl<const MIN: u64, const MAX: u64> Secs<MIN, MAX> {
 impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Secs<MIN, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Self(Duration::from_secs(Count::<MIN, MAX>::deserialize(deserializer)?.get())))
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> FromStr for Secs<MIN, MAX> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let seconds = text.parse().ok().filter(|seconds| (MIN..=MAX).contains(seconds));
+        let seconds = seconds.ok_or_else(|| format!("{text:?} is not from {MIN} to {MAX}"))?;
+        Ok(Self(Duration::from_secs(seconds)))
     }
 }
 
@@ -136,6 +148,33 @@ impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Count<MIN, MAX> {
         }
         deserializer.deserialize_u64(Visitor::<MIN, MAX>).map(Self)
     }
+}
+
+/// A path from the root: one from where the daemon happened to be started would lead elsewhere each
+/// time.
+pub(super) fn full_path<'de, D>(deserializer: D) -> Result<Option<PathBuf>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let path = PathBuf::deserialize(deserializer)?;
+    if !path.is_absolute() {
+        let problem = format!("{path:?} is not a full path; expected one that begins with /");
+        return Err(D::Error::custom(problem));
+    }
+    Ok(Some(path))
+}
+
+/// A list that says something.
+pub(super) fn at_least_one<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let list = Vec::deserialize(deserializer)?;
+    if list.is_empty() {
+        return Err(D::Error::custom("must name at least one, or be left out"));
+    }
+    Ok(Some(list))
 }
 
 /// Text that is not blank.

@@ -265,43 +265,58 @@ mod tests {
     fn what_is_wrong_is_told_with_its_place() {
         for (keys, said) in [
             ("", "t.toml:1:1: a window needs one of `start`"),
-            ("action = \"alow\"", "t.toml:2:10: unknown value `alow`; did you mean `allow`?"),
-            ("name = \" \"\nrange = \"1:00-2:00\"", "t.toml:2:8: must not be blank"),
+            (
+                "action = \"alow\"",
+                "t.toml:2:10: `action`: unknown value `alow`; did you mean `allow`?",
+            ),
+            ("name = \" \"\nrange = \"1:00-2:00\"", "t.toml:2:8: `name`: must not be blank"),
             (
                 "rnage = \"1:00-2:00\"",
                 "t.toml:2:1: unknown key `rnage` in [[window]]; did you mean `range`?",
             ),
             (
                 "start = \"25:00\"\nlength = \"1h\"",
-                "t.toml:2:9: window start \"25:00\" is not a time",
+                "t.toml:2:9: `start`: window start \"25:00\" is not a time",
             ),
             (
                 "start = \"5:00\"\nlength = \"24h\"",
-                "t.toml:3:10: window length \"24h\" is too long",
+                "t.toml:3:10: `length`: window length \"24h\" is too long",
             ),
             ("start = \"5:00\"", "t.toml:2:9: `start` needs a `length`"),
             ("length = \"1h\"", "t.toml:2:10: `length` goes with"),
             ("range = \"1:00-2:00\"\nlength = \"1h\"", "t.toml:3:10: `length` goes with"),
-            ("range = \"sat-sun\"", "t.toml:2:9: range \"sat-sun\": expected"),
-            ("range = \"\"", "t.toml:2:9: range \"\": expected"),
-            ("calendar = \"25:00\"\nlength = \"1h\"", "t.toml:2:12: calendar \"25:00\": hour 25"),
-            ("calendar = \"daily\"\nlength = \"0\"", "t.toml:3:10: window length \"0\" is no time"),
+            ("range = \"sat-sun\"", "t.toml:2:9: `range`: range \"sat-sun\": expected"),
+            ("range = \"\"", "t.toml:2:9: `range`: range \"\": expected"),
+            (
+                "calendar = \"25:00\"\nlength = \"1h\"",
+                "t.toml:2:12: `calendar`: calendar \"25:00\": hour 25",
+            ),
+            (
+                "calendar = \"daily\"\nlength = \"0\"",
+                "t.toml:3:10: `length`: window length \"0\" is no time",
+            ),
             ("range = \"1:00-2:00\"\ndates = [\"2026-11-27\"]", "t.toml:3:9: `range` and `dates`"),
             ("dates = []", "t.toml:2:9: `dates` must name"),
-            ("dates = [\"2026-11-27\", \"2026-11-31\"]", "t.toml:2:24: date \"2026-11-31\""),
+            (
+                "dates = [\"2026-11-27\", \"2026-11-31\"]",
+                "t.toml:2:24: `dates`: date \"2026-11-31\"",
+            ),
             ("holidays = \"\"", "t.toml:2:12: `holidays` must name"),
             (
                 "range = \"1:00-2:00\"\ntimezone = \"Mars/Base\"",
-                "t.toml:3:12: there is no time zone",
+                "t.toml:3:12: `timezone`: there is no time zone",
             ),
             (
                 "calendar = \"daily UTC\"\nlength = \"1h\"\ntimezone = \"UTC\"",
                 "t.toml:4:12: `timezone` and a time zone",
             ),
-            ("range = \"1:00-2:00\"\nsplay_secs = -1", "t.toml:3:14: -1 is not from 0 to 604800"),
+            (
+                "range = \"1:00-2:00\"\nsplay_secs = -1",
+                "t.toml:3:14: `splay_secs`: -1 is not from 0 to 604800",
+            ),
             (
                 "range = \"1:00-2:00\"\nmin_remaining_secs = 9999999",
-                "t.toml:3:22: 9999999 is not from 0 to 2592000",
+                "t.toml:3:22: `min_remaining_secs`: 9999999 is not from 0 to 2592000",
             ),
             (
                 "action = \"deny\"\nrange = \"1:00-2:00\"\nsplay_secs = 5",

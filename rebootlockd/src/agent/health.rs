@@ -87,13 +87,6 @@ impl Agent {
         closed
     }
 
-    /// For the report of a single pass.
-    fn note(&mut self, phase: Phase, answers: Answers) {
-        if self.options.run.once {
-            self.report.note(phase, answers);
-        }
-    }
-
     /// Whether the others are well enough. Without a slot nothing is decided by it if the store does not
     /// tell: asking for one says so better. With the slot held it is asked until it does tell.
     async fn look_at_others(&mut self, phase: Phase) -> Option<Closed> {
@@ -106,6 +99,13 @@ impl Agent {
                 Err(_) if self.held.is_none() => return None,
                 Err(error) => self.stuck("cannot get the permit to reboot", &error).await,
             }
+        }
+    }
+
+    /// For the report of a single pass.
+    fn note(&mut self, phase: Phase, answers: Answers) {
+        if self.options.run.once {
+            self.report.note(phase, answers);
         }
     }
 

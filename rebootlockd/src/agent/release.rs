@@ -117,7 +117,10 @@ impl Agent {
             self.undo_hooks().await;
         }
         let verified = std::mem::take(&mut self.verified);
-        let Some(held) = self.held.clone() else { return Event::Released };
+        let Some(held) = self.held.clone() else {
+            self.remember(None);
+            return Event::Released;
+        };
         self.say("giving the slot back");
         failpoint::reach("before-release");
         let ended = match verified {

@@ -115,9 +115,11 @@ impl Agent {
     /// No slot is held: but the machine may have rebooted without one, or be unlocked meanwhile, and
     /// then it has to be looked at all the same.
     fn without_slot(&self, memento: &Memento) -> Event {
-        let back = memento.ordered && memento.boot_id.as_ref() != Some(&self.boot_id);
+        if memento.ordered && memento.boot_id.as_ref() != Some(&self.boot_id) {
+            return Event::CameBack;
+        }
         self.remember(None);
-        if back { Event::CameBack } else { Event::HoldsNothing }
+        Event::HoldsNothing
     }
 
     /// Whose slot it is, and from when.
@@ -379,7 +381,8 @@ impl Agent {
     async fn say_obstacle(&mut self, obstacle: &Obstacle) {
         match obstacle {
             Obstacle::Asking => self.say("asking for a slot"),
-            Obstacle::Paused { why, .. } => {
+            Obstacle::Paused { scope, why } => {
+                self.tell_pauses(Some(scope));
                 self.say(&format!("a reboot is wanted; {why}"));
                 self.conclude(Closed::new(Outcome::Paused, why));
             }

@@ -93,9 +93,9 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "type = \"fiel\"",
-        "2:8: unknown value `fiel`; did you mean `file`? (allowed: `update-engine`, `request`, `file`, `command`, `kernel`, `needs-restarting`, `needrestart`, `rpm-ostree`, `bootc`, `uptime`)",
+        "2:8: `type`: unknown value `fiel`; did you mean `file`? (allowed: `update-engine`, `request`, `file`, `command`, `kernel`, `needs-restarting`, `needrestart`, `rpm-ostree`, `bootc`, `uptime`)",
     ),
-    ("type = 1", "2:8: wanted string or table"),
+    ("type = 1", "2:8: `type`: expected a word in quotes"),
     (
         "type = \"file\"\npaht = \"/x\"",
         "3:1: unknown key `paht` in [[detector]]; did you mean `path`?",
@@ -109,13 +109,16 @@ const REFUSED: &[(&str, &str)] = &[
         "name = \"request\"\ntype = \"file\"",
         "2:8: `name` `request` is that of a built-in detector; choose another",
     ),
-    ("type = \"file\"\noptional = 1", "3:12: invalid type: integer `1`, expected a boolean"),
-    ("type = \"file\"\ntimeout_secs = 0", "3:16: 0 is not from 1 to 3600"),
-    ("type = \"file\"\ntimeout_secs = 3601", "3:16: 3601 is not from 1 to 3600"),
-    ("type = \"file\"\ntimeout_secs = -1", "3:16: -1 is not from 1 to 3600"),
+    (
+        "type = \"file\"\noptional = 1",
+        "3:12: `optional`: invalid type: integer `1`, expected a boolean",
+    ),
+    ("type = \"file\"\ntimeout_secs = 0", "3:16: `timeout_secs`: 0 is not from 1 to 3600"),
+    ("type = \"file\"\ntimeout_secs = 3601", "3:16: `timeout_secs`: 3601 is not from 1 to 3600"),
+    ("type = \"file\"\ntimeout_secs = -1", "3:16: `timeout_secs`: -1 is not from 1 to 3600"),
     (
         "type = \"file\"\ntimeout_secs = \"30\"",
-        "3:16: invalid type: string \"30\", expected a whole number from 1 to 3600",
+        "3:16: `timeout_secs`: invalid type: string \"30\", expected a whole number from 1 to 3600",
     ),
     ("type = \"file\"\npath = \"run/x\"", "3:8: `path` must be an absolute path, not \"run/x\""),
     ("type = \"file\"\npaths = [\"/a\", \"\"]", "3:16: `paths` must be an absolute path, not \"\""),
@@ -135,7 +138,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "type = \"command\"\ncommand = \"/bin/x -y\"",
-        "3:11: invalid type: string \"/bin/x -y\", expected a sequence",
+        "3:11: `command`: invalid type: string \"/bin/x -y\", expected a list in square brackets",
     ),
     ("type = \"command\"\ncommand = []", "3:11: `command` must name a program"),
     ("type = \"command\"\ncommand = [\" \"]", "3:12: `command` must name a program, not a blank"),
@@ -153,15 +156,15 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "type = \"command\"\ncommand = [\"x\"]\nreboot_needed_codes = [1, 256]",
-        "4:27: 256 is not from 0 to 255",
+        "4:27: `reboot_needed_codes`: 256 is not from 0 to 255",
     ),
     (
         "type = \"command\"\ncommand = [\"x\"]\nreboot_needed_codes = [1, 0]",
-        "4:27: exit code 0 is in `clear_codes`, which is [0] too; it can mean one only",
+        "4:27: `reboot_needed_codes`: exit code 0 is in `clear_codes`, which is [0] too; it can mean one only",
     ),
     (
         "type = \"command\"\ncommand = [\"x\"]\nreboot_needed_codes = [1]\nclear_codes = [0, 1]",
-        "4:24: exit code 1 is in `clear_codes` too; it can mean one only",
+        "4:24: `reboot_needed_codes`: exit code 1 is in `clear_codes` too; it can mean one only",
     ),
     (
         "type = \"needrestart\"\nreboot_needed_codes = [1]",
@@ -171,7 +174,7 @@ const REFUSED: &[(&str, &str)] = &[
         "type = \"kernel\"\nroot = \"sysroot\"",
         "3:8: `root` must be an absolute path, not \"sysroot\"",
     ),
-    ("type = \"uptime\"\nmax_days = 0", "3:12: 0 is not from 1 to 3650"),
+    ("type = \"uptime\"\nmax_days = 0", "3:12: `max_days`: 0 is not from 1 to 3650"),
     (
         "type = \"uptime\"\nmax_days = 30\nmax_uptime_secs = 5",
         "4:19: `max_days` and `max_uptime_secs` say the same; give one of them",
@@ -182,7 +185,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "type = \"request\"\nenabled = false",
-        "3:11: an operator's `request` is always heard and cannot be switched off",
+        "3:11: `enabled`: an operator's `request` is always heard and cannot be switched off",
     ),
     (
         "type = \"file\"\n[[detector]]\ntype = \"file\"",
