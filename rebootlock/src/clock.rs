@@ -1,7 +1,8 @@
 //! The wall clock, by which documents are dated.
 //!
-//! It may be wrong and may jump: no decision about a slot hangs on it, and what else does is said
-//! where it is ([`crate::queue`]). Each lock manager asks its own, which is the system's unless a
+//! It may be wrong and may jump: no decision about a slot hangs on it but one that has to be
+//! configured ([`crate::lock::LockManager::release_overdue`]), and what else does is said where it
+//! is ([`crate::queue`]). Each lock manager asks its own, which is the system's unless a
 //! simulation gives it another.
 
 use std::fmt;

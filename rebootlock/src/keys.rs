@@ -127,6 +127,11 @@ impl Keyspace {
         Key::new(format!("{}/cooldown", self.base(group)))
     }
 
+    /// How many slots of overdue machines were freed in a group lately.
+    pub fn overdue_releases(&self, group: &Group) -> Key {
+        Key::new(format!("{}/overdue-releases", self.base(group)))
+    }
+
     /// Below it, what came of earlier acquisitions in a group.
     pub fn history(&self, group: &Group) -> Key {
         Key::new(format!("{}/history/", self.base(group)))

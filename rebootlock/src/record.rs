@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use self::member::{Blocked, Health, Presence, RosterEntry};
-pub use self::past::{Ending, Past};
+pub use self::past::{Day, Ending, OverdueReleases, Past};
 pub use self::stop::{Cooldown, Hold, Pause};
 use crate::id::{BootId, Group, MachineId, Token};
 use crate::semaphore::json::Damage;
@@ -397,7 +397,7 @@ mod tests {
             let _ = (Pause::from_json(&bytes), Request::from_json(&bytes));
             let _ = (Hold::from_json(&bytes), Cooldown::from_json(&bytes));
             let _ = (Presence::from_json(&bytes), RosterEntry::from_json(&bytes));
-            let _ = Past::from_json(&bytes);
+            let _ = (Past::from_json(&bytes), OverdueReleases::from_json(&bytes));
         }
     }
 }

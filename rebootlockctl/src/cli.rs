@@ -18,6 +18,7 @@ Examples:
   rebootlockctl unlock web-3                free the slot of a machine that will not come back
   rebootlockctl pause --reason \"bad kernel\" nobody new gets a slot until `resume`
   rebootlockctl hold web-3 --for 2h         that one machine does not reboot before then
+  rebootlockctl explain web-3               why it is not rebooting, and what to do
   rebootlockctl history --since 7d          who was down, why, for how long, how it ended
   rebootlockctl doctor                      check everything, and say how to mend it
 
@@ -105,6 +106,21 @@ The agent on this machine frees the slot when it is back and healthy.")]
     #[command(after_help = "\
 A machine whose agent is not there is away. If it will not come back: rebootlockctl forget ID")]
     Machines {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show why a machine is not rebooting now, and what would have to change
+    #[command(after_help = "\
+Examples:
+  rebootlockctl explain                     this machine
+  rebootlockctl explain web-3
+  rebootlockctl explain web-3 --output json | jq -r '.reasons[].why'
+
+Exit code 7: nothing is known of that machine.")]
+    Explain {
+        /// Which machine [default: this one]
+        #[arg(value_name = "ID")]
+        machine: Option<MachineId>,
         #[command(flatten)]
         output: Output,
     },

@@ -3,6 +3,7 @@
 mod completions;
 mod doctor;
 mod exec;
+mod explain;
 mod forget;
 mod groups;
 mod history;
@@ -42,6 +43,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Queue { scope, output } => queue::run(open()?, scope, output).await,
         Command::Groups { output } => groups::run(open()?, output).await,
         Command::Machines { output } => machines::run(open()?, output).await,
+        Command::Explain { machine, output } => explain::run(open()?, machine, output).await,
         Command::Windows(args) => windows::run(&cli.common, args).await,
         Command::Pause { reason, fleet, time } => pause::pause(open()?, reason, fleet, time).await,
         Command::Resume { fleet } => pause::resume(open()?, fleet).await,

@@ -1,6 +1,7 @@
 //! The loop around the policy: one action at a time, each answered with one event.
 
 mod health;
+mod overdue;
 mod reboot;
 mod release;
 mod slot;
@@ -109,6 +110,8 @@ pub struct Agent {
     back_off: BackOff,
     /// Why nothing goes on, as said last: each thing is said once.
     trouble: Option<String>,
+    /// Whose slot stays because enough were freed today.
+    spent_on: Option<MachineId>,
     /// How the present pass ends, as said last.
     outcome: Option<Closed>,
     /// What a single pass found so far.
@@ -231,6 +234,7 @@ impl Agent {
             wanted_since: None,
             back_off: BackOff::None,
             trouble: None,
+            spent_on: None,
             outcome: None,
             report: Report::default(),
             presence,

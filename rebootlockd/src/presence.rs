@@ -113,3 +113,42 @@ async fn show(
     store.commit(&Txn::new().put_leased(key, presence.to_json(), id)).await?;
     Ok(())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use rebootlock::keys::Keyspace;
+    use rebootlock::store::MemoryStore;
+
+    use super::*;
+
+    /// When the agent of `machine` looked last, as the others read it.
+    async fn checked_at(locks: &LockManager, machine: &MachineId) -> Option<UnixTime> {
+        let key = locks.keys().machine(machine);
+        let now = locks.store().load(std::slice::from_ref(&key)).await.unwrap();
+        Presence::from_json(&now.get(&key)?.value).unwrap().health.map(|health| health.checked_at)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn that_a_machine_is_still_well_is_said_anew_though_it_is_no_news() {
+        let locks = LockManager::new(Arc::new(MemoryStore::new()), Keyspace::default());
+        let (locks, machine) = (Arc::new(locks), MachineId::new("a").unwrap());
+        let presence = br#"{"machineID":"a","state":"idle","stateSince":1}"#;
+        let health = Some(Health::new(None, UnixTime(1)));
+        let (shown, changes) = watch::channel(Shown { state: State::Idle, health, blocked: None });
+        let presence = Presence::from_json(presence).unwrap();
+        let keeping = keep(locks.clone(), machine.clone(), vec![], presence, changes);
+        let keeping = tokio::spawn(keeping);
+        tokio::time::sleep(SETTLED).await;
+        assert_eq!(checked_at(&locks, &machine).await, Some(UnixTime(1)));
+        shown.send_if_modified(|shown| {
+            shown.health = Some(Health::new(None, UnixTime(2)));
+            false
+        });
+        tokio::time::sleep(SAY_AGAIN - SETTLED * 2).await;
+        assert_eq!(checked_at(&locks, &machine).await, Some(UnixTime(1)));
+        tokio::time::sleep(SETTLED * 2).await;
+        assert_eq!(checked_at(&locks, &machine).await, Some(UnixTime(2)));
+        keeping.abort();
+    }
+}

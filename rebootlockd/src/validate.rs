@@ -139,8 +139,8 @@ impl Report {
     }
 }
 
-/// What keeps the store from being opened: certificates, for one. No server is asked. A database
-/// would be made by opening it, so it is not.
+/// What keeps the store from being opened. No server is asked. A database would be made by opening
+/// it, so it is not.
 fn opened(settings: &Settings) -> Option<anyhow::Error> {
     if !matches!(settings.store.endpoints.first(), Some(Endpoint::Etcd(_))) {
         return None;

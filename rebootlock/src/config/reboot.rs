@@ -61,7 +61,7 @@ pub struct RebootSettings {
     pub max_attempts: u32,
     /// What becomes of the slot of a machine that is overdue.
     pub on_overdue: OnOverdue,
-    /// Gone for so long, a machine is overdue.
+    /// Not back so long after it should have been, a machine is overdue.
     pub overdue_after: Duration,
     /// So many slots of overdue machines may be given back in a day.
     pub release_budget: u32,

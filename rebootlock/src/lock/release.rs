@@ -63,6 +63,11 @@ pub enum Ended {
         /// Who.
         by: String,
     },
+    /// The machine did not come back, and who waits for its slot frees it, as was configured.
+    Overdue {
+        /// Who waits.
+        by: String,
+    },
 }
 
 impl Ended {
@@ -80,13 +85,14 @@ impl Ended {
             Self::Failed { .. } => Ending::Failed,
             Self::ExecEnded => Ending::ExecEnded,
             Self::Unlocked { .. } => Ending::Unlocked,
+            Self::Overdue { .. } => Ending::Overdue,
         };
         let mut past = Past::of(machine, record, ending, now);
         match self {
             Self::Verified { boot } | Self::Failed { boot } => {
                 past.new_boot_id = Some(boot.clone());
             }
-            Self::Unlocked { by } => past.by = Some(by.clone()),
+            Self::Unlocked { by } | Self::Overdue { by } => past.by = Some(by.clone()),
             Self::GivenBack | Self::Steady | Self::ExecEnded => {}
         }
         Some(past)
@@ -94,7 +100,7 @@ impl Ended {
 }
 
 /// Leases for the cooldowns that a release begins.
-type Leases = BTreeMap<Group, LeaseId>;
+pub(super) type Leases = BTreeMap<Group, LeaseId>;
 
 /// How often new leases are taken when a release took longer than those it had.
 const LEASE_TRIES: u32 = 3;
@@ -197,7 +203,7 @@ impl LockManager {
         .await
     }
 
-    fn decide_release(
+    pub(super) fn decide_release(
         &self,
         groups: &[Group],
         machine: &MachineId,
@@ -268,7 +274,7 @@ impl LockManager {
     }
 }
 
-enum Outcome {
+pub(super) enum Outcome {
     Settled(Released),
     /// The record names groups that were not loaded yet.
     AlsoHolds(BTreeSet<Group>),

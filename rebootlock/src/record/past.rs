@@ -1,6 +1,7 @@
 //! What came of an acquisition, written down when its slots went back.
 
 use std::fmt;
+use std::str::FromStr as _;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -23,6 +24,9 @@ pub enum Ending {
     /// The machine came back but was not well, and its slot was freed all the same, because
     /// somebody had configured that.
     Failed,
+    /// The machine did not come back, and a machine that waited freed its slot, because somebody had
+    /// configured that.
+    Overdue,
     /// Something a newer version wrote.
     #[serde(untagged)]
     Other(String),
@@ -36,6 +40,7 @@ impl fmt::Display for Ending {
             Self::Unlocked => "unlocked",
             Self::ExecEnded => "exec-ended",
             Self::Failed => "failed",
+            Self::Overdue => "overdue",
             Self::Other(text) => text,
         })
     }
@@ -73,7 +78,7 @@ pub struct Past {
     pub ended_at: UnixTime,
     /// How it ended.
     pub ended: Ending,
-    /// The operator who ended it.
+    /// The operator who ended it, or the machine that waited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
     /// The boot during which the slot was taken.
@@ -128,3 +133,44 @@ impl Past {
 }
 
 impl Document for Past {}
+
+/// A day in UTC, as `2026-11-21`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Day(jiff::civil::Date);
+
+impl Day {
+    /// The one that `time` falls on; `None` in no calendar.
+    pub fn of(time: UnixTime) -> Option<Self> {
+        let time = jiff::Timestamp::from_second(time.0).ok()?;
+        Some(Self(time.to_zoned(jiff::tz::TimeZone::UTC).date()))
+    }
+}
+
+impl TryFrom<String> for Day {
+    type Error = jiff::Error;
+
+    fn try_from(text: String) -> Result<Self, jiff::Error> {
+        jiff::civil::Date::from_str(&text).map(Self)
+    }
+}
+
+impl From<Day> for String {
+    fn from(day: Day) -> Self {
+        day.0.to_string()
+    }
+}
+
+/// How many slots of machines that did not come back were freed in a group on one day.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OverdueReleases {
+    /// Which day, by the clock of who freed the first.
+    pub day: Day,
+    /// How many.
+    pub count: u32,
+    /// Members of other programs.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
+impl Document for OverdueReleases {}

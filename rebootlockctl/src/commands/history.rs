@@ -52,7 +52,11 @@ fn fields(past: &Past) -> Vec<Field> {
         Field::new(past.via.as_ref().map(ToString::to_string).unwrap_or_default()),
         long(past.held_secs()),
         long(past.down_secs()),
-        if past.ended == Ending::Failed { Field::alarming(how) } else { Field::new(how) },
+        if matches!(past.ended, Ending::Failed | Ending::Overdue) {
+            Field::alarming(how)
+        } else {
+            Field::new(how)
+        },
         Field::new(past.reason.as_deref().unwrap_or_default()),
     ]
 }

@@ -165,7 +165,10 @@ impl Agent {
         let memento = self.memento.load();
         let (file, dir) = (&self.memento, &self.options.run.state_dir);
         let keep = |done: &[String]| {
-            let memento = Memento { hooks_done: done.to_vec(), ..memento.clone() };
+            // What an earlier life of this boot has done stays to be undone too.
+            let mut hooks_done = memento.hooks_done.clone();
+            hooks_done.extend(done.iter().filter(|d| !memento.hooks_done.contains(d)).cloned());
+            let memento = Memento { hooks_done, ..memento.clone() };
             if let Err(error) = file.save(&memento) {
                 tracing::warn!(%error, dir = %dir.display(), "which hooks are done cannot be kept");
             }
@@ -337,8 +340,12 @@ impl Agent {
         tracing::info!(reason, "ordering the reboot");
         self.say("rebooting");
         self.conclude(Closed::new(Outcome::Ready, format!("rebooting: {reason}")));
-        // Before the order, which may be the last thing this process does.
-        self.count_try();
+        // Before the order, which may be the last thing this process does. A boot ends once, however
+        // often that is ordered.
+        let before = self.memento.load();
+        if !before.ordered || before.boot_id.as_ref() != Some(&self.boot_id) {
+            self.count_try();
+        }
         self.save(&Memento { ordered: true, ..self.memento.load() });
         self.metrics.reboot_ordered();
         let variables = environment::variables(Phase::PostLock, &self.facts(Phase::PostLock));
@@ -365,6 +372,7 @@ impl Agent {
                     error,
                     "this machine cannot go down as configured; nothing was ordered"
                 );
+                self.save(&before);
                 self.conclude(Closed::new(Outcome::HealthBlocked, error));
                 return Event::NotOrdered;
             }

@@ -217,6 +217,7 @@ impl Agent {
         failpoint::reach("queued");
         let asked = tokio::time::Instant::now();
         let mut next_look = asked + self.check_interval();
+        let mut next_overdue = asked + self.check_interval();
         let mut looking = None;
         let mut away_since = None;
         let mut last = Obstacle::Asking;
@@ -273,6 +274,13 @@ impl Agent {
             let away = matches!(obstacle, Obstacle::Failing { out_of_reach: true, .. });
             away_since = away.then(|| away_since.unwrap_or_else(tokio::time::Instant::now));
             self.metrics.set_store_up(Some(!away));
+            if look_again
+                && tokio::time::Instant::now() >= next_overdue
+                && let Obstacle::Queued { group, .. } = &obstacle
+            {
+                self.release_overdue(group).await;
+                next_overdue = tokio::time::Instant::now() + self.check_interval();
+            }
             if obstacle != last {
                 self.say_obstacle(&obstacle).await;
                 last = obstacle;

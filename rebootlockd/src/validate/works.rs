@@ -55,7 +55,15 @@ fn stores(settings: &Settings, found: &mut Vec<String>) {
                 found.push(format!("[store] there is no folder {folder} for the database"));
             }
         }
-        Some(Endpoint::Etcd(_)) | None => {}
+        Some(Endpoint::Etcd(_)) | None => {
+            let store = &settings.store;
+            // Read when a connection is made, and anew each time.
+            for file in [&store.ca_file, &store.cert_file, &store.key_file].into_iter().flatten() {
+                if let Err(error) = std::fs::File::open(file) {
+                    found.push(format!("[store] cannot read {}: {error}", file.display()));
+                }
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use rebootlock_tests::fleet::{SOON, ctl};
 
 use crate::scene::{Config, Scene, Store};
 
-/// Waits until the machines of the queue are as many, and the daemon says what keeps it.
+/// Waits until the daemon says that this keeps it; it has not rebooted.
 async fn waits(scene: &mut Scene, text: &str) {
     scene.member.wait_status(text).await.unwrap();
     assert_eq!(scene.reboots(), 0);

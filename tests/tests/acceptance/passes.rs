@@ -104,7 +104,7 @@ async fn a_window_that_is_none_is_refused_with_its_place_and_a_day_may_end_at_24
         let mut process = Process::spawn("refused", scene.member.command().unwrap()).unwrap();
         assert_eq!(process.wait_exit(SOON).await.unwrap().code(), Some(2), "{range}");
         let log = process.stderr().lines().join("\n");
-        let (place, line) = (log.find("rebootlock.toml:26:9: "), format!("range {range:?}: "));
+        let (place, line) = (log.find("rebootlock.toml:24:9: "), format!("range {range:?}: "));
         assert!(place.is_some() && log.contains(&line), "{log}");
     }
     let more = "[[window]]\nrange = \"Mon-Sun 00:00-24:00\"\n";

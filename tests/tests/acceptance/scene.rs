@@ -13,7 +13,7 @@ use tokio::process::Command;
 pub(crate) struct Store {
     pub(crate) endpoints: Vec<String>,
     pub(crate) look: Onlooker,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 impl Store {
@@ -21,12 +21,7 @@ impl Store {
         let folder = tempfile::tempdir().unwrap();
         let endpoints = vec![format!("sqlite:{}", folder.path().join("lock.db").display())];
         let look = Onlooker::new(&endpoints).unwrap();
-        Self { endpoints, look, folder }
-    }
-
-    /// Where a test's own files may be.
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        Self { endpoints, look, _folder: folder }
     }
 
     /// What another machine's agent says of its health, and when it looked.

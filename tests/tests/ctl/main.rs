@@ -5,6 +5,7 @@
 mod damage;
 mod doctor;
 mod etcd;
+mod explain;
 mod fleet;
 mod history;
 mod holds;
