@@ -15,7 +15,8 @@ else
 TARGET := $(CURDIR)/target
 endif
 
-PROGRAMS := rebootlockd rebootlockctl
+PROGRAMS := rebootlockd rebootlockctl rebootlock-gateway
+UNITS    := rebootlockd.service rebootlock-gateway.service rebootlock-gateway.socket
 LICENCES := LICENSE-APACHE LICENSE-MIT
 DOCS     := $(wildcard README.md ARCHITECTURE.md CHANGELOG.md CONTRIBUTING.md)
 
@@ -99,9 +100,11 @@ install: release ## programs, systemd/, documents and completions into DESTDIR
 	  $(SYSUSERSDIR) $(TMPFILESDIR) $(DBUSDIR) $(CONFDIR)/rebootlock.d \
 	  $(CONFDIR)/pre-reboot.d $(CONFDIR)/post-reboot.d $(BASHDIR) $(ZSHDIR) $(FISHDIR))
 	$(INSTALL) -m 0755 $(PROGRAMS:%=$(TARGET)/release/%) $(DESTDIR)$(BINDIR)
-	sed 's,=/usr/bin/rebootlockd,=$(BINDIR)/rebootlockd,; s,/usr/share/doc/,$(PREFIX)/share/doc/,' \
-	  systemd/usr/lib/systemd/system/rebootlockd.service >$(DESTDIR)$(UNITDIR)/rebootlockd.service
-	chmod 0644 $(DESTDIR)$(UNITDIR)/rebootlockd.service
+	for unit in $(UNITS); do \
+	  sed 's,=/usr/bin/rebootlock,=$(BINDIR)/rebootlock,; s,/usr/share/doc/,$(PREFIX)/share/doc/,' \
+	    systemd/usr/lib/systemd/system/$$unit >$(DESTDIR)$(UNITDIR)/$$unit && \
+	  chmod 0644 $(DESTDIR)$(UNITDIR)/$$unit || exit 1; \
+	done
 	ln -sfn ../rebootlockd.service $(DESTDIR)$(UNITDIR)/update-engine.service.wants/rebootlockd.service
 	$(INSTALL) -m 0644 systemd/usr/lib/sysusers.d/rebootlock.conf $(DESTDIR)$(SYSUSERSDIR)
 	$(INSTALL) -m 0644 systemd/usr/lib/tmpfiles.d/rebootlock.conf $(DESTDIR)$(TMPFILESDIR)
@@ -114,7 +117,7 @@ install: release ## programs, systemd/, documents and completions into DESTDIR
 	$(INSTALL) -m 0644 "$$new" "$$old"
 	$(INSTALL) -m 0644 $(LICENCES) $(DOCS) $(DESTDIR)$(DOCDIR)
 	cp -R proto-docs/. $(DESTDIR)$(DOCDIR)/proto-docs
-	$(INSTALL) -m 0644 docs/*.md $(DESTDIR)$(DOCDIR)/docs
+	$(INSTALL) -m 0644 docs/*.md docs/alerts.yml docs/grafana-dashboard.json $(DESTDIR)$(DOCDIR)/docs
 	$(TARGET)/release/rebootlockctl completions bash >$(DESTDIR)$(BASHDIR)/rebootlockctl
 	$(TARGET)/release/rebootlockctl completions zsh >$(DESTDIR)$(ZSHDIR)/_rebootlockctl
 	$(TARGET)/release/rebootlockctl completions fish >$(DESTDIR)$(FISHDIR)/rebootlockctl.fish
@@ -122,7 +125,7 @@ install: release ## programs, systemd/, documents and completions into DESTDIR
 uninstall: ## what install put there, but never the configuration or the state
 	rm -f $(PROGRAMS:%=$(DESTDIR)$(BINDIR)/%)
 	rm -f $(addprefix $(DESTDIR),$(UNITDIR)/update-engine.service.wants/rebootlockd.service \
-	  $(UNITDIR)/rebootlockd.service $(SYSUSERSDIR)/rebootlock.conf $(TMPFILESDIR)/rebootlock.conf \
+	  $(UNITS:%=$(UNITDIR)/%) $(SYSUSERSDIR)/rebootlock.conf $(TMPFILESDIR)/rebootlock.conf \
 	  $(DBUSDIR)/rebootlock.conf $(BASHDIR)/rebootlockctl $(ZSHDIR)/_rebootlockctl $(FISHDIR)/rebootlockctl.fish)
 	rm -rf $(DESTDIR)$(DOCDIR)
 	-rmdir $(DESTDIR)$(UNITDIR)/update-engine.service.wants
