@@ -163,7 +163,10 @@ async fn bad_configuration_exits_2_with_file_line_and_suggestion() {
             "[store]\nusername = \"a\"\npassword_file = \"/nonexistent/p\"\n",
             "cannot read /nonexistent/p",
         ),
-        ("[log]\nlevel = \"loud=very\"\n", "log.level"),
+        (
+            "[log]\nlevel = \"loud=very\"\n",
+            "rebootlock.toml:2:9: `level`: \"loud=very\" is no level",
+        ),
     ] {
         member.configure(config).unwrap();
         let (code, stderr) = run(member.command().unwrap()).await;
