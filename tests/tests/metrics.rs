@@ -14,6 +14,7 @@ use rebootlock::id::Group;
 use rebootlock::lock::Scope;
 use rebootlock::record::UnixTime;
 use rebootlock_tests::eventually;
+use rebootlock_tests::fleet::{Member, Onlooker};
 use rebootlock_tests::prometheus::{Prometheus, http_get};
 use rebootlockd::metrics::{
     Brake, ClusterHealth, Detection, Export, Format, Health, HookEnd, HookPhase, LockAttempt,
@@ -247,4 +248,48 @@ async fn the_textfile_is_what_promtool_accepts_and_what_is_served() {
     passes(check);
     drop(export);
     assert!(path.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemon_shows_on_its_listener_what_it_is_doing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("sqlite:{}", folder.path().join("lock.db").display());
+    let gate = folder.path().join("open");
+    let config = format!(
+        "[agent]\ncheck_interval_secs = 1\nwarn_users_secs = 0\n\
+         [metrics]\nlisten = \"127.0.0.1:0\"\n\
+         [[gate]]\nname = \"smoke\"\ntype = \"script\"\nphases = [\"pre-lock\"]\n\
+         command = [\"/usr/bin/test\", \"-e\", \"{}\"]\n",
+        gate.display()
+    );
+    let look = Onlooker::new(std::slice::from_ref(&store)).unwrap();
+    let mut member = Member::new("web-1", &[store], &config).await.unwrap();
+    member.start().await.unwrap();
+    let said = member.wait_log("metrics are served").await.unwrap();
+    let address = said.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let address: SocketAddr = address.parse().unwrap();
+    let shows = async |series: &str| {
+        eventually(&format!("{series} is shown"), SOON, async || {
+            let text = http_get(address, "/metrics").await.map_err(|error| error.to_string())?;
+            if text.lines().any(|line| line == series) { Ok(()) } else { Err(text) }
+        })
+        .await
+        .unwrap();
+    };
+    shows("rebootlock_state{state=\"idle\"} 1").await;
+    shows("rebootlock_reboot_required 0").await;
+
+    look.lock("db-1").await.unwrap();
+    member.machine.update_engine.need_reboot().await.unwrap();
+    shows("rebootlock_reboot_required 1").await;
+    shows("rebootlock_gate_closed{gate=\"smoke\"} 1").await;
+    std::fs::write(&gate, "").unwrap();
+    shows("rebootlock_queue_position{group=\"default\"} 1").await;
+    shows("rebootlock_gate_closed{gate=\"smoke\"} 0").await;
+
+    look.unlock("db-1").await.unwrap();
+    member.machine.logind.wait_reboot(SOON).await.unwrap();
+    shows("rebootlock_holder{group=\"default\"} 1").await;
+    shows("rebootlock_reboots_ordered_total 1").await;
+    member.come_back_and_give_back().await.unwrap();
 }
