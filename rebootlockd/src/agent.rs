@@ -575,7 +575,13 @@ impl Agent {
         match self.back_off {
             BackOff::None => {}
             BackOff::AWhile => tokio::time::sleep(self.poll()).await,
-            BackOff::UntilWishesChange => self.wants.changed().await,
+            BackOff::UntilWishesChange => {
+                // A source that only now says that it wants nothing changes nothing.
+                let before = self.wants.now();
+                while self.wants.now() == before {
+                    self.wants.changed().await;
+                }
+            }
         }
         Event::PauseOver
     }
