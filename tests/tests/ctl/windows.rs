@@ -105,7 +105,7 @@ async fn wrong_moments_and_windows_are_refused() {
     op.ctl("windows --from tomorrow").await.failed(64, &["\"tomorrow\" is not a moment"]);
     op.ctl("windows --days 0").await.failed(64, &["1..=366"]);
     let file = op.file("bad.toml", "[[window]]\nrange = \"sat-sun\"\n");
-    let said = format!("{file}:2:9: range \"sat-sun\": expected");
+    let said = format!("{file}:2:9: `range`: range \"sat-sun\": expected");
     op.run(&["windows", "--config", &file]).await.failed(2, &[&said]);
     let file = op.file("gone.toml", "[[window]]\nholidays = \"/nonexistent.ics\"\n");
     op.run(&["windows", "--config", &file]).await.failed(2, &["cannot read /nonexistent.ics"]);
