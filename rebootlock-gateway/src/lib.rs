@@ -6,7 +6,6 @@
 //! - [`slots`]: asking for a slot and giving it back, as every protocol here means it.
 //! - [`auth`], [`rate`]: who may ask, and how often.
 //! - [`groups`], [`health`], [`metrics`]: what is told to whoever watches over this.
-//! - [`notify`]: what systemd is told.
 //!
 //! Nothing is kept in the process that another one could not find in the store: any number of
 //! gateways may serve one store.
@@ -18,9 +17,7 @@ pub mod groups;
 pub mod health;
 pub mod listen;
 pub mod metrics;
-pub mod notify;
 pub mod options;
-
 pub mod rate;
 pub mod reply;
 pub mod routes;

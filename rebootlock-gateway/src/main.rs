@@ -9,11 +9,11 @@ use anyhow::Context as _;
 use clap::Parser;
 use rebootlock::cli::{CommonArgs, exit};
 use rebootlock::config::Settings;
-use rebootlock::{logging, store};
+use rebootlock::{logging, notify, store};
 use rebootlock_gateway::app::App;
 use rebootlock_gateway::options::{Cli, Command, HashArgs, ServeArgs, read};
 use rebootlock_gateway::tls::Tls;
-use rebootlock_gateway::{auth, groups, listen, notify, serve};
+use rebootlock_gateway::{auth, groups, listen, serve};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// More wait for one of these.

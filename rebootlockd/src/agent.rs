@@ -17,6 +17,7 @@ use rebootlock::config::{DetectorSettings, Strategy};
 use rebootlock::host;
 use rebootlock::id::{BootId, Group, MachineId, Token};
 use rebootlock::lock::{LockError, LockManager, Scope};
+use rebootlock::notify;
 use rebootlock::record::{Blocked, Claim, HolderRecord, Presence, UnixTime, Via};
 use rebootlock::wait::Waiting;
 use tokio::sync::watch;
@@ -37,7 +38,7 @@ use crate::pass::Report;
 use crate::policy::{Action, Event, START, State, step};
 use crate::presence::Shown;
 use crate::want::{Want, Wants};
-use crate::{notify, presence, requests, update_engine};
+use crate::{presence, requests, update_engine};
 
 pub(crate) use self::health::{configured, failure};
 pub(crate) use self::tried::still_required;
@@ -182,7 +183,7 @@ impl Agent {
         ));
         let mut presence = None;
         // Requests come through the store, and so need a strategy that has one.
-        if matches!(options.settings.agent.strategy, Strategy::EtcdLock | Strategy::BestEffort) {
+        if with_store {
             let initially = match options.settings.agent.strategy {
                 Strategy::BestEffort => Want::Nothing,
                 _ => Want::Unknown,

@@ -6,7 +6,7 @@
 //! - [`logind`]: users, inhibitors, and the reboot itself, over the system [`bus`].
 //! - [`gate`]: reasons to wait; [`lookout`] looks at all of them; [`environment`]: what scripts are told.
 //! - [`hooks`]: what runs before a reboot and after it. [`method`]: how the machine goes down.
-//! - [`coordinator`], [`notify`], [`presence`]: whom we tell what we do. [`memento`]: what we keep on disk.
+//! - [`coordinator`], [`presence`]: whom we tell what we do. [`memento`]: what we keep on disk.
 //! - [`process`], [`unit`]: commands, run so that nothing of them survives their deadline.
 //! - [`simulate`]: what the detectors say now, and nothing else. [`validate`]: what is wrong with the
 //!   configuration. [`import`]: other reboot managers' configurations as ours. [`version`].
@@ -28,7 +28,6 @@ pub mod lookout;
 pub mod memento;
 pub mod method;
 pub mod metrics;
-pub mod notify;
 pub mod options;
 pub mod outcome;
 pub mod pass;

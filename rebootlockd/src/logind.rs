@@ -7,10 +7,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use rebootlock::notify::printable;
 use zbus::{Connection, OwnedObjectPath};
 
 use crate::bus;
-use crate::notify::printable;
 
 /// what, who, why, mode, user, process
 type InhibitorRow = (String, String, String, String, u32, u32);

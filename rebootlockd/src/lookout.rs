@@ -79,16 +79,13 @@ impl Lookout {
         self.kill_switch(phase).or_else(|| self.window(Timestamp::now()))
     }
 
-    /// What is to be looked at in `phase`, but for the other machines, up to the first that speaks
-    /// against; and what the gates answered, if they were asked.
-    pub async fn look(&self, phase: Phase, facts: &Facts) -> (Option<Closed>, Option<Answers>) {
-        if let Some(closed) = self.glance(phase) {
-            return (Some(closed), None);
-        }
+    /// Asks the gates of `phase`, after a [`Lookout::glance`] that showed nothing: the first that
+    /// speaks against, and what all of them answered.
+    pub async fn look(&self, phase: Phase, facts: &Facts) -> (Option<Closed>, Answers) {
         let answers = self.ask(phase, facts).await;
         // A script may have taken its time.
         let closed = closed_by(&answers).or_else(|| self.glance(phase));
-        (closed, Some(answers))
+        (closed, answers)
     }
 
     /// Whether any gate is asked in `phase`.

@@ -9,13 +9,13 @@ use rebootlock::cli::{CommonArgs, exit};
 use rebootlock::config::RebootMethod;
 use rebootlock::lock::LockManager;
 use rebootlock::record::UnixTime;
-use rebootlock::{host, logging, store};
+use rebootlock::{host, logging, notify, store};
 use rebootlockd::agent::{Agent, Ending};
 use rebootlockd::coordinator::Coordinator;
 use rebootlockd::method::Boot;
 use rebootlockd::metrics::{Export, Metrics};
 use rebootlockd::options::{Cli, Command, Options, RunArgs, read};
-use rebootlockd::{import, notify, simulate, status, validate, version};
+use rebootlockd::{import, simulate, status, validate, version};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 

@@ -76,14 +76,12 @@ impl Agent {
         }
         let facts = self.facts(phase);
         let (closed, answers) = self.lookout.look(phase, &facts).await;
-        if let Some(answers) = answers {
-            let problem = self.lookout.problem(phase, &answers);
-            // A round that found nothing says nothing about a gate it did not ask.
-            if problem.is_some() {
-                tell_health(&self.shown, &self.metrics, problem);
-            }
-            self.note(phase, answers);
+        let problem = self.lookout.problem(phase, &answers);
+        // A round that found nothing says nothing about a gate it did not ask.
+        if problem.is_some() {
+            tell_health(&self.shown, &self.metrics, problem);
         }
+        self.note(phase, answers);
         closed
     }
 

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// Says that the daemon is up.
+/// Says that the service is up.
 pub fn ready() {
     send(&[NotifyState::Ready]);
 }
 
-/// Says in a sentence what the daemon is doing; `systemctl status` shows it.
+/// Says in a sentence what the service is doing; `systemctl status` shows it.
 pub fn status(sentence: &str) {
     send(&[NotifyState::Status(&printable(sentence))]);
 }
@@ -21,7 +21,7 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// Says that the daemon is about to end.
+/// Says that the service is about to end.
 pub fn stopping() {
     send(&[NotifyState::Stopping]);
 }
