@@ -6,6 +6,7 @@ mod reboot;
 mod release;
 mod slot;
 mod tried;
+mod users;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +31,7 @@ use crate::hooks::Hooks;
 use crate::logind::Logind;
 use crate::lookout::{Closed, Lookout};
 use crate::memento::MementoFile;
-use crate::method::Method;
+use crate::method::{Boot, Method};
 use crate::metrics::{Metrics, Required};
 use crate::options::Options;
 use crate::outcome::Outcome;
@@ -74,6 +75,8 @@ pub struct Agent {
     options: Options,
     locks: Arc<LockManager>,
     machine: MachineId,
+    boot: Boot,
+    /// All of it in one.
     boot_id: BootId,
     hostname: String,
     coordinator: Coordinator,
@@ -81,8 +84,10 @@ pub struct Agent {
     wants: Wants,
     /// They end when the agent does.
     sources: Vec<AbortOnDropHandle<()>>,
-    /// Where requests will be told, until they are listened to.
-    requests: Option<watch::Sender<Want>>,
+    /// Where requests are told; nothing for a strategy without a store.
+    requests: Option<Arc<watch::Sender<Want>>>,
+    /// Whether they are listened to.
+    listening: bool,
     /// What the others see of us.
     shown: Arc<watch::Sender<Shown>>,
     /// What speaks against a reboot.
@@ -104,6 +109,10 @@ pub struct Agent {
     ordered: bool,
     /// Whether the next one passes over inhibitors.
     force: bool,
+    /// Since when this agent lives.
+    began: tokio::time::Instant,
+    /// Since when inhibitors have been found in the way of what is wanted, each time it was looked.
+    held_up_since: Option<tokio::time::Instant>,
     /// Whether the machine is back from a reboot, and well.
     verified: bool,
     /// Since when a reboot has been wanted without a break.
@@ -143,10 +152,11 @@ impl Agent {
         options: Options,
         locks: Arc<LockManager>,
         machine: MachineId,
-        boot_id: BootId,
+        boot: Boot,
         coordinator: Coordinator,
         metrics: Metrics,
     ) -> Self {
+        let boot_id = boot.whole_id();
         let settings = &options.settings;
         let mut receivers = Vec::new();
         let mut sources = Vec::new();
@@ -190,7 +200,7 @@ impl Agent {
             };
             let (want, receiver) = watch::channel(initially);
             receivers.push(receiver);
-            requests = Some(want);
+            requests = Some(Arc::new(want));
             let groups = options.settings.machine.groups.clone();
             let present = Presence {
                 machine_id: machine.to_string(),
@@ -217,6 +227,7 @@ impl Agent {
             wants: Wants::new(receivers),
             sources,
             requests,
+            listening: false,
             shown,
             lookout,
             detectors,
@@ -231,6 +242,8 @@ impl Agent {
             looked: false,
             ordered: false,
             force: false,
+            began: tokio::time::Instant::now(),
+            held_up_since: None,
             verified: false,
             wanted_since: None,
             back_off: BackOff::None,
@@ -242,6 +255,7 @@ impl Agent {
             options,
             locks,
             machine,
+            boot,
             boot_id,
             coordinator,
         };
@@ -355,8 +369,9 @@ impl Agent {
 
     /// Only after the request that this boot has fulfilled is gone: it must not be fulfilled twice.
     fn listen_to_requests(&mut self) {
-        if let Some(want) = self.requests.take() {
-            let follow = requests::follow(self.locks.clone(), self.machine.clone(), want);
+        if let Some(want) = self.requests.as_ref().filter(|_| !self.listening) {
+            self.listening = true;
+            let follow = requests::follow(self.locks.clone(), self.machine.clone(), want.clone());
             self.sources.push(AbortOnDropHandle::new(tokio::spawn(follow)));
         }
     }
@@ -365,7 +380,8 @@ impl Agent {
     fn prepare(&mut self, event: Event) {
         self.back_off = match event {
             Event::Obstructed | Event::SlotLost | Event::SlotOccupied => BackOff::AWhile,
-            Event::NotOrdered => BackOff::UntilWishesChange,
+            Event::NotOrdered if self.options.run.dry_run => BackOff::UntilWishesChange,
+            Event::NotOrdered => BackOff::AWhile,
             Event::Released => self.back_off,
             _ => BackOff::None,
         };
@@ -479,6 +495,8 @@ impl Agent {
         let give_up = tokio::time::sleep(ONCE_PATIENCE);
         tokio::pin!(give_up);
         let mut monitor = tokio::time::Instant::now();
+        let mut believed = None;
+        let (mut in_doubt_from, mut in_doubt) = (None, false);
         loop {
             match self.wants.now() {
                 Want::Reboot { reason, .. } => {
@@ -489,8 +507,9 @@ impl Agent {
                 }
                 Want::Nothing => {
                     self.wanted_since = None;
+                    self.held_up_since = None;
                     self.metrics.set_required(Required::No);
-                    self.forget_tried();
+                    believed = self.forget_tried();
                     if self.options.run.once || tokio::time::Instant::now() >= monitor {
                         self.monitor().await;
                         monitor = tokio::time::Instant::now() + self.check_interval();
@@ -501,16 +520,31 @@ impl Agent {
                 }
                 Want::Unknown => {
                     self.metrics.set_required(Required::Unknown);
+                    let from = *in_doubt_from
+                        .get_or_insert_with(|| tokio::time::Instant::now() + ONCE_PATIENCE);
+                    if !in_doubt && tokio::time::Instant::now() >= from {
+                        in_doubt = true;
+                        self.doubt();
+                    }
                     if self.options.run.once && *self.detected.borrow() == Want::Unknown {
                         return Err(PassOver::Failed(failure));
                     }
                 }
             }
+            if self.wants.now() != Want::Unknown {
+                if in_doubt {
+                    self.say("no reboot is wanted");
+                    self.go_on();
+                }
+                (in_doubt_from, in_doubt) = (None, false);
+            }
             let look_again = self.look_again_after();
             let monitored = self.lookout.has_gates(Phase::Monitor);
             tokio::select! {
                 () = self.wants.changed() => {}
+                () = slot::at(in_doubt_from.filter(|_| !in_doubt)) => {}
                 () = tokio::time::sleep_until(monitor), if monitored => {}
+                () = tokio::time::sleep(believed.unwrap_or_default()), if believed.is_some() => {}
                 // The store was away, or an answer was lost: a slot may wait to be freed.
                 () = tokio::time::sleep(look_again), if !self.looked => {
                     if let Some(found) = self.look_again().await {
@@ -526,6 +560,22 @@ impl Agent {
         }
     }
 
+    /// Says that nobody knows whether a reboot is wanted.
+    fn doubt(&mut self) {
+        let why = match *self.detected.borrow() {
+            Want::Unknown => {
+                "whether a reboot is wanted cannot be found out: a detector fails; rebootlockd \
+                 simulate says which"
+            }
+            _ => {
+                "whether a reboot is wanted cannot be found out: update-engine or the store does not \
+                 answer"
+            }
+        };
+        self.say(why);
+        self.conclude(Closed::new(Outcome::HealthBlocked, why));
+    }
+
     /// Until windows and gates are open.
     async fn await_gates(&mut self) -> Result<Event, PassOver> {
         loop {
@@ -534,6 +584,11 @@ impl Agent {
                 return Ok(Event::Unwanted);
             }
             let closed = match (self.still_required(), self.method.check().await) {
+                _ if self.wants.now() == Want::Unknown => Some(Closed::new(
+                    Outcome::HealthBlocked,
+                    "whether it still is cannot be found out; rebootlockd simulate says which \
+                     detector fails",
+                )),
                 (Some(closed), _) => Some(closed),
                 (None, Err(error)) => Some(Closed::new(Outcome::HealthBlocked, error.to_string())),
                 (None, Ok(())) => self.look(Phase::PreLock).await,
@@ -598,7 +653,7 @@ impl Agent {
     /// A claim of its own for every acquisition.
     fn claim(&self, groups: Vec<Group>) -> Claim {
         let (reason, wished) = match self.wants.now() {
-            Want::Reboot { reason, priority } => (Some(reason), priority),
+            Want::Reboot { reason, priority, .. } => (Some(reason), priority),
             _ => (None, 0),
         };
         let mut claim = Claim::new(self.machine.clone(), groups, Via::Agent);

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -16,6 +17,7 @@ use rebootlock::config::Isolation;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio_util::task::TaskTracker;
 use zbus::names::{BusName, WellKnownName};
 use zbus::{Connection, Fd, OwnedObjectPath, Variant};
 
@@ -40,6 +42,14 @@ const ATTEMPTS: u32 = 20;
 /// Between two of them.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// States of a unit whose processes may still run.
+const ALIVE: [&str; 4] = ["activating", "active", "reloading", "deactivating"];
+
+/// name, description, load state, active state, sub-state, followed unit, object, job id, job type,
+/// job object
+type Row =
+    (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
+
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 
 #[zbus::proxy(
@@ -60,6 +70,7 @@ trait Manager {
     fn unref_unit(&self, name: &str) -> zbus::Result<()>;
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
     fn get_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<Row>>;
     fn subscribe(&self) -> zbus::Result<()>;
     #[zbus(signal)]
     fn job_removed(
@@ -121,6 +132,17 @@ pub struct Systemd {
     manager: ManagerProxy<'static>,
 }
 
+/// Units that nobody waits for any more, while systemd is told so.
+static STOPPING: LazyLock<TaskTracker> = LazyLock::new(TaskTracker::new);
+
+/// Until systemd has been told of all units that nobody waits for any more, or for a moment. To be
+/// called before the runtime ends, else they would run on.
+pub async fn all_told() {
+    STOPPING.close();
+    let _ = timeout(DRAIN, STOPPING.wait()).await;
+    STOPPING.reopen();
+}
+
 /// Runs a command as a unit or in a process group, as `isolation` wants it. A process group has the
 /// daemon's own rights and limits.
 pub async fn run(isolation: Isolation, name: &str, spec: &Spec, belongs: Belongs) -> Finished {
@@ -140,12 +162,15 @@ pub async fn run(isolation: Isolation, name: &str, spec: &Spec, belongs: Belongs
     }
 }
 
-/// The name of the unit for `what`, as `hook-drain`, of the acquisition with this token.
-pub fn unit_name(what: &str, token: &str) -> String {
+/// The name of the unit for `what`, as `hook-drain`, of the agent of this machine. It is always the
+/// same, so that an agent finds what an earlier life of it has left running.
+pub fn unit_name(what: &str, machine_id: &str) -> String {
     let allowed = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
     let what: String = what.chars().take(LONGEST_NAME).map(allowed).collect();
-    let token: String = token.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
-    format!("rebootlock-{what}-{token}.service")
+    let machine_id = machine_id.replace(|c: char| !c.is_ascii_alphanumeric(), "");
+    // The end: where ids are names it is what tells them apart.
+    let machine = &machine_id[machine_id.len().saturating_sub(8)..];
+    format!("rebootlock-{what}-{machine}.service")
 }
 
 impl Systemd {
@@ -188,6 +213,15 @@ impl Systemd {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether any unit for `what`, of whichever acquisition, still runs.
+    ///
+    /// # Errors
+    /// What systemd answers.
+    pub async fn runs(&self, what: &str) -> zbus::Result<bool> {
+        let pattern = format!("rebootlock-{what}-*.service");
+        Ok(!self.manager.list_units_by_patterns(&ALIVE, &[&pattern]).await?.is_empty())
     }
 
     /// Runs a command as the unit `name` to its end, or to its deadline. One of that name that is
@@ -473,12 +507,13 @@ impl Drop for Hold {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let (systemd, name) = (self.systemd.clone(), std::mem::take(&mut self.name));
             let stop = self.stop;
-            runtime.spawn(async move {
+            let stopping = async move {
                 if stop && let Err(error) = systemd.manager.stop_unit(&name, "replace").await {
                     tracing::debug!(unit = name, %error, "a unit cannot be stopped");
                 }
                 let _ = systemd.manager.unref_unit(&name).await;
-            });
+            };
+            STOPPING.spawn_on(stopping, &runtime);
         }
     }
 }
@@ -508,13 +543,14 @@ mod tests {
 
     #[test]
     fn a_units_name_has_only_what_systemd_allows() {
-        let token = "0b5c1a52-9b9e-4a53";
+        let id = "0b5c1a529b9e4a539f1f0a5e4c1f2d22";
         assert_eq!(
-            unit_name("hook-10-drain.sh", token),
-            "rebootlock-hook-10-drain.sh-0b5c1a52.service"
+            unit_name("hook-10-drain.sh", id),
+            "rebootlock-hook-10-drain.sh-4c1f2d22.service"
         );
+        assert_eq!(unit_name("reboot", "wéb-1.example"), "rebootlock-reboot-1example.service");
         assert_eq!(unit_name("hook-ä b/@", ""), "rebootlock-hook-__b__-.service");
-        assert!(unit_name(&"x".repeat(1000), token).len() < 255);
+        assert!(unit_name(&"x".repeat(1000), id).len() < 255);
     }
 
     #[test]

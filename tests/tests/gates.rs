@@ -9,8 +9,9 @@ use std::time::Duration;
 use rebootlock::config::{Fragment, Settings};
 use rebootlock_tests::etcd::{EtcdSetup, system};
 use rebootlock_tests::eventually;
+use rebootlock_tests::machine::Machine;
 use rebootlock_tests::machine::logind::Session;
-use rebootlock_tests::machine::{Machine, ServiceManager};
+use rebootlock_tests::machine::systemd::Systemd;
 use rebootlock_tests::pki::Pki;
 use rebootlock_tests::process::Signal;
 use rebootlock_tests::prometheus::Prometheus;
@@ -140,7 +141,8 @@ async fn the_state_of_the_service_manager_counts() {
     let nobody = sentence_on(bus, usual).await.unwrap();
     assert!(nobody.starts_with("gate x cannot be checked: systemd does not answer: "), "{nobody}");
 
-    let systemd = ServiceManager::start(bus).await.unwrap();
+    let systemd = Systemd::new(bus);
+    systemd.start().await.unwrap();
     assert_eq!(sentence_on(bus, usual).await, None);
     systemd.say("degraded", &["motd-news.service", "postgresql.service"]);
     assert_eq!(
