@@ -13,7 +13,6 @@ use rebootlock_tests::machine::Machine;
 use rebootlock_tests::machine::logind::Session;
 use rebootlock_tests::machine::systemd::Systemd;
 use rebootlock_tests::pki::Pki;
-use rebootlock_tests::process::Signal;
 use rebootlock_tests::prometheus::Prometheus;
 use rebootlockd::bus::Address;
 use rebootlockd::environment::Facts;
@@ -98,7 +97,7 @@ async fn alerts_of_a_real_prometheus_close() {
     let matrix = sentence(&format!("{gate}query = \"ALERTS[5m]\"")).await.unwrap();
     assert!(matrix.contains("the query gives a matrix"), "{matrix}");
 
-    prometheus.process.signal(Signal::STOP).unwrap();
+    prometheus.process.freeze().unwrap();
     assert_eq!(
         sentence(&format!("{gate}timeout_secs = 1")).await.as_deref(),
         Some("gate x cannot be checked: no answer within 1 s")
