@@ -1,10 +1,12 @@
 //! The loop around the policy: one action at a time, each answered with one event.
 
+mod before;
 mod health;
 mod overdue;
 mod reboot;
 mod release;
 mod slot;
+mod telling;
 mod tried;
 mod users;
 
@@ -13,13 +15,11 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use rebootlock::cli::exit;
-use rebootlock::config::gate::Phase;
 use rebootlock::config::{DetectorSettings, Strategy};
 use rebootlock::host;
 use rebootlock::id::{BootId, Group, MachineId, Token};
-use rebootlock::lock::{LockError, LockManager, Scope};
-use rebootlock::notify;
-use rebootlock::record::{Blocked, Claim, HolderRecord, Presence, UnixTime, Via};
+use rebootlock::lock::{LockError, LockManager};
+use rebootlock::record::{Claim, HolderRecord, Presence, UnixTime, Via};
 use rebootlock::wait::Waiting;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -32,11 +32,11 @@ use crate::logind::Logind;
 use crate::lookout::{Closed, Lookout};
 use crate::memento::MementoFile;
 use crate::method::{Boot, Method};
-use crate::metrics::{Metrics, Required};
+use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::outcome::Outcome;
 use crate::pass::Report;
-use crate::policy::{Action, Event, START, State, step};
+use crate::policy::{Action, Event, START, step};
 use crate::presence::Shown;
 use crate::want::{Want, Wants};
 use crate::{presence, requests, update_engine};
@@ -301,7 +301,10 @@ impl Agent {
                     self.prepare(event);
                     (state, action) = (next, then);
                     self.show_state(state);
-                    self.coordinate(coordinator_state(state, self.options.settings.agent.strategy));
+                    self.coordinate(telling::coordinator_state(
+                        state,
+                        self.options.settings.agent.strategy,
+                    ));
                 }
                 Err(unexpected) => {
                     tracing::error!(%unexpected, "starting over");
@@ -406,242 +409,6 @@ impl Agent {
         self.outcome.as_ref().map_or(exit::FAILED, |closed| closed.outcome.exit_code())
     }
 
-    /// Says how the present pass ends: in the log when it is news, to the others, and in figures.
-    fn conclude(&mut self, closed: Closed) {
-        self.metrics.pass_ended(closed.outcome);
-        let news = self
-            .outcome
-            .as_ref()
-            .is_none_or(|before| (before.outcome, &before.why) != (closed.outcome, &closed.why));
-        let (status, why) = (closed.outcome.as_str(), closed.why.as_str());
-        if news {
-            let dry_run = self.options.run.dry_run;
-            let usual = matches!(
-                closed.outcome,
-                Outcome::LockUnavailable | Outcome::WindowOutsideAllow | Outcome::CooldownActive
-            );
-            if usual || closed.outcome.exit_code() == 0 {
-                tracing::info!(status, why, dry_run, "pass ended");
-            } else {
-                tracing::warn!(status, why, dry_run, "pass ended");
-            }
-        }
-        self.metrics.set_still_required(closed.outcome == Outcome::StillRequired);
-        self.metrics.set_held(Some(closed.outcome == Outcome::Held));
-        let idle = matches!(closed.outcome, Outcome::NoAction | Outcome::Ready);
-        let wanted = match self.wants.now() {
-            Want::Reboot { reason, .. } => Some(reason),
-            _ => None,
-        };
-        self.shown.send_if_modified(|shown| {
-            let before = shown.blocked.as_ref();
-            let same = before.is_some_and(|b| b.outcome == status && b.why == why);
-            let blocked = (!idle).then(|| Blocked {
-                outcome: status.to_owned(),
-                why: why.to_owned(),
-                since: before.filter(|_| same).map_or_else(UnixTime::now, |b| b.since),
-                wanted,
-            });
-            let changed = blocked != shown.blocked;
-            shown.blocked = blocked;
-            changed
-        });
-        self.outcome = Some(closed);
-    }
-
-    /// Nothing keeps this machine any more.
-    fn go_on(&mut self) {
-        self.outcome = None;
-        self.tell_pauses(None);
-        self.shown.send_if_modified(|shown| shown.blocked.take().is_some());
-    }
-
-    /// In figures: what is paused, as far as this agent was stopped by it.
-    pub(super) fn tell_pauses(&self, paused: Option<&Scope>) {
-        let groups = self.options.settings.machine.groups.iter().cloned().map(Scope::Group);
-        let since = |scope: &Scope| (paused == Some(scope)).then(UnixTime::now);
-        let all = groups.chain([Scope::Fleet]).map(|scope| {
-            let since = since(&scope);
-            (scope, since)
-        });
-        self.metrics.set_pauses(all);
-    }
-
-    fn show_state(&self, state: State) {
-        self.metrics.set_state(state, UnixTime::now());
-        self.shown.send_if_modified(|shown| std::mem::replace(&mut shown.state, state) != state);
-    }
-
-    async fn await_want(&mut self) -> Result<Event, PassOver> {
-        if self.options.settings.agent.strategy == Strategy::Off {
-            self.say("switched off; this machine is never rebooted");
-        } else {
-            self.say("no reboot is wanted");
-        }
-        self.clear_trouble();
-        // Of an earlier life that ended before it could.
-        self.undo_hooks().await;
-        let mut failure = "a detector failed".to_owned();
-        if self.options.run.once {
-            // First what may speak against it, as the detectors need not run then.
-            if let Some(closed) = self.lookout.glance(Phase::PreLock) {
-                self.conclude(closed);
-                return Err(PassOver::Concluded);
-            }
-            if let Some(failed) = self.ask_detectors(Phase::PreLock).await {
-                failure = failed.why;
-            }
-        }
-        let give_up = tokio::time::sleep(ONCE_PATIENCE);
-        tokio::pin!(give_up);
-        let mut monitor = tokio::time::Instant::now();
-        let mut believed = None;
-        let (mut in_doubt_from, mut in_doubt) = (None, false);
-        loop {
-            match self.wants.now() {
-                Want::Reboot { reason, .. } => {
-                    tracing::info!(reason, "a reboot is wanted");
-                    let since = *self.wanted_since.get_or_insert_with(UnixTime::now);
-                    self.metrics.set_required(Required::Since(since));
-                    return Ok(Event::Wanted);
-                }
-                Want::Nothing => {
-                    self.wanted_since = None;
-                    self.held_up_since = None;
-                    self.metrics.set_required(Required::No);
-                    believed = self.forget_tried();
-                    if self.options.run.once || tokio::time::Instant::now() >= monitor {
-                        self.monitor().await;
-                        monitor = tokio::time::Instant::now() + self.check_interval();
-                    }
-                    if self.options.run.once {
-                        return Err(PassOver::Concluded);
-                    }
-                }
-                Want::Unknown => {
-                    self.metrics.set_required(Required::Unknown);
-                    let from = *in_doubt_from
-                        .get_or_insert_with(|| tokio::time::Instant::now() + ONCE_PATIENCE);
-                    if !in_doubt && tokio::time::Instant::now() >= from {
-                        in_doubt = true;
-                        self.doubt();
-                    }
-                    if self.options.run.once && *self.detected.borrow() == Want::Unknown {
-                        return Err(PassOver::Failed(failure));
-                    }
-                }
-            }
-            if self.wants.now() != Want::Unknown {
-                if in_doubt {
-                    self.say("no reboot is wanted");
-                    self.go_on();
-                }
-                (in_doubt_from, in_doubt) = (None, false);
-            }
-            let look_again = self.look_again_after();
-            let monitored = self.lookout.has_gates(Phase::Monitor);
-            tokio::select! {
-                () = self.wants.changed() => {}
-                () = slot::at(in_doubt_from.filter(|_| !in_doubt)) => {}
-                () = tokio::time::sleep_until(monitor), if monitored => {}
-                () = tokio::time::sleep(believed.unwrap_or_default()), if believed.is_some() => {}
-                // The store was away, or an answer was lost: a slot may wait to be freed.
-                () = tokio::time::sleep(look_again), if !self.looked => {
-                    if let Some(found) = self.look_again().await {
-                        return Ok(found);
-                    }
-                }
-                () = &mut give_up, if self.options.run.once => {
-                    let why = "whether a reboot is wanted is not known: update-engine or the \
-                               store does not answer";
-                    return Err(PassOver::Failed(why.to_owned()));
-                }
-            }
-        }
-    }
-
-    /// Says that nobody knows whether a reboot is wanted.
-    fn doubt(&mut self) {
-        let why = match *self.detected.borrow() {
-            Want::Unknown => {
-                "whether a reboot is wanted cannot be found out: a detector fails; rebootlockd \
-                 simulate says which"
-            }
-            _ => {
-                "whether a reboot is wanted cannot be found out: update-engine or the store does not \
-                 answer"
-            }
-        };
-        self.say(why);
-        self.conclude(Closed::new(Outcome::HealthBlocked, why));
-    }
-
-    /// Until windows and gates are open.
-    async fn await_gates(&mut self) -> Result<Event, PassOver> {
-        loop {
-            if self.wants.now() == Want::Nothing {
-                self.go_on();
-                return Ok(Event::Unwanted);
-            }
-            let closed = match (self.still_required(), self.method.check().await) {
-                _ if self.wants.now() == Want::Unknown => Some(Closed::new(
-                    Outcome::HealthBlocked,
-                    "whether it still is cannot be found out; rebootlockd simulate says which \
-                     detector fails",
-                )),
-                (Some(closed), _) => Some(closed),
-                (None, Err(error)) => Some(Closed::new(Outcome::HealthBlocked, error.to_string())),
-                (None, Ok(())) => self.look(Phase::PreLock).await,
-            };
-            let Some(closed) = closed else {
-                self.go_on();
-                return Ok(Event::GatesOpen);
-            };
-            let sentence = format!("a reboot is wanted; {}", closed.why);
-            let until = closed.until;
-            let left = until.map(|at| at.duration_since(jiff::Timestamp::now()).unsigned_abs());
-            let pause = match closed.outcome {
-                // Not for long at a time: clocks are set, and machines sleep.
-                Outcome::WindowDenied | Outcome::WindowOutsideAllow | Outcome::KillSwitchActive => {
-                    left.unwrap_or(WINDOW_TICK).min(WINDOW_TICK).min(self.check_interval())
-                }
-                _ => self.check_interval(),
-            };
-            self.conclude(closed);
-            self.say(&sentence);
-            if self.options.run.once {
-                return Err(PassOver::Concluded);
-            }
-            let look_again = self.look_again_after();
-            tokio::select! {
-                () = tokio::time::sleep(pause.max(Duration::from_millis(10))) => {}
-                () = self.wants.changed() => {}
-                () = tokio::time::sleep(look_again), if !self.looked => {
-                    if let Some(found) = self.look_again().await {
-                        return Ok(found);
-                    }
-                }
-            }
-        }
-    }
-
-    async fn back_off(&mut self) -> Event {
-        // A slot that was taken away is not given back, but what was drained is needed again.
-        self.undo_hooks().await;
-        match self.back_off {
-            BackOff::None => {}
-            BackOff::AWhile => tokio::time::sleep(self.poll()).await,
-            BackOff::UntilWishesChange => {
-                // A source that only now says that it wants nothing changes nothing.
-                let before = self.wants.now();
-                while self.wants.now() == before {
-                    self.wants.changed().await;
-                }
-            }
-        }
-        Event::PauseOver
-    }
-
     fn poll(&self) -> Duration {
         self.options.settings.agent.poll.mul_f64(rand::rng().random_range(1.0..1.2))
     }
@@ -664,12 +431,6 @@ impl Agent {
         claim
     }
 
-    /// Says what the agent is doing, in `systemctl status`.
-    fn say(&self, sentence: &str) {
-        tracing::debug!(sentence, "status");
-        notify::status(sentence);
-    }
-
     /// Says why nothing goes on, in the log only when it is news, and waits before the next try:
     /// less than a second where time may cure it, so that a store's return is noticed at once.
     async fn stuck(&mut self, doing: &str, error: &LockError) {
@@ -688,15 +449,6 @@ impl Agent {
         self.trouble = None;
     }
 
-    fn coordinate(&mut self, state: CoordinatorState) {
-        if let Err(error) = self.coordinator.set(state) {
-            tracing::warn!(
-                error = format!("{:#}", anyhow::Error::from(error)),
-                "update-engine's tools are not told"
-            );
-        }
-    }
-
     async fn logind(&mut self) -> zbus::Result<Logind> {
         match &self.logind {
             Some(logind) => Ok(logind.clone()),
@@ -706,15 +458,5 @@ impl Agent {
                 Ok(logind)
             }
         }
-    }
-}
-
-fn coordinator_state(state: State, strategy: Strategy) -> CoordinatorState {
-    match state {
-        State::Starting => CoordinatorState::Starting,
-        _ if strategy == Strategy::Off => CoordinatorState::Disabled,
-        State::Idle | State::Verifying => CoordinatorState::Running,
-        State::Rebooting => CoordinatorState::Rebooting,
-        _ => CoordinatorState::RebootPlanned,
     }
 }
