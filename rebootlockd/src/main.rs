@@ -90,7 +90,7 @@ async fn serve(common: &CommonArgs, run: &RunArgs, mut options: Options) -> u8 {
     let mut parts = match Parts::gather(&options).await {
         Ok(parts) => parts,
         // systemd would not start it again after a bad configuration.
-        Err(error) if matches!(error.downcast_ref(), Some(BootError::Uncounted(_))) => {
+        Err(error) if matches!(error.downcast_ref(), Some(BootError::Uncounted)) => {
             return fail(&error, exit::FAILED);
         }
         Err(error) => return fail(&error, exit::CONFIG),

@@ -21,9 +21,9 @@ const KEXEC_LOADED: &str = "/sys/kernel/kexec_loaded";
 /// What the unit of a reboot command is for, as [`Systemd::runs`] knows it.
 pub const REBOOT_UNIT: &str = "reboot";
 
-/// How often systemd is asked for the soft reboots it has counted, while it is busy.
-const ATTEMPTS: u32 = 20;
-/// Between two of them.
+/// For systemd to say how many soft reboots there were: it may be busy with itself.
+const COUNTED_WITHIN: Duration = Duration::from_secs(10);
+/// Between two questions.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// An order to go down.
@@ -188,15 +188,17 @@ impl Boot {
         let id = host::boot_id(&settings.boot_id_file)?;
         let mut soft_reboots = None;
         if *method == RebootMethod::SoftReboot {
-            let mut attempt = 1;
-            soft_reboots = loop {
-                match count_soft_reboots().await {
-                    Ok(count) => break count,
-                    Err(error) if attempt == ATTEMPTS => return Err(BootError::Uncounted(error)),
-                    Err(_) => attempt += 1,
+            let counted = async {
+                loop {
+                    match count_soft_reboots().await {
+                        Ok(count) => break count,
+                        Err(error) => tracing::debug!(%error, "soft reboots are not counted yet"),
+                    }
+                    tokio::time::sleep(ATTEMPT_PAUSE).await;
                 }
-                tokio::time::sleep(ATTEMPT_PAUSE).await;
             };
+            let counted = tokio::time::timeout(COUNTED_WITHIN, counted).await;
+            soft_reboots = counted.map_err(|_| BootError::Uncounted)?;
         }
         Ok(Self { id, soft_reboots })
     }
@@ -239,9 +241,9 @@ pub enum BootError {
     /// The rest of it.
     #[error(
         "systemd does not say how many soft reboots there were, and without that a restart of the \
-         daemon cannot be told from one"
+         daemon cannot be told from one; see systemctl status dbus"
     )]
-    Uncounted(#[source] NoSystemd),
+    Uncounted,
 }
 
 #[cfg(test)]
