@@ -22,6 +22,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/pre-reboot", any(fleetlock::pre_reboot))
         .route("/v1/steady-state", any(fleetlock::steady_state))
         .route("/api/v1", any(api::answer))
+        .route("/api/v1/", any(api::answer))
         .route("/api/v1/{*below}", any(api::answer))
         .route("/healthz", any(health::healthz))
         .route("/readyz", any(health::readyz))

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use rebootlock::id::{Group, Token};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use super::route::Act;
@@ -11,6 +12,9 @@ use crate::act::Action;
 
 /// The longest that something may last, in seconds: a hundred years.
 const LONGEST_SECS: u64 = 100 * 365 * 86_400;
+
+/// Beyond it not every whole number is one of floating point.
+const EXACT_UP_TO: f64 = 9_007_199_254_740_992.0;
 
 /// So many groups can be named at once.
 const MOST_GROUPS: usize = 16;
@@ -25,7 +29,7 @@ struct Plain {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Lasting {
     reason: String,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "whole_if_given")]
     for_secs: Option<u64>,
 }
 
@@ -33,6 +37,7 @@ struct Lasting {
 #[serde(deny_unknown_fields)]
 struct SetMax {
     reason: String,
+    #[serde(deserialize_with = "whole")]
     max: u32,
 }
 
@@ -58,7 +63,7 @@ struct Unlock {
 #[serde(deny_unknown_fields)]
 struct Request {
     reason: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole")]
     priority: u32,
 }
 
@@ -125,6 +130,25 @@ fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     T::deserialize(deserializer).map(Some)
 }
 
+/// A number without a fraction, which may be written with one: `3.0` is 3.
+fn whole<'de, D: Deserializer<'de>, T: TryFrom<u64>>(deserializer: D) -> Result<T, D::Error> {
+    let number = serde_json::Number::deserialize(deserializer)?;
+    let exactly = |float: f64| {
+        let fits = float.fract() == 0.0 && (0.0..=EXACT_UP_TO).contains(&float);
+        // It is whole, not negative and small enough for every digit to count.
+        fits.then_some(float as u64)
+    };
+    let whole = number.as_u64().or_else(|| exactly(number.as_f64()?));
+    let whole = whole.and_then(|whole| T::try_from(whole).ok());
+    whole.ok_or_else(|| {
+        D::Error::custom(format_args!("{number} is no number that can be used here"))
+    })
+}
+
+fn whole_if_given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    whole(deserializer).map(Some)
+}
+
 fn lasting(secs: Option<u64>) -> Result<Option<Duration>, String> {
     match secs {
         Some(secs) if secs == 0 || secs > LONGEST_SECS => {
@@ -165,6 +189,8 @@ mod tests {
         let pause = read(Act::Pause(Scope::Fleet), br#"{"reason":"x","forSecs":60}"#).unwrap();
         let lasting = Some(Duration::from_secs(60));
         assert_eq!(pause, (Action::Pause { scope: Scope::Fleet, lasting }, "x".to_owned()));
+        let (max, _) = read(Act::SetMax(Group::default()), br#"{"reason":"x","max":3.0}"#).unwrap();
+        assert_eq!(max, Action::SetMax { group: Group::default(), max: 3 });
         let body = br#" {"groups":["b","a"], "reason":"x"} "#;
         let (lock, _) = read(Act::Lock(machine()), body).unwrap();
         let groups = ["a", "b"].map(|name| Group::new(name).unwrap()).into();
@@ -190,7 +216,10 @@ mod tests {
             (Act::Hold(machine()), r#"{"reason":"x","forSecs":0}"#, "is not from 1 to"),
             (Act::Hold(machine()), r#"{"reason":"x","forSecs":3153600001}"#, "is not from 1 to"),
             (Act::Hold(machine()), r#"{"reason":"x","forSecs":"60"}"#, "invalid type: string"),
-            (Act::SetMax(Group::default()), r#"{"reason":"x","max":-1}"#, "invalid value"),
+            (Act::SetMax(Group::default()), r#"{"reason":"x","max":-1}"#, "-1 is no number"),
+            (Act::SetMax(Group::default()), r#"{"reason":"x","max":1.5}"#, "1.5 is no number"),
+            (Act::SetMax(Group::default()), r#"{"reason":"x","max":1e300}"#, "is no number"),
+            (Act::SetMax(Group::default()), r#"{"reason":"x","max":4294967296}"#, "is no number"),
             (Act::SetMax(Group::default()), r#"{"reason":"x"}"#, "missing field `max`"),
         ] {
             let problem = read(act, body.as_bytes()).unwrap_err();
