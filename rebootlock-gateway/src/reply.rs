@@ -42,6 +42,10 @@ pub enum Kind {
     NotFound,
     /// Not by this method.
     MethodNotAllowed,
+    /// It contradicts what is there.
+    Conflict,
+    /// The body is of another type than is read here.
+    UnsupportedMediaType,
     /// The body took too long.
     Timeout,
     /// The body is too long.
@@ -91,6 +95,8 @@ impl Kind {
             (Self::Forbidden, _) => "forbidden",
             (Self::NotFound, _) => "not_found",
             (Self::MethodNotAllowed, _) => "method_not_allowed",
+            (Self::Conflict, _) => "conflict",
+            (Self::UnsupportedMediaType, _) => "unsupported_media_type",
             (Self::Timeout, _) => "timeout",
             (Self::TooLarge, _) => "body_too_large",
             (Self::RateLimited, _) => "rate_limited",
@@ -116,6 +122,8 @@ impl Kind {
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Conflict => StatusCode::CONFLICT,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
@@ -202,7 +210,7 @@ impl Reply {
 mod tests {
     use super::*;
 
-    const ALL: [Kind; 21] = [
+    const ALL: [Kind; 23] = [
         Kind::Success,
         Kind::Full,
         Kind::Paused,
@@ -218,6 +226,8 @@ mod tests {
         Kind::Forbidden,
         Kind::NotFound,
         Kind::MethodNotAllowed,
+        Kind::Conflict,
+        Kind::UnsupportedMediaType,
         Kind::Timeout,
         Kind::TooLarge,
         Kind::RateLimited,

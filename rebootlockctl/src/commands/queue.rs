@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use rebootlock::lock::GroupStatus;
 use rebootlock::record::UnixTime;
+use rebootlock::view::WaiterView;
 use serde::Serialize;
 
 use super::groups_of;
@@ -11,25 +12,17 @@ use crate::cli::{Format, Output, Scope};
 use crate::output::{Field, clean, print, print_json, say, table};
 use crate::session::{Session, in_groups};
 use crate::view;
-use crate::view::json::WaiterView;
 
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 struct Row<'a> {
     group: &'a str,
-    position: usize,
     #[serde(flatten)]
-    waiter: WaiterView<'a>,
-    in_the_way: String,
+    waiter: WaiterView,
 }
 
 fn rows(status: &GroupStatus, now: UnixTime) -> impl Iterator<Item = Row<'_>> {
-    status.queue.iter().enumerate().map(move |(n, ticket)| Row {
-        group: status.group.as_str(),
-        position: n + 1,
-        waiter: view::json::waiter(ticket, now),
-        in_the_way: view::obstacle(status, n),
-    })
+    let row = |waiter| Row { group: status.group.as_str(), waiter };
+    WaiterView::all_of(status, now).into_iter().map(row)
 }
 
 fn text(status: &GroupStatus, now: UnixTime) -> String {
