@@ -26,7 +26,7 @@ use crate::serve::Peer;
 use crate::slots::{self, Answer, Ask};
 
 /// Guards against requests that were not meant for a lock.
-const PROTOCOL: HeaderName = HeaderName::from_static("fleet-lock-protocol");
+pub(crate) const PROTOCOL: HeaderName = HeaderName::from_static("fleet-lock-protocol");
 
 /// Longest body, in bytes.
 const MAX_BODY: usize = 64 * 1024;
@@ -123,7 +123,8 @@ fn check_protocol(headers: &HeaderMap) -> Result<(), Reply> {
     }
 }
 
-async fn read(body: Body, within: Duration) -> Result<Vec<u8>, Reply> {
+/// Reads a body that is neither too long nor too slow.
+pub(crate) async fn read(body: Body, within: Duration) -> Result<Vec<u8>, Reply> {
     let too_long =
         || Reply::new(Kind::TooLarge, format!("the body is longer than {MAX_BODY} bytes"));
     if body.size_hint().lower() > MAX_BODY as u64 {

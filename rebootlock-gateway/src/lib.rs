@@ -6,6 +6,7 @@
 //! - [`slots`]: asking for a slot and giving it back, as every protocol here means it.
 //! - [`auth`], [`rate`]: who may ask, and how often.
 //! - [`operators`]: people; [`fleet`]: what they see, [`act`]: what they do.
+//! - [`page`]: the page that shows it to people, and what they can do there.
 //! - [`groups`], [`health`], [`metrics`]: what is told to whoever watches over this.
 //!
 //! Nothing is kept in the process that another one could not find in the store: any number of
@@ -22,6 +23,7 @@ pub mod listen;
 pub mod metrics;
 pub mod operators;
 pub mod options;
+pub mod page;
 pub mod rate;
 pub mod reply;
 pub mod routes;

@@ -13,7 +13,7 @@ use tower::Service as _;
 use crate::app::App;
 use crate::reply::{Kind, Reply, Told};
 use crate::serve::Peer;
-use crate::{fleetlock, health};
+use crate::{fleetlock, health, page};
 
 /// Every path there is, each protocol's in its own module.
 pub fn router(app: Arc<App>) -> Router {
@@ -24,6 +24,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/healthz", any(health::healthz))
         .route("/readyz", any(health::readyz))
         .route("/metrics", any(health::metrics))
+        .merge(page::routes())
         .fallback(not_found)
         .with_state(app)
 }
@@ -47,7 +48,11 @@ pub async fn answer(
     let route = route(&path);
     let limit = live.rate.as_ref().filter(|_| !is_for_watchers(route));
     let counted = limit.map_or(Ok(()), |rate| rate.count(peer.address.ip()));
-    let response = match (counted, path.parse::<Uri>()) {
+    let target = match request.uri().query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.clone(),
+    };
+    let response = match (counted, target.parse::<Uri>()) {
         (Err(wait), _) => Reply::new(Kind::RateLimited, "too many requests from your address")
             .retry_after(wait)
             .into_response(live.settings.airlock_kinds),
@@ -76,8 +81,7 @@ pub async fn answer(
     response
 }
 
-/// The path with its doubled slashes made one and a configured prefix taken off. The query is of no use
-/// to anybody here.
+/// The path with its doubled slashes made one and a configured prefix taken off.
 fn straight(path: &str, prefixes: &[String]) -> String {
     let mut straight = String::with_capacity(path.len());
     for c in path.chars() {
@@ -99,6 +103,10 @@ fn route(path: &str) -> &'static str {
         "/healthz" => "healthz",
         "/readyz" => "readyz",
         "/metrics" => "metrics",
+        "/" => "page",
+        "/events" => "events",
+        "/sign-in" | "/sign-out" | "/operate" => "forms",
+        "/page.css" | "/page.js" | "/icon.svg" => "files",
         _ => "other",
     }
 }

@@ -55,8 +55,7 @@ pub(super) fn answer(app: Arc<App>, listener: Listener, has: String) -> Response
     let mut beat = tokio::time::interval_at(tokio::time::Instant::now() + BEAT, BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stop = app.stop.clone();
-    let conversation =
-        Conversation { app, listener, has, begun: false, beat, stop, over: false };
+    let conversation = Conversation { app, listener, has, begun: false, beat, stop, over: false };
     let body = Body::from_stream(talk(conversation));
     let mut response = respond(axum::http::StatusCode::OK, "text/event-stream", body);
     // Some proxies collect what they are given unless they are told not to.

@@ -87,11 +87,6 @@ impl Listener {
         }
     }
 
-    /// Takes it that the page shows these already.
-    pub(super) fn has(&mut self, parts: &Parts) {
-        self.sent.update(parts);
-    }
-
     /// What was seen last.
     pub(super) fn current(&self) -> Option<Arc<Parts>> {
         self.news.borrow().clone()
@@ -111,13 +106,15 @@ impl Sent {
         let groups: Vec<String> = parts.groups.iter().map(|part| part.id.clone()).collect();
         let mut changed = Vec::new();
         if groups == self.groups {
-            let news = parts.groups.iter().filter(|part| self.parts.get(&part.id) != Some(&part.digest));
+            let news =
+                parts.groups.iter().filter(|part| self.parts.get(&part.id) != Some(&part.digest));
             changed.extend(news.cloned());
         } else {
             // Some came or went, so they are put in anew, all of them and in their order.
             changed.push(parts.all_groups());
         }
-        let news = parts.others.iter().filter(|part| self.parts.get(&part.id) != Some(&part.digest));
+        let news =
+            parts.others.iter().filter(|part| self.parts.get(&part.id) != Some(&part.digest));
         changed.extend(news.cloned());
         let shown = parts.groups.iter().chain(&parts.others);
         self.parts = shown.map(|part| (part.id.clone(), part.digest)).collect();

@@ -1,15 +1,15 @@
 //! The page in parts: what stands where, and which of it changes by itself.
 
-use maud::{Markup, Render as _, html};
+use maud::{Markup, html};
 use rebootlock::record::UnixTime;
 use rebootlock::view::{GroupView, PauseView};
 
+use super::deeds;
 use super::groups::{self, anchor, because};
 use super::machines::{self, is_unwell};
 use super::moment::Ages;
 use super::parts::{Part, Parts, frame};
-use super::words::{Tone, act, count, tag, text};
-use super::{deeds, moment};
+use super::words::{act, text};
 use crate::fleet::FleetView;
 
 /// More groups than these are not shown.
@@ -66,15 +66,6 @@ pub(super) fn parts(scene: Scene<'_>) -> Parts {
 
 fn shown(fleet: &FleetView) -> impl Iterator<Item = &GroupView> {
     fleet.groups.iter().take(MOST_GROUPS)
-}
-
-/// When what is shown was seen.
-pub(super) fn as_of(as_of: Option<UnixTime>, ages: Ages) -> Markup {
-    html! {
-        span #as-of .inline {
-            @if let Some(as_of) = as_of { "as of " (ages.time(as_of)) }
-        }
-    }
 }
 
 /// What everybody has to know first.

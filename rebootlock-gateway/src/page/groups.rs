@@ -142,10 +142,12 @@ fn held(held: &HeldView, ages: Ages) -> Markup {
             (because(held.reason.as_deref()))
             @if let Some(since) = held.since { ", since " (ages.inline(since)) }
             @if let Some(until) = held.until { ", ends " (ages.inline(until)) }
+            " " (act("unhold", None, Some(&held.machine_id), "Let go…"))
         }
     }
 }
 
+/// `: kernel trouble`, or nothing.
 pub(super) fn because(reason: Option<&str>) -> Markup {
     html! { @if let Some(reason) = reason { ": " (text(reason)) } }
 }

@@ -62,7 +62,10 @@ mod tests {
     fn only_our_own_pages_send_forms() {
         for (pairs, ours) in [
             (&[("sec-fetch-site", "same-origin"), ("host", "gw")][..], true),
-            (&[("sec-fetch-site", "same-origin"), ("origin", "https://gw"), ("host", "inner")], true),
+            (
+                &[("sec-fetch-site", "same-origin"), ("origin", "https://gw"), ("host", "inner")],
+                true,
+            ),
             (&[("origin", "http://gw:9090"), ("host", "gw:9090")], true),
             (&[("origin", "https://GW"), ("host", "gw")], true),
             (&[("sec-fetch-site", "same-site"), ("origin", "http://gw"), ("host", "gw")], false),

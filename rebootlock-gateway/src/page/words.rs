@@ -62,7 +62,12 @@ pub(super) fn tag(tone: Tone, word: &str) -> Markup {
 }
 
 /// A link to the form for something that can be done. Only operators see it.
-pub(super) fn act(what: &str, group: Option<&Group>, id: Option<&MachineId>, label: &str) -> Markup {
+pub(super) fn act(
+    what: &str,
+    group: Option<&Group>,
+    id: Option<&MachineId>,
+    label: &str,
+) -> Markup {
     let mut query = Serializer::new(String::new());
     query.append_pair("do", what);
     if let Some(group) = group {
