@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod operators;
 pub mod options;
 pub mod page;
+mod patience;
 pub mod rate;
 pub mod reply;
 pub mod routes;

@@ -16,7 +16,7 @@ pub(super) fn deeds(all: &[Act], ages: Ages) -> Markup {
         section #deeds .section aria-labelledby="deeds-title" hidden[all.is_empty()] {
             header { h2 #deeds-title { "Operators" } }
             div.card {
-                table role="table" {
+                table.deeds role="table" {
                     caption.unseen { "What operators did, newest first" }
                     thead role="rowgroup" { tr role="row" {
                         (head("What")) (head("When")) (head("Who")) (head("Why"))
@@ -34,9 +34,9 @@ fn row(act: &Act, ages: Ages) -> Markup {
     html! {
         tr role="row" data-key={ "a:" (act.at.0) ":" (act.by) ":" (act.deed) } {
             th role="rowheader" scope="row" { (what(act)) }
-            (field("When", None, &ages.time(act.at)))
-            (field("Who", None, &text(&act.by)))
-            (field("Why", Some("why"), &text_if_any(act.reason.as_deref())))
+            (field("When", &ages.time(act.at)))
+            (field("Who", &text(&act.by)))
+            (field("Why", &text_if_any(act.reason.as_deref())))
         }
     }
 }

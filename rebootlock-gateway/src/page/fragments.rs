@@ -9,7 +9,7 @@ use super::groups::{self, anchor, because};
 use super::machines::{self, is_unwell};
 use super::moment::Ages;
 use super::parts::{Part, Parts, frame};
-use super::words::{act, text};
+use super::words::{Tone, act, tag, text};
 use crate::fleet::FleetView;
 
 /// More groups than these are not shown.
@@ -141,22 +141,21 @@ fn figures(fleet: &FleetView) -> Markup {
     let slots: u64 = groups.iter().map(|group| u64::from(group.max)).sum();
     let waiting: usize = groups.iter().map(|group| group.queue.len()).sum();
     let unwell = fleet.machines.iter().filter(|machine| is_unwell(machine)).count();
-    let figure = |label: &str, bad: bool, number: usize, more: String| {
+    let figure = |label: &str, bad: bool, number: usize, more: Markup| {
         html! {
             div.bad[bad] {
                 dt { (label) }
-                dd { (number) @if !more.is_empty() { " " small { (more) } } }
+                dd { (number) " " (more) }
             }
         }
     };
     html! {
         dl #figures .figures {
-            (figure("Slots taken", false, taken, format!("of {slots}")))
-            (figure("Waiting", false, waiting, String::new()))
-            (figure("Overdue", late > 0, late, String::new()))
-            (figure("Machines", unwell > 0, fleet.machines.len(), match unwell {
-                0 => String::new(),
-                n => format!("{n} unwell"),
+            (figure("Slots taken", false, taken, html! { small { "of " (slots) } }))
+            (figure("Waiting", false, waiting, html! {}))
+            (figure("Overdue", late > 0, late, html! {}))
+            (figure("Machines", false, fleet.machines.len(), html! {
+                @if unwell > 0 { (tag(Tone::Bad, &format!("{unwell} unwell"))) }
             }))
         }
     }

@@ -159,10 +159,10 @@ fn holders(view: &Readable, ages: Ages) -> Markup {
     let shown = holders.len().min(MOST_HOLDERS);
     let command = format!("rebootlockctl status --group {}", clean(view.group.as_str()));
     html! {
-        table role="table" {
+        table.holders role="table" {
             caption.unseen { "Who holds a slot of group " (clean(view.group.as_str())) }
             thead role="rowgroup" { tr role="row" {
-                (head("Holder")) (head("State")) (head("Since")) (head("Why")) (head("Via"))
+                (head("Holder")) (head("Since")) (head("State")) (head("Why")) (head("Via"))
                 th.act role="columnheader" scope="col" { span.unseen { "Act" } }
             } }
             tbody role="rowgroup" { @for holder in &holders[..shown] { (row(&view.group, holder, ages)) } }
@@ -181,8 +181,8 @@ pub(super) fn head(text: &str) -> Markup {
 }
 
 /// A field, which knows its heading where there is no room for columns.
-pub(super) fn field(label: &str, class: Option<&str>, content: &Markup) -> Markup {
-    html! { td role="cell" class=[class] data-label=(label) { (content) } }
+pub(super) fn field(label: &str, content: &Markup) -> Markup {
+    html! { td role="cell" data-label=(label) { (content) } }
 }
 
 fn row(group: &Group, holder: &HolderView, ages: Ages) -> Markup {
@@ -191,10 +191,10 @@ fn row(group: &Group, holder: &HolderView, ages: Ages) -> Markup {
     html! {
         tr role="row" class=[late] data-key={ "h:" (group) ":" (id) } {
             th role="rowheader" scope="row" { (machine(holder.hostname.as_deref(), id)) }
-            (field("State", None, &state(holder, ages)))
-            (field("Since", None, &ages.time_if_known(holder.since)))
-            (field("Why", Some("why"), &text_if_any(holder.reason.as_deref())))
-            (field("Via", None, &text_if_any(holder.via.as_ref().map(ToString::to_string).as_deref())))
+            (field("Since", &ages.time_if_known(holder.since)))
+            (field("State", &state(holder, ages)))
+            (field("Why", &text_if_any(holder.reason.as_deref())))
+            (field("Via", &text_if_any(holder.via.as_ref().map(ToString::to_string).as_deref())))
             td.acts role="cell" { (act("unlock", Some(group), Some(&holder.machine_id), "Unlock…")) }
         }
     }
@@ -210,13 +210,13 @@ fn state(holder: &HolderView, ages: Ages) -> Markup {
     html! {
         @if let Some(damage) = &holder.damage {
             (tag(Tone::Bad, "damaged record")) " "
-            span.soft { (text(damage)) ". The slot counts. See " code { "rebootlockctl doctor" } "." }
+            p.soft { (text(damage)) ". The slot counts. See " code { "rebootlockctl doctor" } "." }
         }
         @if let Some(state) = &holder.state { (tag(tone, &state.to_string())) }
         @if holder.overdue {
             " " (tag(Tone::Bad, "overdue"))
             @if let Some(expected) = holder.expected_back {
-                " " span.soft { "expected " (ages.inline(expected)) }
+                p.soft { "expected back " (ages.inline(expected)) }
             }
         }
         @if holder.state.is_none() && holder.damage.is_none() {
@@ -230,7 +230,7 @@ fn queue(view: &Readable, ages: Ages) -> Markup {
     let command = format!("rebootlockctl queue --group {}", clean(view.group.as_str()));
     html! {
         h4 { "Waiting: " (count(view.queue.len(), "machine")) }
-        table role="table" {
+        table.queue role="table" {
             caption.unseen { "Who waits for a slot of group " (clean(view.group.as_str())) }
             thead role="rowgroup" { tr role="row" {
                 (head("Next")) (head("Since")) (head("Why")) (head("In the way"))
@@ -252,9 +252,9 @@ fn waiting(group: &Group, waiter: &WaiterView, ages: Ages) -> Markup {
                 (machine(waiter.hostname.as_deref(), id.as_str()))
                 @if waiter.priority > 0 { " " (tag(Tone::Plain, &format!("priority {}", waiter.priority))) }
             }
-            (field("Since", None, &ages.time_if_known(waiter.since)))
-            (field("Why", Some("why"), &text_if_any(waiter.reason.as_deref())))
-            (field("In the way", Some("why"), &text(&waiter.in_the_way)))
+            (field("Since", &ages.time_if_known(waiter.since)))
+            (field("Why", &text_if_any(waiter.reason.as_deref())))
+            (field("In the way", &text(&waiter.in_the_way)))
         }
     }
 }

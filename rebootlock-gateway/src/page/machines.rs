@@ -51,7 +51,7 @@ pub(super) fn machines(
                         "hold a slot or wait for one."
                     }
                 } @else {
-                    table role="table" {
+                    table.fleet role="table" {
                         caption.unseen { "Machines with an agent" }
                         thead role="rowgroup" { tr role="row" {
                             (head("Machine")) (head("Does")) (head("Since")) (head("Health"))
@@ -100,16 +100,16 @@ fn row(view: &MachineView, request: Option<&RequestView>, held: bool, ages: Ages
             None => {},
         }
         @if held { " " (tag(Tone::Warn, "held")) }
-        @if let Some(blocked) = &view.blocked { " " span.soft { (text(&blocked.why)) } }
+        @if let Some(blocked) = &view.blocked { p.soft { (text(&blocked.why)) } }
     };
     html! {
         tr role="row" class=[late] data-key={ "m:" (id) } {
             th role="rowheader" scope="row" { (machine(view.hostname.as_deref(), id)) }
-            (field("Does", Some("why"), &does))
-            (field("Since", None, &ages.time_if_known(view.state_since)))
-            (field("Health", None, &health(view)))
-            (field("Groups", None, &text(&view.groups.join(", "))))
-            (field("Wish", None, &wish(view, request, ages)))
+            (field("Does", &does))
+            (field("Since", &ages.time_if_known(view.state_since)))
+            (field("Health", &health(view)))
+            (field("Groups", &text(&view.groups.join(", "))))
+            (field("Wish", &wish(view, request, ages)))
             td.acts role="cell" {
                 @if request.is_some() { (act("cancel", None, Some(&view.machine_id), "Cancel request…")) }
                 @else { (act("request", None, Some(&view.machine_id), "Request reboot…")) }
@@ -124,10 +124,10 @@ fn health(view: &MachineView) -> Markup {
     html! {
         @if let Some(damage) = &view.damage {
             (tag(Tone::Bad, "damaged")) " "
-            span.soft { (text(damage)) ". See " code { "rebootlockctl doctor" } "." }
+            p.soft { (text(damage)) ". See " code { "rebootlockctl doctor" } "." }
         } @else if let Some(health) = &view.health {
             @if health.healthy { (tag(Tone::Good, "well")) }
-            @else { (tag(Tone::Bad, "unwell")) " " (text_if_any(health.reason.as_deref())) }
+            @else { (tag(Tone::Bad, "unwell")) p.soft { (text_if_any(health.reason.as_deref())) } }
         } @else if view.present { span.soft { "says nothing" } }
     }
 }
@@ -151,7 +151,7 @@ pub(super) fn history(all: &[PastView], ages: Ages) -> Markup {
             header { h2 #history-title { "History" } }
             div.card {
                 @if all.is_empty() { p.none { "Nothing has been given back yet." } } @else {
-                    table role="table" {
+                    table.past role="table" {
                         caption.unseen { "Slots that were given back, newest first" }
                         thead role="rowgroup" { tr role="row" {
                             (head("Machine")) (head("Given back")) (head("Ended")) (head("Held for"))
@@ -177,12 +177,12 @@ fn entry(view: &PastView, ages: Ages) -> Markup {
     html! {
         tr role="row" data-key={ "p:" (key) ":" (past.ended_at.0) } {
             th role="rowheader" scope="row" { (machine(past.hostname.as_deref(), &past.machine_id)) }
-            (field("Given back", None, &ages.time(past.ended_at)))
-            (field("Ended", None, &ended))
-            (field("Held for", None, &lasted(view.held_for_secs)))
-            (field("Down for", None, &lasted(view.down_for_secs)))
-            (field("Group", None, &text(&past.groups.join(", "))))
-            (field("Why", Some("why"), &text_if_any(past.reason.as_deref())))
+            (field("Given back", &ages.time(past.ended_at)))
+            (field("Ended", &ended))
+            (field("Held for", &lasted(view.held_for_secs)))
+            (field("Down for", &lasted(view.down_for_secs)))
+            (field("Group", &text(&past.groups.join(", "))))
+            (field("Why", &text_if_any(past.reason.as_deref())))
         }
     }
 }
