@@ -17,7 +17,7 @@ use browser::Browser;
 use seed::Seed;
 use serde_json::{Value, json};
 use support::{Fleet, Gateway};
-use visitor::{TOKEN, with_people};
+use visitor::{TOKEN, machine, with_people};
 
 const IS_LIVE: &str = "return document.getElementById('live').dataset.state === 'live'";
 
@@ -40,12 +40,12 @@ fn the_page_changes_by_itself_and_keeps_the_focus() {
     browser.until_shown("2 min ago");
     // What a reload would take away.
     browser.run("window.same = true; document.querySelector('#group-default .name').closest('tr').id = 'old'");
-    gw.pre_reboot("m-two").is_granted();
+    machine(&gw, "pre-reboot", "m-two").is_granted();
     browser.until_shown("m-two");
     browser.until_shown("2 of 2 slots taken");
     assert_eq!(browser.run("return window.same"), Value::Bool(true));
     browser.until("return document.querySelectorAll('tr.fresh').length === 1");
-    gw.steady_state("m-two").is_granted();
+    machine(&gw, "steady-state", "m-two").is_granted();
     browser.until_shown("given-back");
     // Ages of what came by itself are counted too.
     browser.until(
@@ -57,7 +57,7 @@ fn the_page_changes_by_itself_and_keeps_the_focus() {
     browser.run("document.querySelector('#group-default a.act').focus()");
     let focused = "return document.activeElement.getAttribute('href')";
     assert_eq!(browser.run(focused), json!("operate?do=pause&group=default"));
-    gw.pre_reboot("m-three").is_granted();
+    machine(&gw, "pre-reboot", "m-three").is_granted();
     browser.until_shown("m-three");
     assert_eq!(browser.run(focused), json!("operate?do=pause&group=default"));
     nothing_was_blocked(&browser);
@@ -109,7 +109,7 @@ fn an_operator_signs_in_and_pauses_with_a_reason() {
     browser.click("form.card button");
     browser.until_shown("group default is paused; who holds a slot keeps it");
     browser.until_shown("Paused by alice: incident 4711");
-    gw.pre_reboot("m1").is(423, "failed_lock_paused");
+    machine(&gw, "pre-reboot", "m1").is(423, "failed_lock_paused");
     browser.click("button.plain");
     browser.until_shown("Sign in");
     assert!(!browser.text().contains("Resume…"), "{}", browser.text());
@@ -151,20 +151,18 @@ fn it_fits_a_phone_and_follows_the_colours_that_people_prefer() {
     let gw = fleet.start();
     let _seed = seed::busy(&fleet);
     let browser = Browser::start();
-    let widest =
-        "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
     for (width, phone) in [(320, true), (390, true), (800, false), (1280, false)] {
         browser.size(width, 844, phone);
         for path in ["/", "/sign-in"] {
             browser.open(&url(&gw, path));
-            assert_eq!(browser.run(widest), json!(0), "{path} at {width}");
+            assert_eq!(browser.run(TOO_WIDE), json!([]), "{path} at {width}");
         }
     }
     sign_in(&browser, &gw);
     for path in ["/", "/operate?do=pause&group=web"] {
         browser.size(320, 844, true);
         browser.open(&url(&gw, path));
-        assert_eq!(browser.run(widest), json!(0), "{path} for an operator");
+        assert_eq!(browser.run(TOO_WIDE), json!([]), "{path} for an operator");
     }
     let ground = "return getComputedStyle(document.body).backgroundColor";
     browser.prefer("prefers-color-scheme", "light");
@@ -178,6 +176,13 @@ fn it_fits_a_phone_and_follows_the_colours_that_people_prefer() {
         assert_eq!(faint, json!([]), "too faint to read, {colours}");
     }
 }
+
+/// What reaches beyond the right edge, which would make the page scroll to that side.
+const TOO_WIDE: &str = "
+  const root = document.documentElement;
+  if (root.scrollWidth <= root.clientWidth) return [];
+  const reaches = (element) => element.getBoundingClientRect().right > root.clientWidth;
+  return [...document.body.querySelectorAll('*')].filter(reaches).map((e) => e.outerHTML.slice(0, 200));";
 
 /// Text whose contrast to what is behind it is below 4.5 to 1.
 const CONTRAST: &str = "

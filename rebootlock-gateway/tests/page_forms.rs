@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use seed::{Seed, id_of};
 use support::{Fleet, Gateway, file};
-use visitor::{TOKEN, VIEWERS_TOKEN, Visitor, WEB_TOKEN, with_people};
+use visitor::{TOKEN, VIEWERS_TOKEN, Visitor, WEB_TOKEN, machine, with_people};
 
 fn with_public_view() -> (Fleet, Gateway) {
     let fleet = Fleet::new("");
@@ -39,14 +39,15 @@ fn an_operator_pauses_with_a_reason_that_everybody_sees() {
     let page = alice.follow(&gw, &done);
     page.says("<div class=\"notice good\" role=\"status\"><p>group default is paused for 2h;");
     page.says("Paused by <strong><bdi>alice</bdi></strong>: <bdi>incident &lt;1&gt;</bdi>")
-        .says(">in 1 h 59 min<");
-    gw.pre_reboot("m1").is(423, "failed_lock_paused");
+        .says("</strong>: <bdi>incident &lt;1&gt;</bdi>, since ")
+        .says(", ends ");
+    machine(&gw, "pre-reboot", "m1").is(423, "failed_lock_paused");
     assert!(
         fleet.document("paused").unwrap().contains("\"by\":\"alice\",\"reason\":\"incident <1>\"")
     );
     let done = alice.operate(&gw, "do=resume&group=default", &[("reason", "over")]);
     alice.follow(&gw, &done).says("group default goes on; it was paused by alice");
-    gw.pre_reboot("m1").is_granted();
+    machine(&gw, "pre-reboot", "m1").is_granted();
     // Who comes later sees who did it, and why.
     let page = Visitor::default().get(&gw, "/");
     page.says("<bdi>resumed</bdi> group ")
@@ -75,7 +76,7 @@ fn everything_else_is_done_by_forms_too() {
     alice.follow(&gw, &done).says(
         "<bdi>m1</bdi></strong> may not reboot: held by <bdi>alice</bdi>: <bdi>backup runs</bdi>",
     );
-    gw.pre_reboot("m1").is(423, "failed_lock_held");
+    machine(&gw, "pre-reboot", "m1").is(423, "failed_lock_held");
     let done = alice.operate(&gw, "do=unhold&id=m1", &[("reason", "backup is done")]);
     alice.follow(&gw, &done).says("m1 may reboot again");
     let done = alice.operate(&gw, "do=pause", &[("reason", "all of it")]);

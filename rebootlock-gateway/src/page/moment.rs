@@ -32,6 +32,19 @@ impl Ages {
         }
     }
 
+    /// Its age alone; in full where somebody points at it.
+    pub(super) fn brief(self, moment: UnixTime) -> Markup {
+        let text = moment.to_text();
+        let age = match self {
+            Self::Counted(now) => age(moment, now),
+            Self::Blank => String::new(),
+        };
+        if !text.ends_with('Z') {
+            return html! { (text) };
+        }
+        html! { span.inline { time datetime=(text) title=(text) { span.ago { (age) } } } }
+    }
+
     /// The same, if it is known.
     pub(super) fn time_if_known(self, moment: Option<UnixTime>) -> Markup {
         moment.map(|moment| self.time(moment)).unwrap_or_default()

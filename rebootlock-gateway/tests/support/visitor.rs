@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 
-use crate::support::{Fleet, Gateway, file, request};
+use crate::support::{Answer, Fleet, Gateway, PROTOCOL, file, params, request};
 
 /// A gateway's answer, as it came.
 #[derive(Debug, Clone)]
@@ -170,9 +170,17 @@ fn hidden(body: &str) -> Vec<(String, String)> {
 
 pub const TOKEN: &str = "a-token-of-an-operator";
 pub const VIEWERS_TOKEN: &str = "a-token-of-a-viewer";
+pub const MACHINES_TOKEN: &str = "a-token-of-machines";
 pub const WEB_TOKEN: &str = "a-token-for-the-group-web";
 
-/// A configuration with an operator `alice`, a viewer `bob`, and `carol`, an operator of `web` alone.
+/// A machine asks for a slot, or gives it back.
+pub fn machine(gw: &Gateway, call: &str, id: &str) -> Answer {
+    let headers = format!("{PROTOCOL}authorization: Bearer {MACHINES_TOKEN}\r\n");
+    gw.post(&format!("/v1/{call}"), &headers, &params(id, "default"))
+}
+
+/// A configuration with an operator `alice`, a viewer `bob`, and `carol`, an operator of `web` alone;
+/// and one for machines.
 pub fn with_people(fleet: &Fleet, more: &str) -> String {
     let digest = |token: &str| {
         let digest = rebootlock_gateway::auth::token_digest(token);
@@ -183,6 +191,7 @@ pub fn with_people(fleet: &Fleet, more: &str) -> String {
     };
     let people = client("alice", TOKEN, "role = \"operator\"")
         + &client("bob", VIEWERS_TOKEN, "role = \"viewer\"")
+        + &client("machines", MACHINES_TOKEN, "")
         + &client("carol", WEB_TOKEN, "role = \"operator\"\ngroups = [\"web\"]");
     let path = file(fleet, "people.toml", &people);
     format!("[gateway]\ncredentials_file = {path:?}\n{more}")
