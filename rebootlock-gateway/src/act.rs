@@ -185,18 +185,23 @@ impl Action {
 pub async fn carry_out(live: &Live, operator: &Operator, order: &Order) -> Result<Done, Refusal> {
     let now = UnixTime::now();
     let mut action = order.action.clone();
+    let mut concerned = action.groups();
     if let Action::Unlock { machine, groups, .. } = &mut action
-        && groups.is_empty()
+        && (groups.is_empty() || operator.is_limited())
     {
-        // The credentials may be for some of its groups only.
         let all: Vec<_> = in_time(live, live.groups()).await?.into_iter().collect();
-        *groups = in_time(live, live.locks.slots_of(&all, machine)).await?;
+        let held = in_time(live, live.locks.slots_of(&all, machine)).await?;
+        if groups.is_empty() {
+            groups.clone_from(&held);
+        }
+        // Slots that were taken together are freed together.
+        concerned.extend(held);
     }
     let (machine, groups) = (action.machine(), action.groups());
-    if groups.is_empty() {
+    if concerned.is_empty() {
         operator.may(None, machine)?;
     }
-    for group in &groups {
+    for group in &concerned {
         operator.may(Some(group), machine)?;
     }
     let done = carry::carry(live, &action, &act(operator, order, &action, now), now).await;

@@ -67,6 +67,11 @@ impl Caller {
         Ok(())
     }
 
+    /// Whether its credentials are not for everything.
+    pub fn is_limited(&self) -> bool {
+        self.groups.is_some() || self.ids.is_some()
+    }
+
     /// Whether its credentials are for these, or if there is none, for all of them.
     ///
     /// # Errors

@@ -119,6 +119,23 @@ pub async fn look_at_group(
     Ok(Some(view(live, group, &seen, now)))
 }
 
+/// The groups whose semaphores can be read.
+///
+/// # Errors
+/// What the store says.
+pub async fn readable_groups(live: &Live) -> Result<Vec<Group>, LockError> {
+    let mut readable = Vec::new();
+    for group in live.groups().await? {
+        match live.locks.glance(&group).await {
+            Ok(_) => readable.push(group),
+            // It is shown as such with the groups.
+            Err(LockError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(readable)
+}
+
 /// All groups there are: configured, in the store, or named by a machine.
 ///
 /// # Errors

@@ -123,7 +123,10 @@ fn check_protocol(headers: &HeaderMap) -> Result<(), Reply> {
     }
 }
 
-/// Reads a body that is neither too long nor too slow.
+/// The whole body.
+///
+/// # Errors
+/// What is wrong with it.
 pub(crate) async fn read(body: Body, within: Duration) -> Result<Vec<u8>, Reply> {
     let too_long =
         || Reply::new(Kind::TooLarge, format!("the body is longer than {MAX_BODY} bytes"));

@@ -5,14 +5,15 @@
 //! - [`fleetlock`]: FleetLock v1. One protocol a module; each translates to and from [`slots`].
 //! - [`slots`]: asking for a slot and giving it back, as every protocol here means it.
 //! - [`auth`], [`rate`]: who may ask, and how often.
-//! - [`operators`]: people; [`fleet`]: what they see, [`act`]: what they do.
-//! - [`page`]: the page that shows it to people, and what they can do there.
+//! - [`operators`]: people; [`fleet`]: what they see, [`act`]: what they do; [`api`]: both as JSON; [`page`]: both
+//!   in a browser.
 //! - [`groups`], [`health`], [`metrics`]: what is told to whoever watches over this.
 //!
 //! Nothing is kept in the process that another one could not find in the store: any number of
 //! gateways may serve one store.
 
 pub mod act;
+pub mod api;
 pub mod app;
 pub mod auth;
 pub mod fleet;

@@ -62,6 +62,11 @@ impl Operator {
         &self.name
     }
 
+    /// Whether there is anything on which it may not act.
+    pub fn is_limited(&self) -> bool {
+        self.caller.is_limited()
+    }
+
     /// Whether it may act on `group` and on `machine`; without either, on the whole fleet.
     ///
     /// # Errors

@@ -157,6 +157,15 @@ struct Written<'a> {
     value: &'a str,
 }
 
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: &'a str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    kind: &'a str,
+}
+
 impl Reply {
     /// An answer of `kind`, which `value` explains to people.
     pub fn new(kind: Kind, value: impl Into<String>) -> Self {
@@ -190,15 +199,34 @@ impl Reply {
         self.with(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1))
     }
 
+    /// What goes over the wire to those who read RFC 9457.
+    pub fn into_problem(self) -> Response<Body> {
+        let status = self.kind.status();
+        let problem = Problem {
+            r#type: "about:blank",
+            title: status.canonical_reason().unwrap_or_default(),
+            status: status.as_u16(),
+            detail: &self.value,
+            kind: self.kind.name(false),
+        };
+        // Strings and a number always have a JSON form.
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        self.response(body, "application/problem+json")
+    }
+
     /// What goes over the wire.
     pub fn into_response(self, airlock: bool) -> Response<Body> {
         let written = Written { kind: self.kind.name(airlock), value: &self.value };
         // Two strings always have a JSON form.
         let body = serde_json::to_vec(&written).unwrap_or_default();
+        self.response(body, "application/json")
+    }
+
+    fn response(self, body: Vec<u8>, content_type: &'static str) -> Response<Body> {
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.kind.status();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.extend(self.headers);
         response.extensions_mut().insert(Told { kind: self.kind });

@@ -293,6 +293,7 @@ mod tests {
                 keys.holder(&group, &machine),
                 keys.machine(&machine),
                 keys.alive(token),
+                keys.act(UnixTime(1), token),
                 keys.semaphore(&other),
             ] {
                 assert!(!span.contains(&key), "{key}");

@@ -115,7 +115,7 @@ async fn lock(
     for group in &groups {
         if !in_time(live, live.knows(group)).await? {
             let text = format!("group {group} is neither configured here nor in the store");
-            return Err(Refusal::new(Kind::UnknownGroup, text));
+            return Err(Refusal::new(Kind::NotFound, text));
         }
         in_time(live, live.see_to_slots(group)).await?;
     }

@@ -84,6 +84,8 @@ pub struct HolderView {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WaiterView {
+    /// Where it waits.
+    pub group: Group,
     /// Its place in the queue, from 1.
     pub position: usize,
     /// Which.
@@ -245,6 +247,7 @@ impl WaiterView {
     fn of(status: &GroupStatus, position: usize, ticket: &Ticket, now: UnixTime) -> Self {
         let waiter = ticket.waiter.as_ref();
         Self {
+            group: status.group.clone(),
             position: position + 1,
             machine_id: ticket.machine.clone(),
             hostname: waiter.and_then(|waiter| waiter.hostname.clone()),

@@ -5,25 +5,12 @@ use std::process::ExitCode;
 use rebootlock::lock::GroupStatus;
 use rebootlock::record::UnixTime;
 use rebootlock::view::WaiterView;
-use serde::Serialize;
 
 use super::groups_of;
 use crate::cli::{Format, Output, Scope};
 use crate::output::{Field, clean, print, print_json, say, table};
 use crate::session::{Session, in_groups};
 use crate::view;
-
-#[derive(Serialize)]
-struct Row<'a> {
-    group: &'a str,
-    #[serde(flatten)]
-    waiter: WaiterView,
-}
-
-fn rows(status: &GroupStatus, now: UnixTime) -> impl Iterator<Item = Row<'_>> {
-    let row = |waiter| Row { group: status.group.as_str(), waiter };
-    WaiterView::all_of(status, now).into_iter().map(row)
-}
 
 fn text(status: &GroupStatus, now: UnixTime) -> String {
     let fields = status.queue.iter().enumerate().map(|(n, ticket)| {
@@ -48,7 +35,9 @@ pub(super) async fn run(
     }
     let now = UnixTime::now();
     if output.output == Format::Json {
-        print_json(&found.iter().flat_map(|status| rows(status, now)).collect::<Vec<_>>())?;
+        print_json(
+            &found.iter().flat_map(|status| WaiterView::all_of(status, now)).collect::<Vec<_>>(),
+        )?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut held: Vec<_> = found.iter().flat_map(|status| status.held.clone()).collect();
