@@ -95,6 +95,22 @@ fn a_page_whose_gateway_restarts_finds_it_again() {
 }
 
 #[test]
+fn a_page_that_began_without_the_store_shows_the_fleet_when_it_is_back() {
+    let more = "public_view = true\nanswer_within_secs = 1\n[store]\ntimeout_secs = 1\n";
+    let fleet = Fleet::new(&format!("[gateway]\n{more}"));
+    let gw = fleet.start();
+    let store = rusqlite::Connection::open(fleet.store()).unwrap();
+    store.execute_batch("ALTER TABLE entry RENAME TO elsewhere").unwrap();
+    let browser = Browser::start();
+    browser.open(&url(&gw, "/"));
+    browser.until_shown("The store does not answer");
+    browser.until_shown("Nothing has been seen yet.");
+    store.execute_batch("ALTER TABLE elsewhere RENAME TO entry").unwrap();
+    browser.until_shown("Nobody holds a slot, and nobody waits for one.");
+    assert!(!browser.text().contains("does not answer"), "{}", browser.text());
+}
+
+#[test]
 fn an_operator_signs_in_and_pauses_with_a_reason() {
     let fleet = Fleet::new("");
     fleet.configure(&with_people(&fleet, "public_view = true\n"));

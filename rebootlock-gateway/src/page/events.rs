@@ -9,7 +9,7 @@ use axum::http::Response;
 use futures::stream::{self, Stream};
 use rebootlock::record::UnixTime;
 use serde::Serialize;
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::feed::Listener;
@@ -20,6 +20,9 @@ use crate::app::App;
 
 /// Between two signs of life: proxies cut what is silent for a minute, and pages give up after 45 s.
 const BEAT: Duration = Duration::from_secs(15);
+
+/// After so long a page has to come again, and to be somebody who may look still.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
 
 /// A part that has changed.
 #[derive(Serialize)]
@@ -46,16 +49,20 @@ struct Conversation {
     has: String,
     begun: bool,
     beat: Interval,
+    until: Instant,
     stop: CancellationToken,
     over: bool,
 }
 
 /// Tells a page that shows `has` what is new, until it hangs up or the gateway stops.
 pub(super) fn answer(app: Arc<App>, listener: Listener, has: String) -> Response<Body> {
-    let mut beat = tokio::time::interval_at(tokio::time::Instant::now() + BEAT, BEAT);
+    let now = Instant::now();
+    let mut beat = tokio::time::interval_at(now + BEAT, BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stop = app.stop.clone();
-    let conversation = Conversation { app, listener, has, begun: false, beat, stop, over: false };
+    let until = now + LONGEST;
+    let conversation =
+        Conversation { app, listener, has, begun: false, beat, until, stop, over: false };
     let body = Body::from_stream(talk(conversation));
     let mut response = respond(axum::http::StatusCode::OK, "text/event-stream", body);
     // Some proxies collect what they are given unless they are told not to.
@@ -81,10 +88,8 @@ impl Conversation {
         loop {
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => {
-                    self.over = true;
-                    return Some("event: bye\ndata: {}\n\n".to_owned());
-                }
+                () = self.stop.cancelled() => return Some(self.bye()),
+                () = tokio::time::sleep_until(self.until) => return Some(self.bye()),
                 changed = self.listener.changed() => {
                     let (parts, changed) = changed?;
                     let first = !std::mem::replace(&mut self.begun, true);
@@ -102,6 +107,12 @@ impl Conversation {
                 },
             }
         }
+    }
+
+    /// The last that is said.
+    fn bye(&mut self) -> String {
+        self.over = true;
+        "event: bye\ndata: {}\n\n".to_owned()
     }
 
     fn beat_of(&mut self, parts: &Parts) -> String {

@@ -3,7 +3,9 @@
 
 (() => {
   const SILENCE = 45000; // ms; the server says something every 15 s
-  const AGAIN = 5000; // ms
+  const AGAIN = 5000;
+  const MUCH_LATER = 60000;
+  const LOST = "Connection lost; trying again";
 
   const live = document.getElementById("live");
   let state = document.body.dataset.state || "";
@@ -39,7 +41,11 @@
   // Puts a part in the place of the one before, without taking the focus away from whoever is in it.
   const put = (id, html) => {
     const before = document.getElementById(id);
-    if (!before) return;
+    if (!before) {
+      // The page began while the store did not answer, and has no place for it.
+      setTimeout(() => location.reload(), 1000);
+      return;
+    }
     const template = document.createElement("template");
     template.innerHTML = html;
     const after = template.content.firstElementChild;
@@ -68,7 +74,7 @@
 
   const heard = () => {
     clearTimeout(watchdog);
-    watchdog = setTimeout(again, SILENCE, 0);
+    watchdog = setTimeout(again, SILENCE, 0, LOST);
   };
 
   const close = () => {
@@ -77,9 +83,9 @@
     source = null;
   };
 
-  function again(wait) {
+  function again(wait, text) {
     close();
-    say("lost", "Connection lost; trying again");
+    if (text) say("lost", text);
     watchdog = setTimeout(open, wait);
   }
 
@@ -102,10 +108,17 @@
       say("live", "Live");
       heard();
     });
-    source.onerror = () => again(AGAIN);
+    // It takes leave of every page now and then, and of all when it stops.
+    source.addEventListener("bye", () => again(1000));
+    source.onerror = () => {
+      const refused = source.readyState === EventSource.CLOSED;
+      again(refused ? MUCH_LATER : AGAIN, refused ? "Not kept up to date; reload the page" : LOST);
+    };
   }
 
   if (document.body.dataset.state === undefined) return;
+  // What was said after a form is said once.
+  if (location.search) history.replaceState(null, "", location.pathname);
   tick(document);
   setInterval(() => tick(document), 1000);
   document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));

@@ -53,6 +53,8 @@ impl Browser {
             "--disable-component-update".to_owned(),
             "--disable-sync".to_owned(),
             "--hide-scrollbars".to_owned(),
+            // Whatever it would like to ask of others, it finds nobody.
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1".to_owned(),
             "--window-size=1280,900".to_owned(),
             format!("--user-data-dir={folder}"),
         ];
@@ -71,21 +73,30 @@ impl Browser {
         self.try_ask(method, path, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
-    fn try_ask(&self, method: &str, path: &str, body: &Value) -> Result<Value, Value> {
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    /// The same; or what the driver, or the system, has against it.
+    fn try_ask(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
+        let (ok, body) = self.talk(method, path, body).map_err(|error| error.to_string())?;
+        let mut answer: Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+        let value = answer["value"].take();
+        if ok { Ok(value) } else { Err(value.to_string()) }
+    }
+
+    /// Whether it went well, and what was answered.
+    fn talk(&self, method: &str, path: &str, body: &Value) -> std::io::Result<(bool, Vec<u8>)> {
+        let mut stream = TcpStream::connect(self.address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         let body = if method == "POST" { body.to_string() } else { String::new() };
         let text = request(method, path, "", &body);
         let text = text.replacen("host: gw", &format!("host: {}", self.address), 1);
-        stream.write_all(text.as_bytes()).unwrap();
+        stream.write_all(text.as_bytes())?;
         let mut stream = BufReader::new(stream);
         let (mut ok, mut length) = (false, 0);
         loop {
             let mut line = String::new();
-            stream.read_line(&mut line).unwrap();
+            stream.read_line(&mut line)?;
             match line.trim_end().split_once(':') {
                 Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
-                    length = value.trim().parse().unwrap();
+                    length = value.trim().parse().unwrap_or(0);
                 }
                 _ if line.starts_with("HTTP/") => ok = line.contains(" 200 "),
                 Some(_) => {}
@@ -93,10 +104,8 @@ impl Browser {
             }
         }
         let mut body = vec![0; length];
-        stream.read_exact(&mut body).unwrap();
-        let mut answer: Value = serde_json::from_slice(&body).unwrap();
-        let value = answer["value"].take();
-        if ok { Ok(value) } else { Err(value) }
+        stream.read_exact(&mut body)?;
+        Ok((ok, body))
     }
 
     fn command(&self, method: &str, path: &str, body: Value) -> Value {
