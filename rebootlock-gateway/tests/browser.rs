@@ -13,6 +13,8 @@ mod support;
 #[path = "support/visitor.rs"]
 mod visitor;
 
+use std::time::{Duration, Instant};
+
 use browser::Browser;
 use seed::Seed;
 use serde_json::{Value, json};
@@ -64,11 +66,15 @@ fn the_page_changes_by_itself_and_keeps_the_focus() {
 }
 
 fn sign_in(browser: &Browser, gw: &Gateway) {
+    fill_in(browser, gw);
+    browser.until_shown("Sign out");
+}
+
+fn fill_in(browser: &Browser, gw: &Gateway) {
     browser.open(&url(gw, "/sign-in"));
     browser.fill("input[name=name]", "alice");
     browser.fill("input[name=password]", TOKEN);
     browser.click("button[type=submit]");
-    browser.until_shown("Sign out");
 }
 
 /// The browser's console is empty: neither our policy nor a fault of ours stopped anything.
@@ -145,19 +151,22 @@ fn without_scripts_everything_is_there_after_a_reload() {
     let text = browser.source_text();
     assert!(text.contains("web-1") && text.contains("2 min ago"), "{text}");
     assert!(text.contains("Reload to see what is new"), "{text}");
-    sign_in_blindly(&browser, &gw);
+    fill_in(&browser, &gw);
+    until_in_source(&browser, "Sign out");
     browser.open(&url(&gw, "/operate?do=pause&group=default"));
     browser.fill("input[name=reason]", "incident 4711");
     browser.click("form.card button");
-    browser.open(&url(&gw, "/"));
-    assert!(browser.source_text().contains("incident 4711"), "{}", browser.source_text());
+    until_in_source(&browser, "incident 4711");
 }
 
-fn sign_in_blindly(browser: &Browser, gw: &Gateway) {
-    browser.open(&url(gw, "/sign-in"));
-    browser.fill("input[name=name]", "alice");
-    browser.fill("input[name=password]", TOKEN);
-    browser.click("button[type=submit]");
+/// Waits for a text where no script can be asked.
+#[track_caller]
+fn until_in_source(browser: &Browser, text: &str) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !browser.source_text().contains(text) {
+        assert!(Instant::now() < deadline, "no {text:?} in {}", browser.source_text());
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

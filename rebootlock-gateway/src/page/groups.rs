@@ -216,7 +216,7 @@ fn state(holder: &HolderView, ages: Ages) -> Markup {
         @if holder.overdue {
             " " (tag(Tone::Bad, "overdue"))
             @if let Some(expected) = holder.expected_back {
-                p.soft { "expected back " (ages.brief(expected)) }
+                p.soft { "due " (ages.brief(expected)) }
             }
         }
         @if holder.state.is_none() && holder.damage.is_none() {

@@ -87,7 +87,6 @@ impl Browser {
         stream.set_read_timeout(Some(PATIENCE))?;
         let body = if method == "POST" { body.to_string() } else { String::new() };
         let text = request(method, path, "", &body);
-        let text = text.replacen("host: gw", &format!("host: {}", self.address), 1);
         stream.write_all(text.as_bytes())?;
         let mut stream = BufReader::new(stream);
         let (mut ok, mut length) = (false, 0);
