@@ -340,6 +340,44 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_certificate_may_be_a_persons() {
+        let person = |name: &str, role| Credential {
+            name: name.to_owned(),
+            groups: None,
+            ids: None,
+            role: Some(role),
+        };
+        let shown = [
+            ("alice.example".to_owned(), person("alice", Role::Operator)),
+            ("screen.example".to_owned(), person("screen", Role::Viewer)),
+        ];
+        let auth = Auth { certificates: true, shown: shown.into(), ..Auth::default() };
+        let caller = async |names: &[&str]| {
+            let names = Arc::new(names.iter().map(ToString::to_string).collect());
+            auth.caller(&HeaderMap::new(), Some(&names)).await
+        };
+        let alice = caller(&["alice.example", "x"]).await.unwrap();
+        assert_eq!((alice.name.as_deref(), alice.role), (Some("alice"), Some(Role::Operator)));
+        assert_eq!(caller(&["x"]).await.unwrap(), Caller::default());
+        let both = caller(&["alice.example", "screen.example"]).await;
+        assert_eq!(both, Err(Refused::Wrong));
+        let viewer = caller(&["screen.example"]).await.unwrap();
+        assert!(viewer.may(&Group::default(), &MachineId::new("a").unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_certificate_that_nobody_checks_is_no_credential() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "[[client]]\nname = \"a\"\ncertificate = \"b\"").unwrap();
+        let text = format!("[gateway]\ncredentials_file = {:?}", file.path());
+        let path = std::path::Path::new("test.toml");
+        let fragment = rebootlock::config::Fragment::parse(path, &text).unwrap();
+        let settings = rebootlock::config::Settings::decide(fragment).unwrap();
+        let error = Auth::of(&settings.gateway).unwrap_err().to_string();
+        assert!(error.contains("there is no client_ca_file to check it by"), "{error}");
+    }
+
+    #[tokio::test]
     async fn a_certificate_speaks_for_its_names_if_that_is_wanted() {
         for name_is_id in [false, true] {
             let auth = Auth { certificates: true, name_is_id, ..Auth::default() };

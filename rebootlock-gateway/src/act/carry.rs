@@ -32,10 +32,11 @@ pub(super) async fn carry(
             let until = end_of(now, *lasting);
             let pause = Pause { by, reason, since: now, until, unknown: Map::new() };
             let before = in_time(live, locks.pause(scope, &pause)).await?;
+            let same = before.as_ref() == Some(&pause);
             let before = before.map(|pause| (pause.by, pause.reason));
             let lasting = for_how_long(*lasting);
             let text = format!("{scope} is paused{lasting}; who holds a slot keeps it");
-            Ok(changed(text + &in_place_of("it was paused", before)))
+            Ok(unless(same, text + &in_place_of("it was paused", before)))
         }
         Action::Resume { scope } => resume(live, &locks, scope, now).await,
         Action::Lock { machine, .. } => lock(live, &locks, machine, action.groups(), act).await,
@@ -55,9 +56,10 @@ pub(super) async fn carry(
             let priority = *priority;
             let request = Request { by, reason, since: now, priority, unknown: Map::new() };
             let before = in_time(live, locks.request(machine, &request)).await?;
+            let same = before.as_ref() == Some(&request);
             let before = before.map(|request| (request.by, request.reason));
             let text = format!("requested; the agent of {machine} takes it from here");
-            Ok(changed(text + &in_place_of("it was requested", before)))
+            Ok(unless(same, text + &in_place_of("it was requested", before)))
         }
         Action::Cancel { machine } => Ok(match in_time(live, locks.cancel(machine)).await? {
             Cancelled::Ended(_) => {
@@ -69,11 +71,12 @@ pub(super) async fn carry(
             let until = end_of(now, *lasting);
             let hold = Hold { by, reason, since: now, until, unknown: Map::new() };
             let before = in_time(live, locks.hold(machine, &hold)).await?;
+            let same = before.as_ref() == Some(&hold);
             let before = before.map(|hold| (hold.by, hold.reason));
             let lasting = for_how_long(*lasting);
             let text =
                 format!("{machine} is held{lasting}; a reboot that is permitted already goes on");
-            Ok(changed(text + &in_place_of("it was held", before)))
+            Ok(unless(same, text + &in_place_of("it was held", before)))
         }
         Action::Unhold { machine } => Ok(match in_time(live, locks.unhold(machine)).await? {
             Unheld::Ended(None) => changed(format!("{machine} may reboot again")),
@@ -219,6 +222,11 @@ fn words(gone: &Forgotten) -> String {
         words.push(format!("its place in the queue of {}", in_groups(&gone.places)));
     }
     words.join(", ")
+}
+
+/// Changed, unless the very same was there.
+fn unless(same: bool, message: String) -> Done {
+    Done { changed: !same, message, old: None }
 }
 
 fn changed(message: String) -> Done {

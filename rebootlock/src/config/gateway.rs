@@ -185,6 +185,7 @@ impl GatewayFragment {
             client_ca_file: None,
             client_certificates: None,
             credentials_file: None,
+            public_view: None,
             ..self
         }
     }

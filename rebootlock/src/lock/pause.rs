@@ -114,7 +114,7 @@ impl LockManager {
     }
 
     /// Puts a document that stops somebody, or a wish; on a lease if it is to last only so long.
-    /// Returns what was there before.
+    /// Returns what was there before, even if that is the same.
     pub(super) async fn stop(
         &self,
         action: &str,
@@ -129,7 +129,7 @@ impl LockManager {
         self.settle(action, std::slice::from_ref(&key), |before| {
             let there = before.get(&key).map(|entry| entry.value.clone());
             if there.as_ref() == Some(&wanted) {
-                return Ok(Decision::Done(None));
+                return Ok(Decision::Done(there));
             }
             let txn = match lease {
                 Some(lease) => Txn::new().put_leased(key.clone(), wanted.clone(), lease),
