@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     fn parts(groups: &[(&str, &str)], others: &[(&str, &str)]) -> Parts {
-        let part = |(id, html): &(&str, &str)| Part::new(id, (*html).to_owned());
+        let part = |(id, html): &(&str, &str)| Part::new(*id, (*html).to_owned());
         Parts::new(groups.iter().map(part).collect(), others.iter().map(part).collect())
     }
 

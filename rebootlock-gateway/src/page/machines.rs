@@ -111,8 +111,8 @@ fn row(view: &MachineView, request: Option<&RequestView>, held: bool, ages: Ages
             (field("Groups", &text(&view.groups.join(", "))))
             (field("Wish", &wish(view, request, ages)))
             td.acts role="cell" {
-                @if request.is_some() { (act("cancel", None, Some(&view.machine_id), "Cancel request…")) }
-                @else { (act("request", None, Some(&view.machine_id), "Request reboot…")) }
+                @if request.is_some() { (act("cancel", None, Some(&view.machine_id), "Cancel…")) }
+                @else { (act("request", None, Some(&view.machine_id), "Request…")) }
                 @if held { (act("unhold", None, Some(&view.machine_id), "Let go…")) }
                 @else { (act("hold", None, Some(&view.machine_id), "Hold…")) }
             }
@@ -138,7 +138,7 @@ fn wish(view: &MachineView, request: Option<&RequestView>, ages: Ages) -> Markup
         @if let Some(request) = request {
             "asked for by " strong { (text(request.by.as_deref().unwrap_or("somebody"))) }
             @if let Some(reason) = &request.reason { ": " (text(reason)) }
-            @if let Some(since) = request.since { ", " (ages.inline(since)) }
+            @if let Some(since) = request.since { ", " (ages.brief(since)) }
         } @else if let Some(wanted) = wanted { (text(wanted)) }
     }
 }

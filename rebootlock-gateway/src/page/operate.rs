@@ -76,7 +76,7 @@ pub(super) async fn act(call: &Call<'_>, acting: &Acting, fields: &Fields) -> Re
 
 /// Back to the page, which says what was done: what we told this browser, and nobody else did.
 fn back(token: &Token, message: &str) -> Response<Body> {
-    let message = clean(message);
+    let message = sentence(message);
     let mut query = Serializer::new(String::new());
     query.append_pair("said", &message).append_pair("stamp", &token.stamp(&message));
     let mut response = see_other("./");
@@ -84,6 +84,14 @@ fn back(token: &Token, message: &str) -> Response<Body> {
         response.headers_mut().insert(LOCATION, to);
     }
     response
+}
+
+/// What programs are told in lower case, for people.
+fn sentence(message: &str) -> String {
+    let message = clean(message);
+    let mut chars = message.chars();
+    let first = chars.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", chars.as_str().trim_end_matches('.'))
 }
 
 /// What we told this browser a moment ago.
@@ -118,7 +126,7 @@ fn form(
     let holder = target.holder(fleet);
     html! {
         form.card method="post" action="operate" {
-            h1 { (target.title()) }
+            h1 { (target.title(fleet)) }
             @if let Some(mistake) = mistake { p.mistake role="alert" { (clean(mistake)) } }
             p { (target.meaning()) }
             @if target.what == What::Unlock {
@@ -186,7 +194,7 @@ fn confirm(
     let reason = fields.get("reason");
     html! {
         form.card method="post" action="operate" {
-            h1 { (target.title()) "?" }
+            h1 { (target.title(fleet)) "?" }
             @if let Some(holder) = target.holder(fleet).filter(|_| target.what == What::Unlock) {
                 (facts(holder, Ages::Counted(UnixTime::now())))
             }
@@ -200,7 +208,7 @@ fn confirm(
             }
             input type="hidden" name="agreed" value="yes";
             div.buttons {
-                button.bad type="submit" { (target.title()) }
+                button.bad type="submit" { "Do it" }
                 a href="./" { "Back, and change nothing" }
             }
         }

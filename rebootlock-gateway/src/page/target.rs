@@ -124,8 +124,8 @@ impl Target {
     }
 
     /// What is about to be done, as a heading.
-    pub(super) fn title(&self) -> String {
-        let id = self.id.as_ref().map(|id| clean(id.as_str())).unwrap_or_default();
+    pub(super) fn title(&self, fleet: Option<&FleetView>) -> String {
+        let id = clean(self.name(fleet));
         let scope = match &self.group {
             Some(group) => format!("group {}", clean(group.as_str())),
             None => "the fleet".to_owned(),
@@ -140,6 +140,16 @@ impl Target {
             What::Hold => format!("Keep {id} from rebooting"),
             What::Unhold => format!("Let {id} reboot again"),
         }
+    }
+
+    /// What people call the machine, if that is known.
+    fn name<'a>(&'a self, fleet: Option<&'a FleetView>) -> &'a str {
+        let Some(id) = &self.id else { return "" };
+        let holder = self.holder(fleet).and_then(|holder| holder.hostname.as_deref());
+        let machines = fleet.iter().flat_map(|fleet| &fleet.machines);
+        let mut known = machines.filter(|machine| machine.machine_id == *id);
+        let machine = || known.next().and_then(|machine| machine.hostname.as_deref());
+        holder.or_else(machine).unwrap_or(id.as_str())
     }
 
     /// What comes of it.
@@ -174,7 +184,7 @@ impl Target {
     pub(super) fn warning(&self, action: &Action, fleet: Option<&FleetView>) -> Option<Markup> {
         let group = self.group.as_ref().and_then(|group| find(fleet, group));
         match action {
-            Action::Unlock { .. } => Some(unlocking(self, group)),
+            Action::Unlock { .. } => Some(unlocking(self.name(fleet), group)),
             Action::SetMax { max: 0, .. } => Some(html! {
                 p {
                     "Nobody in group " strong { (text(self.group.as_ref().map_or("", Group::as_str))) }
@@ -208,13 +218,12 @@ fn find<'a>(fleet: Option<&'a FleetView>, group: &Group) -> Option<&'a Readable>
     fleet?.groups.iter().filter_map(GroupView::readable).find(|view| view.group == *group)
 }
 
-fn unlocking(target: &Target, group: Option<&Readable>) -> Markup {
-    let id = target.id.as_ref().map_or("", MachineId::as_str);
+fn unlocking(name: &str, group: Option<&Readable>) -> Markup {
     let paused = group.is_some_and(|group| !group.paused.is_empty());
     let next = group.and_then(|group| group.queue.first());
     html! {
         p {
-            "The slot is free at once, whether or not " strong { (text(id)) } " is back. "
+            "The slot is free at once, whether or not " strong { (text(name)) } " is back. "
             strong { "If it is down or about to reboot, one machine more than the limit will be down." }
         }
         @match next {
