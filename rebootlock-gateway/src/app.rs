@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::Auth;
 use crate::metrics::Metrics;
+use crate::page::Page;
 use crate::rate::RateLimit;
 
 /// Between two tries to write the configured slots to a store that does not answer.
@@ -133,6 +134,8 @@ pub struct App {
     live: RwLock<Arc<Live>>,
     /// What is counted.
     pub metrics: Metrics,
+    /// What people see.
+    pub page: Page,
     /// Ends requests that are held, and takes no new connections.
     pub stop: CancellationToken,
 }
@@ -146,6 +149,7 @@ impl App {
         Ok(Arc::new(Self {
             live: RwLock::new(Arc::new(Live::of(settings, store)?)),
             metrics: Metrics::new(),
+            page: Page::default(),
             stop: CancellationToken::new(),
         }))
     }

@@ -159,6 +159,12 @@ impl Auth {
             || !self.shown.is_empty()
     }
 
+    /// Whether there is anybody who can sign in at a page.
+    pub fn has_people(&self) -> bool {
+        let mut known = self.users.values().map(|(user, _)| user).chain(self.tokens.values());
+        known.any(|credential| credential.role.is_some())
+    }
+
     /// Finds out who asks.
     ///
     /// # Errors
@@ -205,11 +211,15 @@ impl Auth {
         }
     }
 
-    /// Who has this name and this password.
+    /// Who has this name and this password; or this token, which people may type as one.
     ///
     /// # Errors
     /// [`Refused`] if nobody has.
     pub async fn user(&self, name: &str, password: &str) -> Result<Caller, Refused> {
+        let by_token = self.tokens.get(&token_digest(password));
+        if let Some(credential) = by_token.filter(|credential| credential.name == name) {
+            return Ok(credential.caller());
+        }
         let known = self.users.get(name);
         let hash = known.map(|(_, hash)| hash.as_str());
         if self.passwords.is_right(name, password, hash).await? {
@@ -218,9 +228,15 @@ impl Auth {
         Err(Refused::Wrong)
     }
 
-    /// What is known now of the user `name`, who has proved to be it before.
-    pub fn still_knows(&self, name: &str) -> Option<Caller> {
-        self.users.get(name).map(|(credential, _)| credential.caller())
+    /// What is known now of `name`, who has proved to be it before; and what stands for the password or
+    /// token that would prove it now.
+    pub fn still_knows(&self, name: &str) -> Option<(Caller, [u8; 32])> {
+        if let Some((credential, hash)) = self.users.get(name) {
+            return Some((credential.caller(), token_digest(hash)));
+        }
+        let mut tokens = self.tokens.iter();
+        let (digest, credential) = tokens.find(|(_, credential)| credential.name == name)?;
+        Some((credential.caller(), *digest))
     }
 
     async fn credential(&self, text: &str) -> Result<Caller, Refused> {

@@ -26,7 +26,7 @@ use crate::serve::Peer;
 use crate::slots::{self, Answer, Ask};
 
 /// Guards against requests that were not meant for a lock.
-const PROTOCOL: HeaderName = HeaderName::from_static("fleet-lock-protocol");
+pub(crate) const PROTOCOL: HeaderName = HeaderName::from_static("fleet-lock-protocol");
 
 /// Longest body, in bytes.
 const MAX_BODY: usize = 64 * 1024;

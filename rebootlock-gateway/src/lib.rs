@@ -5,7 +5,8 @@
 //! - [`fleetlock`]: FleetLock v1. One protocol a module; each translates to and from [`slots`].
 //! - [`slots`]: asking for a slot and giving it back, as every protocol here means it.
 //! - [`auth`], [`rate`]: who may ask, and how often.
-//! - [`operators`]: people; [`fleet`]: what they see, [`act`]: what they do; [`api`]: both as JSON.
+//! - [`operators`]: people; [`fleet`]: what they see, [`act`]: what they do; [`api`]: both as JSON; [`page`]: both
+//!   in a browser.
 //! - [`groups`], [`health`], [`metrics`]: what is told to whoever watches over this.
 //!
 //! Nothing is kept in the process that another one could not find in the store: any number of
@@ -23,6 +24,8 @@ pub mod listen;
 pub mod metrics;
 pub mod operators;
 pub mod options;
+pub mod page;
+mod patience;
 pub mod rate;
 pub mod reply;
 pub mod routes;

@@ -13,7 +13,7 @@ use tower::Service as _;
 use crate::app::App;
 use crate::reply::{Kind, Reply, Told};
 use crate::serve::Peer;
-use crate::{api, fleetlock, health};
+use crate::{api, fleetlock, health, page};
 
 /// Every path there is, each protocol's in its own module.
 pub fn router(app: Arc<App>) -> Router {
@@ -27,6 +27,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/healthz", any(health::healthz))
         .route("/readyz", any(health::readyz))
         .route("/metrics", any(health::metrics))
+        .merge(page::routes())
         .fallback(not_found)
         .with_state(app)
 }
@@ -105,6 +106,10 @@ fn route(path: &str) -> &'static str {
         "/healthz" => "healthz",
         "/readyz" => "readyz",
         "/metrics" => "metrics",
+        "/" => "page",
+        "/events" => "events",
+        "/sign-in" | "/sign-out" | "/operate" => "forms",
+        "/page.css" | "/page.js" | "/icon.svg" => "files",
         "/api/v1" => "api",
         path if path.starts_with("/api/v1/") => "api",
         _ => "other",

@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::auth::CertificateNames;
+use crate::patience::Patient;
 use crate::routes;
 use crate::tls::{self, Tls};
 
@@ -156,7 +157,9 @@ where
 {
     let (app, router) = (service.app, service.router);
     let stop = app.stop.clone();
-    let within = app.live().settings.header_timeout;
+    let live = app.live();
+    let (within, patience) = (live.settings.header_timeout, live.settings.body_timeout);
+    drop(live);
     let address = peer.address;
     let answer = service_fn(move |request: hyper::Request<Incoming>| {
         let (app, router, peer) = (app.clone(), router.clone(), peer.clone());
@@ -170,7 +173,7 @@ where
         .header_read_timeout(within)
         .max_header_size(MAX_HEADER_BYTES)
         .max_buf_size(2 * MAX_HEADER_BYTES)
-        .serve_connection(TokioIo::new(stream), answer);
+        .serve_connection(TokioIo::new(Patient::new(stream, patience)), answer);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

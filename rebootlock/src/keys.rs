@@ -187,6 +187,13 @@ impl Keyspace {
         Key::new(format!("{}/requests/", self.prefix))
     }
 
+    /// Somebody who is signed in at a gateway, under a digest of what their browser shows: who reads
+    /// this learns nothing that would let them in.
+    pub fn session(&self, digest: &[u8; 32]) -> Key {
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        Key::new(format!("{}/sessions/{digest}", self.prefix))
+    }
+
     /// Presence of one agent.
     pub fn machine(&self, machine: &MachineId) -> Key {
         Key::new(format!("{}/machines/{machine}", self.prefix))

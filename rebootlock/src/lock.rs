@@ -16,6 +16,7 @@ mod pause;
 mod release;
 mod repair;
 mod request;
+mod session;
 mod status;
 mod turn;
 

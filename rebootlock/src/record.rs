@@ -6,6 +6,7 @@
 mod act;
 mod member;
 mod past;
+mod session;
 mod stop;
 
 use std::fmt;
@@ -17,6 +18,7 @@ use serde_json::{Map, Value};
 pub use self::act::{Act, Deed};
 pub use self::member::{Blocked, Health, Presence, RosterEntry};
 pub use self::past::{Day, Ending, OverdueReleases, Past};
+pub use self::session::Session;
 pub use self::stop::{Cooldown, Hold, Pause, Stop};
 use crate::id::{BootId, Group, MachineId, Token};
 use crate::semaphore::json::Damage;
@@ -400,6 +402,7 @@ mod tests {
             let _ = (Hold::from_json(&bytes), Cooldown::from_json(&bytes));
             let _ = (Presence::from_json(&bytes), RosterEntry::from_json(&bytes));
             let _ = (Past::from_json(&bytes), OverdueReleases::from_json(&bytes));
+            let _ = Session::from_json(&bytes);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use rebootlock::record::{
     Act, Cooldown, Deed, Document, Hold, HolderRecord, HolderState, OverdueReleases, Past, Pause,
-    Presence, Request, RosterEntry, Via, Waiter,
+    Presence, Request, RosterEntry, Session, Via, Waiter,
 };
 use rebootlock::semaphore::Semaphore;
 
@@ -78,6 +78,7 @@ fn the_other_documents_are_printed_as_they_are_written() {
     assert_eq!(printed::<RosterEntry>("roster.json"), text("roster.json"));
     assert_eq!(printed::<Presence>("presence-unhealthy.json"), text("presence-unhealthy.json"));
     assert_eq!(printed::<Request>("request.json"), text("request.json"));
+    assert_eq!(printed::<Session>("session.json"), text("session.json"));
     assert_eq!(printed::<Presence>("presence.json"), text("presence.json"));
     let holder = HolderRecord::from_json(text("holder.json").as_bytes()).unwrap();
     assert_eq!(holder.state, Some(HolderState::Rebooting));
