@@ -8,7 +8,7 @@
 //! - [`lock`]: the lock manager, which loads documents, changes them by their rules and commits them.
 //! - [`wait`]: waiting for one's turn without polling.
 //! - [`window`]: when a reboot may begin, pure.
-//! - [`chance`], [`clock`], [`host`], [`config`], [`cli`], [`logging`], [`notify`]: what the programs have in common.
+//! - [`chance`], [`clock`], [`host`], [`http`], [`config`], [`cli`], [`logging`], [`notify`]: what the programs have in common.
 //!
 //! Nothing here reboots anything, opens a port or talks to a bus.
 
@@ -18,6 +18,7 @@ pub mod clock;
 pub mod config;
 pub mod health;
 pub mod host;
+pub mod http;
 pub mod id;
 pub mod keys;
 pub mod lock;

@@ -69,7 +69,7 @@ fn described(about: &str, status: &EndpointStatus) -> Finding {
 /// No decision depends on clocks, but people read times that several machines wrote.
 fn clock(about: &str, status: &EndpointStatus) -> Finding {
     match status.clock_ahead_secs {
-        None => Finding::ok(about, "clock not compared: over TLS etcd does not tell the time"),
+        None => Finding::ok(about, "clock not compared: etcd does not tell the time"),
         Some(ahead) if ahead.abs() <= TOLERABLE_SECS => {
             Finding::ok(about, "clock agrees with ours")
         }
