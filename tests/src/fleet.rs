@@ -168,6 +168,8 @@ impl Onlooker {
             key_file: None,
             username: None,
             password: None,
+            password_file: None,
+            token_file: None,
             keys: Keyspace::default(),
             timeout: Duration::from_secs(5),
         };
