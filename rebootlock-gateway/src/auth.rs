@@ -16,7 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use rebootlock::config::{ConfigError, GatewaySettings};
 use rebootlock::id::{Group, MachineId};
 
-pub use self::credentials::{Credential, Secret, new_token, read, token_digest};
+pub use self::credentials::{Credential, Role, Secret, new_token, read, token_digest};
 use self::passwords::Passwords;
 pub use self::passwords::hash;
 
@@ -44,6 +44,8 @@ pub enum Refused {
 pub struct Caller {
     /// What the file calls it; for logs.
     pub name: Option<String>,
+    /// What a person may do with these credentials.
+    pub role: Option<Role>,
     groups: Option<BTreeSet<Group>>,
     ids: Option<BTreeSet<MachineId>>,
     certificate: Option<CertificateNames>,
@@ -55,14 +57,40 @@ impl Caller {
     /// # Errors
     /// What stands against it, in words.
     pub fn may(&self, group: &Group, machine: &MachineId) -> Result<(), String> {
-        if self.groups.as_ref().is_some_and(|groups| !groups.contains(group)) {
-            return Err(format!("these credentials are not for group {group}"));
+        if self.role == Some(Role::Viewer) {
+            return Err("these credentials are for looking only".to_owned());
         }
-        if self.ids.as_ref().is_some_and(|ids| !ids.contains(machine)) {
-            return Err(format!("these credentials are not for id {machine}"));
-        }
+        self.reaches(Some(group), Some(machine))?;
         if self.certificate.as_ref().is_some_and(|names| !names.contains(machine.as_str())) {
             return Err(format!("the client certificate does not name {machine}"));
+        }
+        Ok(())
+    }
+
+    /// Whether its credentials are for these, or if there is none, for all of them.
+    ///
+    /// # Errors
+    /// What stands against it, in words.
+    pub fn reaches(
+        &self,
+        group: Option<&Group>,
+        machine: Option<&MachineId>,
+    ) -> Result<(), String> {
+        if let Some(groups) = &self.groups
+            && !group.is_some_and(|group| groups.contains(group))
+        {
+            return Err(match group {
+                Some(group) => format!("these credentials are not for group {group}"),
+                None => "these credentials are for some groups only".to_owned(),
+            });
+        }
+        if let Some(ids) = &self.ids
+            && !machine.is_some_and(|machine| ids.contains(machine))
+        {
+            return Err(match machine {
+                Some(machine) => format!("these credentials are not for id {machine}"),
+                None => "these credentials are for some machines only".to_owned(),
+            });
         }
         Ok(())
     }
@@ -73,6 +101,8 @@ impl Caller {
 pub struct Auth {
     users: BTreeMap<String, (Credential, String)>,
     tokens: BTreeMap<[u8; 32], Credential>,
+    /// By a name in their certificates.
+    shown: BTreeMap<String, Credential>,
     passwords: Passwords,
     /// Whether a certificate that the handshake has checked is enough.
     certificates: bool,
@@ -99,6 +129,18 @@ impl Auth {
                 Secret::Token(digest) => {
                     auth.tokens.insert(digest, credential);
                 }
+                Secret::Certificate(name) if !auth.certificates => {
+                    let problem = format!(
+                        "client {:?} shows certificate {name:?}, but there is no client_ca_file to \
+                         check it by",
+                        credential.name
+                    );
+                    let setting = "gateway.credentials_file";
+                    return Err(ConfigError::Setting { setting, problem });
+                }
+                Secret::Certificate(name) => {
+                    auth.shown.insert(name, credential);
+                }
             }
         }
         Ok(auth)
@@ -106,7 +148,10 @@ impl Auth {
 
     /// Whether anybody has to prove anything.
     pub fn is_needed(&self) -> bool {
-        self.certificates || !self.users.is_empty() || !self.tokens.is_empty()
+        self.certificates
+            || !self.users.is_empty()
+            || !self.tokens.is_empty()
+            || !self.shown.is_empty()
     }
 
     /// Finds out who asks.
@@ -126,26 +171,60 @@ impl Auth {
             (Some(value), None) => {
                 // A certificate alone is enough; where no passwords are known one is of no matter.
                 if self.users.is_empty() && self.tokens.is_empty() && certificate.is_some() {
-                    Caller::default()
+                    self.by_certificate(certificate)?
                 } else {
                     let text = value.to_str().map_err(|_| Refused::Wrong)?;
-                    self.credential(text).await?.caller()
+                    self.credential(text).await?
                 }
             }
             (Some(_), Some(_)) => return Err(Refused::Wrong),
-            (None, _) if self.certificates && certificate.is_some() => Caller::default(),
+            (None, _) if self.certificates && certificate.is_some() => {
+                self.by_certificate(certificate)?
+            }
             (None, _) => return Err(Refused::Missing),
         };
         let certificate = certificate.filter(|_| self.name_is_id).cloned();
         Ok(Caller { certificate, ..caller })
     }
 
-    async fn credential(&self, text: &str) -> Result<&Credential, Refused> {
+    /// Who shows a certificate that the handshake has checked: a client that the file knows by one of
+    /// its names, or a machine.
+    fn by_certificate(&self, certificate: Option<&CertificateNames>) -> Result<Caller, Refused> {
+        let names = certificate.iter().flat_map(|names| names.iter());
+        let mut known = names.filter_map(|name| self.shown.get(name));
+        match (known.next(), known.next()) {
+            (None, _) => Ok(Caller::default()),
+            (Some(credential), None) => Ok(credential.caller()),
+            // Which of them it is nobody can tell.
+            (Some(_), Some(_)) => Err(Refused::Wrong),
+        }
+    }
+
+    /// Who has this name and this password.
+    ///
+    /// # Errors
+    /// [`Refused`] if nobody has.
+    pub async fn user(&self, name: &str, password: &str) -> Result<Caller, Refused> {
+        let known = self.users.get(name);
+        let hash = known.map(|(_, hash)| hash.as_str());
+        if self.passwords.is_right(name, password, hash).await? {
+            return known.map(|(credential, _)| credential.caller()).ok_or(Refused::Wrong);
+        }
+        Err(Refused::Wrong)
+    }
+
+    /// What is known now of the user `name`, who has proved to be it before.
+    pub fn still_knows(&self, name: &str) -> Option<Caller> {
+        self.users.get(name).map(|(credential, _)| credential.caller())
+    }
+
+    async fn credential(&self, text: &str) -> Result<Caller, Refused> {
         let (scheme, rest) = text.split_once(' ').ok_or(Refused::Wrong)?;
         let rest = rest.trim();
         if scheme.eq_ignore_ascii_case("bearer") {
             // Whoever can measure how long this takes learns about a digest, not about a token.
-            return self.tokens.get(&token_digest(rest)).ok_or(Refused::Wrong);
+            let known = self.tokens.get(&token_digest(rest));
+            return known.map(Credential::caller).ok_or(Refused::Wrong);
         }
         if !scheme.eq_ignore_ascii_case("basic") {
             return Err(Refused::Wrong);
@@ -153,12 +232,7 @@ impl Auth {
         let decoded = STANDARD.decode(rest).map_err(|_| Refused::Wrong)?;
         let decoded = String::from_utf8(decoded).map_err(|_| Refused::Wrong)?;
         let (name, password) = decoded.split_once(':').ok_or(Refused::Wrong)?;
-        let known = self.users.get(name);
-        let hash = known.map(|(_, hash)| hash.as_str());
-        if self.passwords.is_right(name, password, hash).await? {
-            return known.map(|(credential, _)| credential).ok_or(Refused::Wrong);
-        }
-        Err(Refused::Wrong)
+        self.user(name, password).await
     }
 }
 
@@ -168,6 +242,7 @@ impl Credential {
             name: Some(self.name.clone()),
             groups: self.groups.clone(),
             ids: self.ids.clone(),
+            role: self.role,
             certificate: None,
         }
     }

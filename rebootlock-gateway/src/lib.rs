@@ -5,18 +5,23 @@
 //! - [`fleetlock`]: FleetLock v1. One protocol a module; each translates to and from [`slots`].
 //! - [`slots`]: asking for a slot and giving it back, as every protocol here means it.
 //! - [`auth`], [`rate`]: who may ask, and how often.
+//! - [`operators`]: people; [`fleet`]: what they see, [`act`]: what they do; [`api`]: both as JSON.
 //! - [`groups`], [`health`], [`metrics`]: what is told to whoever watches over this.
 //!
 //! Nothing is kept in the process that another one could not find in the store: any number of
 //! gateways may serve one store.
 
+pub mod act;
+pub mod api;
 pub mod app;
 pub mod auth;
+pub mod fleet;
 pub mod fleetlock;
 pub mod groups;
 pub mod health;
 pub mod listen;
 pub mod metrics;
+pub mod operators;
 pub mod options;
 pub mod rate;
 pub mod reply;

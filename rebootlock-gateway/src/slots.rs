@@ -45,11 +45,11 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(kind: Kind, text: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: Kind, text: impl Into<String>) -> Self {
         Self { kind, text: text.into() }
     }
 
-    fn of(error: &LockError) -> Self {
+    pub(crate) fn of(error: &LockError) -> Self {
         match error {
             LockError::Paused { .. } => Self::new(Kind::Paused, error.to_string()),
             LockError::Held { .. } => Self::new(Kind::Held, error.to_string()),
@@ -264,7 +264,8 @@ async fn in_line(live: &Live, queued: &Queued) -> String {
     format!("all {max} slots of group {group} are taken{holders}; {before}")
 }
 
-async fn in_time<T>(
+/// What the store answers in time.
+pub(crate) async fn in_time<T>(
     live: &Live,
     asked: impl Future<Output = Result<T, LockError>>,
 ) -> Result<T, Refusal> {

@@ -139,8 +139,7 @@ impl Keyspace {
 
     /// What came of one acquisition, begun at `start`. Keys sort by that time.
     pub fn past(&self, group: &Group, start: UnixTime, token: Token) -> Key {
-        let start = start.0.clamp(0, 999_999_999_999);
-        Key::new(format!("{}/history/{start:012}-{token}", self.base(group)))
+        Key::new(format!("{}/history/{}-{token}", self.base(group), sortable(start)))
     }
 
     /// Present while one machine must not reboot.
@@ -171,6 +170,21 @@ impl Keyspace {
     /// Present while the command that holds a slot by this token lives.
     pub fn alive(&self, token: Token) -> Key {
         Key::new(format!("{}/alive/{token}", self.prefix))
+    }
+
+    /// What an operator did. Keys sort by the time.
+    pub fn act(&self, at: UnixTime, token: Token) -> Key {
+        Key::new(format!("{}/acts/{}-{token}", self.prefix, sortable(at)))
+    }
+
+    /// Below it, what operators did.
+    pub fn acts(&self) -> Key {
+        Key::new(format!("{}/acts/", self.prefix))
+    }
+
+    /// Below it, all wishes that machines reboot.
+    pub fn requests(&self) -> Key {
+        Key::new(format!("{}/requests/", self.prefix))
     }
 
     /// Presence of one agent.
@@ -204,6 +218,11 @@ impl Keyspace {
 /// Last segment of `key`, for keys that end in an id.
 pub fn last_segment(key: &Key) -> &str {
     key.as_str().rsplit('/').next().unwrap_or_default()
+}
+
+/// A time whose texts sort as times do.
+fn sortable(time: UnixTime) -> String {
+    format!("{:012}", time.0.clamp(0, 999_999_999_999))
 }
 
 fn encode(name: &str) -> String {

@@ -7,6 +7,7 @@
 //! preconditions and can therefore only have happened if nothing else did in between.
 
 mod acquire;
+mod acts;
 mod advance;
 mod fleet;
 mod history;
@@ -14,6 +15,7 @@ mod overdue;
 mod pause;
 mod release;
 mod repair;
+mod request;
 mod status;
 mod turn;
 
@@ -25,6 +27,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use self::acquire::Acquired;
+use self::acts::Note;
+pub use self::acts::{ACTS_KEPT, Done};
 pub use self::advance::Advance;
 pub use self::fleet::{Forgetting, Forgotten};
 pub use self::history::{HISTORY_KEPT, Remembered};
@@ -32,6 +36,7 @@ pub use self::overdue::OverdueRelease;
 pub use self::pause::{Held, Resumed, Scope, Unheld};
 pub use self::release::{Ended, Release, Released};
 pub use self::repair::Repair;
+pub use self::request::{Cancelled, Requested};
 pub use self::status::{GroupStatus, Holder};
 pub use self::turn::{GivenBack, Queued, Turn};
 use crate::chance;
@@ -194,6 +199,7 @@ pub struct LockManager {
     cooldowns: BTreeMap<Group, Duration>,
     recent: Recent,
     clock: Clock,
+    note: Option<Note>,
 }
 
 impl LockManager {
@@ -201,7 +207,7 @@ impl LockManager {
     pub fn new(store: SharedStore, keys: Keyspace) -> Self {
         let (deadline, cooldowns) = (DEFAULT_DEADLINE, BTreeMap::new());
         let (recent, clock) = (Recent::default(), Clock::default());
-        Self { store, keys, deadline, cooldowns, recent, clock }
+        Self { store, keys, deadline, cooldowns, recent, clock, note: None }
     }
 
     /// The same manager, giving up on an operation after `deadline`.
@@ -297,8 +303,19 @@ impl LockManager {
         let deadline = Instant::now() + self.deadline;
         let store_error = |source| LockError::Store { action: action.to_owned(), source };
         let mut unsettled: Option<StoreError> = None;
+        // What to answer if that commit happened all the same.
+        let mut unanswered: Option<T> = None;
         let mut attempt = 0;
         loop {
+            if let (Some(note), Some(_)) = (&self.note, &unanswered) {
+                let key = std::slice::from_ref(&note.key);
+                let found = self.in_time(deadline, self.store.load(key)).await;
+                if found.map_err(store_error)?.get(&note.key).is_some()
+                    && let Some(done) = unanswered.take()
+                {
+                    return Ok((done, None));
+                }
+            }
             let believed = known.take().and_then(|known| match decide(&known) {
                 Ok(Decision::Commit(txn, done)) => Some((known, txn, done)),
                 _ => None,
@@ -316,12 +333,21 @@ impl LockManager {
                     }
                 }
             };
+            let txn = match &self.note {
+                Some(note) => {
+                    txn.when_absent(note.key.clone()).put(note.key.clone(), note.value.clone())
+                }
+                None => txn,
+            };
             match self.in_time(deadline, self.store.commit(&txn)).await {
                 Ok(Commit::Won(revision)) => {
                     return Ok((done, Some(txn.applied_to(before, revision))));
                 }
                 Ok(Commit::Lost) => {}
-                Err(error) if error.is_transient() => unsettled = Some(error),
+                Err(error) if error.is_transient() => {
+                    unsettled = Some(error);
+                    unanswered = Some(done);
+                }
                 Err(error) => return Err(store_error(error)),
             }
             tokio::time::sleep(backoff(attempt)).await;

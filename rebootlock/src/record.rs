@@ -3,6 +3,7 @@
 //! Times are whole seconds since 1970-01-01 UTC, as rebootlockd wrote `startTime`. Members that
 //! are not known here are kept when a document is written again.
 
+mod act;
 mod member;
 mod past;
 mod stop;
@@ -13,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::act::{Act, Deed};
 pub use self::member::{Blocked, Health, Presence, RosterEntry};
 pub use self::past::{Day, Ending, OverdueReleases, Past};
 pub use self::stop::{Cooldown, Hold, Pause};

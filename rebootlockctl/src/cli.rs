@@ -5,9 +5,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use rebootlock::cli::CommonArgs;
+use rebootlock::duration;
 use rebootlock::id::MachineId;
-
-use crate::duration;
 
 const EXAMPLES: &str = "\
 Examples:

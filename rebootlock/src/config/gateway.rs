@@ -42,6 +42,7 @@ pub struct GatewayFragment {
     client_name_is_id: Option<bool>,
     #[serde(deserialize_with = "full_path")]
     credentials_file: Option<PathBuf>,
+    public_view: Option<bool>,
     airlock_kinds: Option<bool>,
     access_log: Option<bool>,
 }
@@ -75,6 +76,9 @@ pub struct GatewaySettings {
     pub tls: Option<TlsSettings>,
     /// Who may ask for what, with hashes of passwords and tokens. Anybody for anything without.
     pub credentials_file: Option<PathBuf>,
+    /// Whether anybody may look at the fleet. If nothing is said, whoever is on this machine, while
+    /// the gateway serves it alone.
+    pub public_view: Option<bool>,
     /// Refusals are named as airlock names them.
     pub airlock_kinds: bool,
     /// Whether every request is logged.
@@ -131,6 +135,7 @@ impl GatewayFragment {
             client_certificates,
             client_name_is_id,
             credentials_file,
+            public_view,
             airlock_kinds,
             access_log
         )
@@ -207,6 +212,7 @@ impl GatewaySettings {
                 .filter(|count| *count > 0),
             tls,
             credentials_file: fragment.credentials_file,
+            public_view: fragment.public_view,
             airlock_kinds: fragment.airlock_kinds.unwrap_or(false),
             access_log: fragment.access_log.unwrap_or(true),
             listen,
