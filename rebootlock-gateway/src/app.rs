@@ -9,6 +9,7 @@ use rebootlock::id::Group;
 use rebootlock::lock::{LockError, LockManager};
 use rebootlock::store::SharedStore;
 use rebootlock::window::Windows;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Auth;
@@ -135,6 +136,8 @@ pub struct App {
     pub metrics: Metrics,
     /// Ends requests that are held, and takes no new connections.
     pub stop: CancellationToken,
+    /// So many more watches may be opened.
+    pub watches: Arc<Semaphore>,
 }
 
 impl App {
@@ -147,6 +150,7 @@ impl App {
             live: RwLock::new(Arc::new(Live::of(settings, store)?)),
             metrics: Metrics::new(),
             stop: CancellationToken::new(),
+            watches: Arc::new(Semaphore::new(settings.gateway.max_watches)),
         }))
     }
 

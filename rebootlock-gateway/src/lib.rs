@@ -6,6 +6,7 @@
 //! - [`slots`]: asking for a slot and giving it back, as every protocol here means it.
 //! - [`auth`], [`rate`]: who may ask, and how often.
 //! - [`operators`]: people; [`fleet`]: what they see, [`act`]: what they do; [`api`]: both as JSON.
+//! - [`remote`]: the store itself, for programs that cannot reach it.
 //! - [`groups`], [`health`], [`metrics`]: what is told to whoever watches over this.
 //!
 //! Nothing is kept in the process that another one could not find in the store: any number of
@@ -24,6 +25,7 @@ pub mod metrics;
 pub mod operators;
 pub mod options;
 pub mod rate;
+pub mod remote;
 pub mod reply;
 pub mod routes;
 pub mod serve;

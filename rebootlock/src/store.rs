@@ -20,7 +20,9 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 pub use self::etcd::{EndpointReport, EndpointStatus, EtcdOptions, EtcdStore};
-pub use self::gateway::{GatewayOptions, GatewayStore, recognise, wire};
+pub use self::gateway::{
+    GatewayOptions, GatewayReport, GatewayStatus, GatewayStore, recognise, wire,
+};
 pub use self::lease::LeaseKeeper;
 pub use self::memory::MemoryStore;
 pub use self::open::{Endpoint, InvalidEndpoint, etcd_options, gateway_options, open};

@@ -142,7 +142,7 @@ impl Report {
 /// What keeps the store from being opened. No server is asked. A database would be made by opening
 /// it, so it is not.
 fn opened(settings: &Settings) -> Option<anyhow::Error> {
-    if !matches!(settings.store.endpoints.first(), Some(Endpoint::Etcd(_))) {
+    if !matches!(settings.store.endpoints.first(), Some(Endpoint::Etcd(_) | Endpoint::Gateway(_))) {
         return None;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -249,7 +249,8 @@ impl Onlooker {
             until: None,
             unknown,
         };
-        Ok(self.locks.pause(&Scope::Fleet, &pause).await?)
+        self.locks.pause(&Scope::Fleet, &pause).await?;
+        Ok(())
     }
 
     /// Ends that pause.

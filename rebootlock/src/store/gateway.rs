@@ -8,6 +8,7 @@ mod cluster;
 mod failure;
 mod link;
 mod recognise;
+mod report;
 mod watch;
 pub mod wire;
 
@@ -21,6 +22,7 @@ use serde::Serialize;
 use self::cluster::{Cluster, Repeat};
 use self::link::Ask;
 pub use self::recognise::recognise;
+pub use self::report::{GatewayReport, GatewayStatus};
 use super::{
     Commit, Key, LeaseId, Result, Revision, Select, Snapshot, Span, Store, StoreError, Txn, Watch,
 };
@@ -51,10 +53,9 @@ impl GatewayOptions {
     fn access(&self) -> Result<Access> {
         let wrong = |problem: &str| Err(StoreError::Broken(problem.to_owned()));
         let certificate = match (&self.cert_file, &self.key_file) {
-            (Some(cert_file), Some(key_file)) => Some(ClientCertificate {
-                cert_file: cert_file.clone(),
-                key_file: key_file.clone(),
-            }),
+            (Some(cert_file), Some(key_file)) => {
+                Some(ClientCertificate { cert_file: cert_file.clone(), key_file: key_file.clone() })
+            }
             (None, None) => None,
             _ => return wrong("a client certificate needs both cert_file and key_file"),
         };
@@ -93,6 +94,11 @@ impl GatewayStore {
     pub fn new(options: &GatewayOptions) -> Result<Self> {
         let cluster = Cluster::new(&options.endpoints, options.access()?, options.timeout)?;
         Ok(Self { cluster: Arc::new(cluster) })
+    }
+
+    /// Asks every gateway, all at once, how it is.
+    pub async fn check_endpoints(&self) -> Vec<GatewayReport> {
+        report::check(&self.cluster).await
     }
 }
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::{
-    EtcdOptions, EtcdStore, GatewayOptions, GatewayStore, MemoryStore, Result, SharedStore, SqliteStore,
-    StoreError,
+    EtcdOptions, EtcdStore, GatewayOptions, GatewayStore, MemoryStore, Result, SharedStore,
+    SqliteStore, StoreError,
 };
 use crate::config::StoreSettings;
 

@@ -101,32 +101,34 @@ fn tls_refusal(cause: &str, access: &Access) -> Option<String> {
     })
 }
 
-/// What every refusal of a gateway looks like.
+/// What every refusal of a gateway has in it (RFC 9457).
 #[derive(Debug, Deserialize)]
 struct Said {
     kind: String,
-    value: String,
+    detail: String,
 }
 
 /// What an answer with another status than 200 means.
 pub(super) fn from_answer(status: StatusCode, body: &[u8], access: &Access) -> Failure {
-    let Ok(Said { kind, value }) = serde_json::from_slice(body) else {
+    let Ok(Said { kind, detail }) = serde_json::from_slice(body) else {
         return not_ours(status);
     };
     match &*kind {
         "lease_gone" => Failure::Settled(StoreError::LeaseGone),
-        "forbidden" => Failure::Settled(StoreError::Forbidden(format!("the gateway says: {value}"))),
-        "unauthorized" => Failure::Refused(unauthorized(&value, access)),
+        "forbidden" => {
+            Failure::Settled(StoreError::Forbidden(format!("the gateway says: {detail}")))
+        }
+        "unauthorized" => Failure::Refused(unauthorized(&detail, access)),
         "store_failed" | "invalid_document" | "invalid_body" | "body_too_large" => {
-            Failure::Settled(StoreError::Broken(format!("the gateway says: {value}")))
+            Failure::Settled(StoreError::Broken(format!("the gateway says: {detail}")))
         }
         // It knows no more than we do of what became of it.
-        "store_unavailable" => Failure::Unknown(format!("the gateway says: {value}")),
+        "store_unavailable" => Failure::Unknown(format!("the gateway says: {detail}")),
         "not_found" | "method_not_allowed" => Failure::Undone(
             "this gateway does not serve its store to others; a newer version does".to_owned(),
         ),
         "overloaded" | "rate_limited" | "timeout" => {
-            Failure::Undone(format!("the gateway says: {value}"))
+            Failure::Undone(format!("the gateway says: {detail}"))
         }
         _ => not_ours(status),
     }

@@ -75,15 +75,15 @@ impl Link {
     }
 
     /// Finds out whether a gateway answers.
-    pub(super) async fn probe(&mut self) -> Result<(), Failure> {
+    pub(super) async fn probe(&mut self) -> Result<wire::Hello, Failure> {
         let request = Request::get(wire::HELLO).body(Full::default());
         // Who we are is of no matter here.
         let answer = self.send(request, None).await?;
         let hello: wire::Hello = self.whole(answer).await?;
-        if hello.service != wire::SERVICE {
-            return Err(Failure::Undone(format!("{:?} answers there", hello.service)));
+        if hello.name != wire::SERVICE {
+            return Err(Failure::Undone(format!("{:?} answers there", hello.name)));
         }
-        Ok(())
+        Ok(hello)
     }
 
     /// Asks, and reads the whole answer.

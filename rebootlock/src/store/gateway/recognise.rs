@@ -94,7 +94,7 @@ async fn ask<'a>(url: &'a str, access: &Access) -> Option<(&'a str, Answers)> {
         return Some((url, Answers::Etcd));
     }
     let (_, body) = get(&mut sender, url, wire::HELLO).await.unwrap_or_default();
-    match body.get("service").and_then(Value::as_str) {
+    match body.get("name").and_then(Value::as_str) {
         Some(wire::SERVICE) => Some((url, Answers::Gateway)),
         _ => Some((url, Answers::Neither(first))),
     }

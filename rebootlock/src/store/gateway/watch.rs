@@ -248,7 +248,9 @@ impl Lines {
                 let line: Vec<u8> = self.rest.drain(..=self.looked + at).collect();
                 self.looked = 0;
                 return serde_json::from_slice(&line).map_err(|error| {
-                    Failure::Unknown(format!("the gateway says what is no line of a watch: {error}"))
+                    Failure::Unknown(format!(
+                        "the gateway says what is no line of a watch: {error}"
+                    ))
                 });
             }
             self.looked = self.rest.len();

@@ -14,7 +14,7 @@ use crate::store::{self, Key, LeaseId, Revision, Snapshot, Span, Txn};
 pub const SERVICE: &str = "rebootlock-gateway";
 
 /// Who answers here; no credentials are needed.
-pub const HELLO: &str = "/api/v1/store";
+pub const HELLO: &str = "/api/v1";
 /// Takes a [`Read`], gives a [`Found`].
 pub const READ: &str = "/api/v1/store/read";
 /// Takes a [`Commit`], gives an [`Outcome`].
@@ -35,7 +35,7 @@ pub const HEARTBEAT_SECS: u64 = 5;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// [`SERVICE`], or something else answers.
-    pub service: String,
+    pub name: String,
     /// Its version.
     pub version: String,
 }
