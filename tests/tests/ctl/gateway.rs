@@ -29,7 +29,7 @@ async fn every_command_works_by_either_url() {
         op.ctl("lock web-1 --reason disk").await.ok();
         op.ctl("exec -- true").await.ok();
         op.ctl("lock web-2").await.ok();
-        op.ctl("lock web-3").await.failed(4, &["all 2 slots"]);
+        op.ctl("lock web-3").await.failed(4, &["no slot is free in group default (limit 2)"]);
         let waiting = op.start("lock web-3 --wait 1m");
         let queue = rebootlock_tests::eventually("web-3 waits", SOON, async || {
             let queue = op.ctl("queue").await.ok().out;
