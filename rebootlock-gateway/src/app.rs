@@ -9,6 +9,7 @@ use rebootlock::id::Group;
 use rebootlock::lock::{LockError, LockManager};
 use rebootlock::store::SharedStore;
 use rebootlock::window::Windows;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Auth;
@@ -138,6 +139,8 @@ pub struct App {
     pub page: Page,
     /// Ends requests that are held, and takes no new connections.
     pub stop: CancellationToken,
+    /// So many more watches may be opened.
+    pub watches: Arc<Semaphore>,
 }
 
 impl App {
@@ -151,6 +154,7 @@ impl App {
             metrics: Metrics::new(),
             page: Page::default(),
             stop: CancellationToken::new(),
+            watches: Arc::new(Semaphore::new(settings.gateway.max_watches)),
         }))
     }
 

@@ -7,6 +7,7 @@
 //! - [`auth`], [`rate`]: who may ask, and how often.
 //! - [`operators`]: people; [`fleet`]: what they see, [`act`]: what they do; [`api`]: both as JSON; [`page`]: both
 //!   in a browser.
+//! - [`remote`]: the store itself, for programs that cannot reach it.
 //! - [`groups`], [`health`], [`metrics`]: what is told to whoever watches over this.
 //!
 //! Nothing is kept in the process that another one could not find in the store: any number of
@@ -27,6 +28,7 @@ pub mod options;
 pub mod page;
 mod patience;
 pub mod rate;
+pub mod remote;
 pub mod reply;
 pub mod routes;
 pub mod serve;

@@ -42,6 +42,10 @@ pub enum Kind {
     NotFound,
     /// Not by this method.
     MethodNotAllowed,
+    /// The lease has ended.
+    LeaseGone,
+    /// The document that was to be written is damaged.
+    InvalidDocument,
     /// It contradicts what is there.
     Conflict,
     /// The body is of another type than is read here.
@@ -58,6 +62,8 @@ pub enum Kind {
     StoreUnavailable,
     /// A document in the store cannot be read. A person has to look.
     StoreDamaged,
+    /// The store answers, but does not do what was asked.
+    StoreFailed,
 }
 
 impl Kind {
@@ -95,6 +101,9 @@ impl Kind {
             (Self::Forbidden, _) => "forbidden",
             (Self::NotFound, _) => "not_found",
             (Self::MethodNotAllowed, _) => "method_not_allowed",
+            (Self::LeaseGone, _) => "lease_gone",
+            (Self::InvalidDocument, _) => "invalid_document",
+            (Self::StoreFailed, _) => "store_failed",
             (Self::Conflict, _) => "conflict",
             (Self::UnsupportedMediaType, _) => "unsupported_media_type",
             (Self::Timeout, _) => "timeout",
@@ -122,12 +131,14 @@ impl Kind {
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::LeaseGone => StatusCode::GONE,
+            Self::InvalidDocument => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Conflict => StatusCode::CONFLICT,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::Overloaded | Self::StoreUnavailable | Self::StoreDamaged => {
+            Self::Overloaded | Self::StoreUnavailable | Self::StoreDamaged | Self::StoreFailed => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
@@ -238,7 +249,7 @@ impl Reply {
 mod tests {
     use super::*;
 
-    const ALL: [Kind; 23] = [
+    const ALL: [Kind; 26] = [
         Kind::Success,
         Kind::Full,
         Kind::Paused,
@@ -254,6 +265,8 @@ mod tests {
         Kind::Forbidden,
         Kind::NotFound,
         Kind::MethodNotAllowed,
+        Kind::LeaseGone,
+        Kind::InvalidDocument,
         Kind::Conflict,
         Kind::UnsupportedMediaType,
         Kind::Timeout,
@@ -262,6 +275,7 @@ mod tests {
         Kind::Overloaded,
         Kind::StoreUnavailable,
         Kind::StoreDamaged,
+        Kind::StoreFailed,
     ];
 
     #[test]

@@ -143,7 +143,7 @@ impl Report {
 /// What keeps the store from being opened. No server is asked. A database would be made by opening
 /// it, so it is not.
 fn opened(settings: &Settings) -> Option<anyhow::Error> {
-    if !matches!(settings.store.endpoints.first(), Some(Endpoint::Etcd(_))) {
+    if !matches!(settings.store.endpoints.first(), Some(Endpoint::Etcd(_) | Endpoint::Gateway(_))) {
         return None;
     }
     match command::runtime() {
