@@ -1,0 +1,592 @@
+//! Several machines' wishes about one group, settled by one load and one commit.
+//!
+//! Whoever answers for many machines gathers what arrives while the store is busy with what came
+//! before ([`LockManager::settle_together`]). Each wish is decided by the rules that hold for it
+//! alone, on the documents as the wishes before it leave them. What that changes goes into one
+//! transaction; its preconditions are that everything any of them was decided on is still as it
+//! was read. So it is as if they had come one after the other, with nobody else in between.
+//!
+//! - Slots are given back before others are taken: what becomes free goes to who is next at once.
+//! - Each has its own answer. What one is refused for, or a record of its machine that is damaged,
+//!   adds nothing to the transaction and keeps nobody else from it.
+//! - A commit that is lost, or whose answer is, is decided anew on what is there then. An
+//!   acquisition knows its own work by its token.
+//! - Two wishes of one machine are never in one transaction: they are settled in their order.
+//! - Not more than fits into a transaction is settled at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::time::Instant;
+
+use super::release::Leases;
+use super::turn::{Back, GivenBack, LOOK, Step, Turn, store_error};
+use super::{Decision, LockError, LockManager, Release, Released, Result, backoff};
+use crate::id::{Group, MachineId};
+use crate::record::{Claim, Via};
+use crate::store::{Change, Commit, Key, LeaseId, Revision, Select, Snapshot, StoreError, Txn};
+use crate::wait::forget_places;
+
+/// Wishes read for at once: three keys each, and those that all share, of the 128 that etcd allows.
+const AT_ONCE: usize = 40;
+
+/// Preconditions, and changes, of one transaction.
+const MOST_OPERATIONS: usize = 126;
+
+/// Holders known from before that are kept in mind.
+const MOST_LEFT: usize = 128;
+
+/// What one machine wants of a group.
+#[derive(Debug, Clone)]
+pub enum Wish {
+    /// See [`LockManager::acquire_in_turn`].
+    Acquire {
+        /// On this group alone.
+        claim: Claim,
+        /// How long it is remembered if it is refused.
+        memory: Duration,
+    },
+    /// See [`LockManager::give_back`].
+    GiveBack {
+        /// Who.
+        machine: MachineId,
+        /// Through which door.
+        via: Via,
+    },
+}
+
+impl Wish {
+    /// Whose it is.
+    pub fn machine(&self) -> &MachineId {
+        match self {
+            Self::Acquire { claim, .. } => &claim.machine,
+            Self::GiveBack { machine, .. } => machine,
+        }
+    }
+}
+
+/// What came of a wish.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Settled {
+    /// Of [`Wish::Acquire`].
+    Turn(Turn),
+    /// Of [`Wish::GiveBack`].
+    GivenBack(GivenBack),
+}
+
+/// What the last commit left behind, for the next one: as long as nobody else changes a group's
+/// semaphore, its holders give back without anything being read first. The commit finds out if
+/// somebody has.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// The semaphore, and records of holders.
+    documents: Snapshot,
+    /// Whether the semaphore was last seen as it was left.
+    alone: bool,
+}
+
+impl Left {
+    /// What is known, if it is enough to give back all these slots.
+    fn known(&self, locks: &LockManager, group: &Group, wishes: &[&Wish]) -> Option<Snapshot> {
+        let holds = |wish: &&Wish| {
+            let holder = locks.keys.holder(group, wish.machine());
+            matches!(wish, Wish::GiveBack { .. }) && self.documents.get(&holder).is_some()
+        };
+        (self.alone && wishes.iter().all(holds)).then(|| self.documents.clone())
+    }
+
+    fn saw(&mut self, place: &Key, now: &Snapshot) {
+        let modified = |snapshot: &Snapshot| snapshot.get(place).map(|entry| entry.modified);
+        let last = modified(&self.documents);
+        self.alone = last.is_some() && last == modified(now);
+        if !self.alone {
+            self.documents = Snapshot::default();
+        }
+    }
+
+    fn keep(&mut self, place: &Key, holders: &Key, now: Snapshot) {
+        let worth_it = |key: &Key| key == place || key.as_str().starts_with(holders.as_str());
+        let Snapshot { revision, entries } = now;
+        let documents = &mut self.documents;
+        documents.revision = revision;
+        if documents.entries.len() + entries.len() > MOST_LEFT {
+            documents.entries.clear();
+        }
+        documents.entries.extend(entries.into_iter().filter(|(key, _)| worth_it(key)));
+    }
+}
+
+/// How one wish was decided, if the transaction it is part of is won.
+enum Verdict {
+    Answer(Result<Settled>),
+    /// The place it has in line is kept alive by asking.
+    Keep(Result<Settled>, LeaseId),
+    /// By an operation of its own, on groups or places that were not read.
+    Alone(Alone),
+    /// It did not fit any more.
+    Later,
+}
+
+enum Alone {
+    Acquire,
+    Release(Release),
+}
+
+/// All wishes decided, and what that changes.
+struct Plan {
+    /// As all that was decided so far leaves it.
+    now: Snapshot,
+    conditions: BTreeSet<Key>,
+    changes: BTreeMap<Key, Change>,
+    verdicts: Vec<Verdict>,
+    /// Who needs a lease for a place in line, and for how long.
+    wanted: Vec<(MachineId, Duration)>,
+    /// Leases that places hang on.
+    used: BTreeSet<LeaseId>,
+    /// Whether a slot becomes free.
+    frees: bool,
+}
+
+impl Plan {
+    /// Adds what one wish changes; `false` if that is too much for one transaction.
+    fn add(&mut self, before: &Snapshot, txn: &Txn) -> bool {
+        let needless = |change: &&Change| {
+            // What is not there need not be taken away.
+            !matches!(change, Change::Delete { key } if before.get(key).is_none())
+        };
+        let conditions: Vec<_> = txn.preconditions.iter().map(|condition| &condition.key).collect();
+        let changes: Vec<_> = txn.changes.iter().filter(needless).collect();
+        let more = conditions.iter().filter(|key| !self.conditions.contains(**key)).count();
+        let more_changes =
+            changes.iter().filter(|change| !self.changes.contains_key(change.key())).count();
+        if self.conditions.len() + more > MOST_OPERATIONS
+            || self.changes.len() + more_changes > MOST_OPERATIONS
+        {
+            return false;
+        }
+        self.conditions.extend(conditions.into_iter().cloned());
+        self.changes
+            .extend(changes.into_iter().map(|change| (change.key().clone(), change.clone())));
+        // Later than all that was read.
+        let revision = Revision(before.revision.0 + 1);
+        self.now = txn.applied_to(std::mem::take(&mut self.now), revision);
+        true
+    }
+
+    /// What to commit, if there is anything.
+    fn txn(&self, before: &Snapshot) -> Option<Txn> {
+        (!self.changes.is_empty()).then(|| Txn {
+            preconditions: self.conditions.iter().map(|key| before.unchanged(key)).collect(),
+            changes: self.changes.values().cloned().collect(),
+        })
+    }
+}
+
+/// What was granted for one transaction, over all tries.
+#[derive(Default)]
+struct Granted {
+    cooldown: Leases,
+    places: BTreeMap<MachineId, LeaseId>,
+    /// Who did not get what it takes.
+    failed: BTreeMap<MachineId, LockError>,
+    kept: BTreeMap<LeaseId, std::result::Result<(), StoreError>>,
+}
+
+impl LockManager {
+    /// Settles what several machines want of `group`, each as [`LockManager::acquire_in_turn`] and
+    /// [`LockManager::give_back`] would, with one load and one commit if they fit. The answers are
+    /// in the order of the wishes. `left` is what the same call about the same group left before.
+    ///
+    /// A slot that is taken is reported as taken even when the caller has stopped listening: who
+    /// asks again is told that it has it.
+    pub async fn settle_together(
+        &self,
+        group: &Group,
+        wishes: &[Wish],
+        left: &mut Left,
+    ) -> Vec<Result<Settled>> {
+        let mut answers: BTreeMap<usize, Result<Settled>> = BTreeMap::new();
+        let mut open: Vec<usize> = (0..wishes.len()).collect();
+        while !open.is_empty() {
+            let mut machines = BTreeSet::new();
+            let some: Vec<usize> = open
+                .iter()
+                .copied()
+                .filter(|n| machines.len() < AT_ONCE && machines.insert(wishes[*n].machine()))
+                .collect();
+            let settling: Vec<_> = some.iter().map(|n| &wishes[*n]).collect();
+            let settled = self.settle_some(group, &settling, left).await;
+            answers.extend(some.into_iter().zip(settled).filter_map(|(n, done)| Some((n, done?))));
+            open.retain(|n| !answers.contains_key(n));
+        }
+        answers.into_values().collect()
+    }
+
+    pub(super) async fn settle_give_back(
+        &self,
+        group: &Group,
+        machine: &MachineId,
+        via: &Via,
+    ) -> Result<GivenBack> {
+        let wish = Wish::GiveBack { machine: machine.clone(), via: via.clone() };
+        match self.settle_together(group, &[wish], &mut Left::default()).await.pop() {
+            Some(Ok(Settled::GivenBack(given_back))) => Ok(given_back),
+            Some(Err(error)) => Err(error),
+            // Each wish has an answer of its kind.
+            _ => Ok(GivenBack::NotHeld),
+        }
+    }
+
+    /// The wishes are of different machines. `None`: did not fit, and is to be tried again.
+    async fn settle_some(
+        &self,
+        group: &Group,
+        wishes: &[&Wish],
+        left: &mut Left,
+    ) -> Vec<Option<Result<Settled>>> {
+        match self.try_some(group, wishes, left).await {
+            Ok(answers) => answers,
+            // One of them may be to blame.
+            Err(LockError::Store { source, .. }) if !source.is_transient() && wishes.len() > 1 => {
+                let mut answers = Vec::new();
+                for wish in wishes {
+                    let settled = self.try_some(group, &[wish], left).await;
+                    answers.push(settled.map_or_else(|e| Some(Err(e)), |mut one| one.pop()?));
+                }
+                answers
+            }
+            Err(error) => wishes.iter().map(|_| Some(Err(error.clone()))).collect(),
+        }
+    }
+
+    /// An error is one for all of them.
+    async fn try_some(
+        &self,
+        group: &Group,
+        wishes: &[&Wish],
+        left: &mut Left,
+    ) -> Result<Vec<Option<Result<Settled>>>> {
+        let who = match wishes {
+            [one] => one.machine().to_string(),
+            more => format!("{} machines", more.len()),
+        };
+        let action = &format!("settling what {who} asked for below {}", self.keys);
+        let place = self.keys.semaphore(group);
+        let deadline = Instant::now() + self.deadline;
+        let mut known = left.known(self, group, wishes);
+        let mut granted = Granted::default();
+        let mut unsettled: Option<StoreError> = None;
+        let mut attempt = 0;
+        loop {
+            let believed = known.take();
+            let is_belief = believed.is_some();
+            let before = match believed {
+                Some(before) => before,
+                None => {
+                    let now = self.in_time(deadline, self.read_for(group, wishes)).await;
+                    let now = now
+                        .map_err(|error| store_error(action, unsettled.clone().unwrap_or(error)))?;
+                    left.saw(&place, &now);
+                    now
+                }
+            };
+            let plan = self.plan_with_leases(action, group, wishes, &before, &mut granted).await;
+            // Only what commits shows whether a belief was right.
+            if is_belief && !plan.verdicts.iter().all(is_freed) {
+                continue;
+            }
+            let txn = plan.txn(&before);
+            let ended = match &txn {
+                None => Ok(None),
+                Some(txn) => match self.in_time(deadline, self.store.commit(txn)).await {
+                    Ok(Commit::Won(revision)) => Ok(Some(revision)),
+                    Ok(Commit::Lost) => Err(None),
+                    Err(error) => Err(Some(error)),
+                },
+            };
+            match ended {
+                Ok(revision) => {
+                    if let Some((revision, txn)) = revision.zip(txn) {
+                        let now = txn.applied_to(before, revision);
+                        left.keep(&place, &self.keys.holders(group), now);
+                    }
+                    self.end_spare_leases(&plan, &granted).await;
+                    return Ok(self.answers(action, group, wishes, plan, &granted).await);
+                }
+                Err(None) => *left = Left::default(),
+                Err(Some(StoreError::LeaseGone)) => {
+                    (granted.cooldown, granted.places) = (Leases::new(), BTreeMap::new());
+                }
+                Err(Some(error)) if error.is_transient() => {
+                    *left = Left::default();
+                    unsettled = Some(error);
+                }
+                Err(Some(error)) => return Err(store_error(action, error)),
+            }
+            tokio::time::sleep(backoff(attempt)).await;
+            attempt += 1;
+            if Instant::now() >= deadline {
+                let (action, after) = (action.to_owned(), self.deadline);
+                return Err(match unsettled {
+                    Some(source) => LockError::Store { action, source },
+                    None => LockError::Contended { action, after },
+                });
+            }
+        }
+    }
+
+    /// Everything that the wishes depend on, at one moment.
+    async fn read_for(
+        &self,
+        group: &Group,
+        wishes: &[&Wish],
+    ) -> std::result::Result<Snapshot, StoreError> {
+        let mut keys = vec![self.keys.semaphore(group)];
+        let mut below = Vec::new();
+        if wishes.iter().any(|wish| matches!(wish, Wish::Acquire { .. })) {
+            keys.extend([
+                self.keys.paused(group),
+                self.keys.cooldown(group),
+                self.keys.fleet_paused(),
+            ]);
+            below = vec![
+                (self.keys.queue(group), Select::Oldest(LOOK)),
+                (self.keys.all_urgent(group), Select::All),
+            ];
+        }
+        for wish in wishes {
+            let machine = wish.machine();
+            keys.extend([self.keys.holder(group, machine), self.keys.waiter(group, machine)]);
+            keys.push(match wish {
+                Wish::Acquire { .. } => self.keys.hold(machine),
+                Wish::GiveBack { .. } => self.keys.urgent(group, machine),
+            });
+        }
+        self.store.read(&keys, &below).await
+    }
+
+    /// Decides, and sees to the leases that it takes.
+    async fn plan_with_leases(
+        &self,
+        action: &str,
+        group: &Group,
+        wishes: &[&Wish],
+        before: &Snapshot,
+        granted: &mut Granted,
+    ) -> Plan {
+        let mut plan = self.plan(group, wishes, before, granted);
+        let cooldown = self.cooldowns.get(group).filter(|time| !time.is_zero());
+        let cooldown = cooldown.filter(|_| plan.frees && !granted.cooldown.contains_key(group));
+        if cooldown.is_none() && plan.wanted.is_empty() {
+            self.keep_places(&plan, granted).await;
+            return plan;
+        }
+        if let Some(time) = cooldown {
+            match self.lease_of(action, *time).await {
+                Ok(lease) => drop(granted.cooldown.insert(group.clone(), lease)),
+                // No slot is given back without the pause that is to follow.
+                Err(error) => {
+                    let freed = wishes.iter().zip(&plan.verdicts).filter(|(_, v)| is_freed(v));
+                    let freed = freed.map(|(wish, _)| (wish.machine().clone(), error.clone()));
+                    granted.failed.extend(freed);
+                }
+            }
+        }
+        let wanted = std::mem::take(&mut plan.wanted)
+            .into_iter()
+            .map(|(machine, memory)| async move { (machine, self.lease_of(action, memory).await) });
+        for (machine, lease) in join_all(wanted).await {
+            match lease {
+                Ok(lease) => drop(granted.places.insert(machine, lease)),
+                Err(error) => drop(granted.failed.insert(machine, error)),
+            }
+        }
+        let plan = self.plan(group, wishes, before, granted);
+        self.keep_places(&plan, granted).await;
+        plan
+    }
+
+    async fn keep_places(&self, plan: &Plan, granted: &mut Granted) {
+        let kept = plan.verdicts.iter().filter_map(|verdict| match verdict {
+            Verdict::Keep(_, lease) if !granted.kept.contains_key(lease) => Some(*lease),
+            _ => None,
+        });
+        let kept = kept.map(|lease| async move { (lease, self.store.keep_alive(lease).await) });
+        granted.kept.extend(join_all(kept.collect::<Vec<_>>()).await);
+    }
+
+    /// Pure.
+    fn plan(&self, group: &Group, wishes: &[&Wish], before: &Snapshot, granted: &Granted) -> Plan {
+        let mut plan = Plan {
+            now: before.clone(),
+            conditions: BTreeSet::new(),
+            changes: BTreeMap::new(),
+            verdicts: wishes.iter().map(|_| Verdict::Later).collect(),
+            wanted: Vec::new(),
+            used: BTreeSet::new(),
+            frees: false,
+        };
+        // What one gives back may be for another.
+        let gives_back = |n: &usize| matches!(wishes[*n], Wish::GiveBack { .. });
+        let (first, then): (Vec<_>, Vec<_>) = (0..wishes.len()).partition(gives_back);
+        for n in first.into_iter().chain(then) {
+            plan.verdicts[n] = match (granted.failed.get(wishes[n].machine()), wishes[n]) {
+                (Some(error), _) => Verdict::Answer(Err(error.clone())),
+                (None, Wish::GiveBack { machine, via }) => {
+                    self.plan_give_back(&mut plan, group, (machine, via), before, granted)
+                }
+                (None, Wish::Acquire { claim, memory }) if claim.groups() == [group.clone()] => {
+                    self.plan_acquire(&mut plan, (claim, *memory), before, granted)
+                }
+                (None, Wish::Acquire { .. }) => Verdict::Alone(Alone::Acquire),
+            };
+        }
+        plan
+    }
+
+    fn plan_give_back(
+        &self,
+        plan: &mut Plan,
+        group: &Group,
+        (machine, via): (&MachineId, &Via),
+        before: &Snapshot,
+        granted: &Granted,
+    ) -> Verdict {
+        let answer = |given_back| Verdict::Answer(Ok(Settled::GivenBack(given_back)));
+        match self.decide_give_back(group, machine, via, &granted.cooldown, &plan.now) {
+            Err(error) => Verdict::Answer(Err(error)),
+            Ok(Decision::Done(Back::Settled(given_back))) => answer(given_back),
+            Ok(Decision::Commit(txn, Back::Settled(given_back))) => {
+                let frees = matches!(given_back, GivenBack::Freed(_));
+                if !plan.add(before, &txn) {
+                    return Verdict::Later;
+                }
+                plan.frees |= frees;
+                answer(given_back)
+            }
+            Ok(Decision::Done(Back::AlsoHolds(release)))
+            | Ok(Decision::Commit(_, Back::AlsoHolds(release))) => {
+                Verdict::Alone(Alone::Release(release))
+            }
+        }
+    }
+
+    fn plan_acquire(
+        &self,
+        plan: &mut Plan,
+        (claim, memory): (&Claim, Duration),
+        before: &Snapshot,
+        granted: &Granted,
+    ) -> Verdict {
+        let step = match self.decide_turn(claim, &plan.now, Select::Oldest(LOOK)) {
+            Err(error) => return Verdict::Answer(Err(error)),
+            Ok(Decision::Done(step)) => step,
+            Ok(Decision::Commit(txn, step)) => {
+                if !plan.add(before, &txn) {
+                    return Verdict::Later;
+                }
+                step
+            }
+        };
+        let turn = |turn| Ok(Settled::Turn(turn));
+        let (answer, own) = match step {
+            Step::Granted(acquired) => return Verdict::Answer(turn(Turn::Granted(acquired))),
+            // So many are free that the whole queue has to be looked at.
+            Step::Queued(queued, _) if queued.free as usize >= LOOK => {
+                return Verdict::Alone(Alone::Acquire);
+            }
+            Step::Queued(queued, own) => (turn(Turn::Queued(queued)), own),
+            Step::Stopped(stop, own) => (Err(stop), own),
+            Step::Held(hold) => {
+                return match plan.add(before, &self.leave_line(claim, &plan.now)) {
+                    true => Verdict::Answer(Err(hold)),
+                    false => Verdict::Later,
+                };
+            }
+        };
+        if let Some(lease) = self.kept_by(claim, &own) {
+            plan.used.insert(lease);
+            return Verdict::Keep(answer, lease);
+        }
+        match granted.places.get(&claim.machine) {
+            Some(lease) => {
+                if !plan.add(before, &self.take_place(claim, &own, *lease)) {
+                    return Verdict::Later;
+                }
+                plan.used.insert(*lease);
+            }
+            None => plan.wanted.push((claim.machine.clone(), memory)),
+        }
+        Verdict::Answer(answer)
+    }
+
+    /// Takes the claim's machine out of the line, where it would keep others waiting in vain.
+    fn leave_line(&self, claim: &Claim, now: &Snapshot) -> Txn {
+        let of_group = |group| {
+            [self.keys.waiter(group, &claim.machine), self.keys.urgent(group, &claim.machine)]
+        };
+        let places = claim.groups().iter().flat_map(of_group);
+        places.filter(|place| now.get(place).is_some()).fold(Txn::new(), Txn::delete)
+    }
+
+    /// Leases that nothing came to hang on end by themselves, but sooner if told to.
+    async fn end_spare_leases(&self, plan: &Plan, granted: &Granted) {
+        let places = granted.places.values().filter(|lease| !plan.used.contains(lease));
+        let cooldown = granted.cooldown.values().filter(|_| !plan.frees);
+        let unused = places.chain(cooldown).copied();
+        let ended = unused.map(|lease| async move { drop(self.store.revoke(lease).await) });
+        join_all(ended.collect::<Vec<_>>()).await;
+    }
+
+    async fn answers(
+        &self,
+        action: &str,
+        group: &Group,
+        wishes: &[&Wish],
+        plan: Plan,
+        granted: &Granted,
+    ) -> Vec<Option<Result<Settled>>> {
+        let mut answers = Vec::new();
+        for (wish, verdict) in wishes.iter().zip(plan.verdicts) {
+            answers.push(match verdict {
+                Verdict::Later => None,
+                Verdict::Answer(answer) => Some(answer),
+                Verdict::Keep(answer, lease) => Some(match granted.kept.get(&lease) {
+                    // It came too late to keep its place, and has to take another.
+                    Some(Err(StoreError::LeaseGone)) => {
+                        self.settle_alone(group, wish, Alone::Acquire).await
+                    }
+                    Some(Err(error)) => Err(store_error(action, error.clone())),
+                    _ => answer,
+                }),
+                Verdict::Alone(how) => Some(self.settle_alone(group, wish, how).await),
+            });
+        }
+        answers
+    }
+
+    async fn settle_alone(&self, group: &Group, wish: &Wish, how: Alone) -> Result<Settled> {
+        if let (Wish::Acquire { claim, memory }, Alone::Acquire) = (wish, &how) {
+            return self.acquire_in_turn(claim, *memory).await.map(Settled::Turn);
+        }
+        let Alone::Release(release) = how else {
+            return Ok(Settled::GivenBack(GivenBack::NotHeld));
+        };
+        let (groups, machine) = (std::slice::from_ref(group), wish.machine());
+        let forgotten = forget_places(self, groups, machine).await;
+        forgotten.map_err(|error| store_error("leaving the queue", error))?;
+        Ok(Settled::GivenBack(match self.release(groups, machine, &release).await? {
+            Released::Freed(record) => GivenBack::Freed(record),
+            Released::NotHeld => GivenBack::NotHeld,
+        }))
+    }
+}
+
+fn is_freed(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Answer(Ok(Settled::GivenBack(GivenBack::Freed(_)))))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
