@@ -12,6 +12,7 @@ use rebootlock::window::Windows;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Auth;
+use crate::combine::Combiner;
 use crate::metrics::Metrics;
 use crate::rate::RateLimit;
 
@@ -25,6 +26,8 @@ pub struct Live {
     pub settings: GatewaySettings,
     /// The lock.
     pub locks: LockManager,
+    /// Requests that ask it for something at the same time.
+    pub combiner: Combiner,
     /// When reboots may begin.
     pub windows: Windows,
     /// Later than this, a machine should be back.
@@ -51,6 +54,7 @@ impl Live {
             auth: Auth::of(&gateway)?,
             rate: gateway.requests_per_minute.and_then(RateLimit::new),
             locks,
+            combiner: Combiner::default(),
             windows: settings.windows.clone(),
             overdue_after: settings.reboot.overdue_after,
             configured: settings.groups.iter().map(|group| group.name.clone()).collect(),

@@ -3,7 +3,8 @@
 //! - [`options`]: flags, variables and files become settings; [`app`] is what they make.
 //! - [`listen`], [`serve`], [`tls`]: from a socket to a request; [`routes`]: from there to an answer.
 //! - [`fleetlock`]: FleetLock v1. One protocol a module; each translates to and from [`slots`].
-//! - [`slots`]: asking for a slot and giving it back, as every protocol here means it.
+//! - [`slots`]: asking for a slot and giving it back, as every protocol here means it; [`combine`]
+//!   settles together what arrives together.
 //! - [`auth`], [`rate`]: who may ask, and how often.
 //! - [`groups`], [`health`], [`metrics`]: what is told to whoever watches over this.
 //!
@@ -12,6 +13,7 @@
 
 pub mod app;
 pub mod auth;
+pub mod combine;
 pub mod fleetlock;
 pub mod groups;
 pub mod health;

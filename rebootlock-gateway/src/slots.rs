@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use rebootlock::id::{Group, MachineId};
-use rebootlock::lock::{Acquired, GivenBack, LockError, Queued, Turn};
+use rebootlock::lock::{Acquired, GivenBack, LockError, Queued, Settled, Turn, Wish};
 use rebootlock::record::{Claim, Via};
 use rebootlock::wait::{WaitOptions, Waiting};
 use rebootlock::window::Verdict;
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{Live, chain};
+use crate::combine::Glance;
 use crate::reply::Kind;
 
 /// A held request looks again after so long, even if nothing was heard.
@@ -140,7 +141,13 @@ pub async fn acquire_within(
 pub async fn release(live: &Live, ask: &Ask) -> Answer {
     let Ask { group, machine, via, .. } = ask;
     known(live, group).await?;
-    let given_back = in_time(live, live.locks.give_back(group, machine, via)).await?;
+    let wish = Wish::GiveBack { machine: machine.clone(), via: via.clone() };
+    let settled = in_time(live, live.combiner.settle(&live.locks, group, wish)).await?;
+    let given_back = match settled.0 {
+        Settled::GivenBack(given_back) => given_back,
+        // Each wish has an answer of its kind.
+        Settled::Turn(_) => GivenBack::NotHeld,
+    };
     Ok(match given_back {
         GivenBack::Freed(_) => {
             tracing::info!(
@@ -189,9 +196,15 @@ fn claim(ask: &Ask) -> Claim {
 }
 
 async fn once(live: &Live, claim: &Claim) -> Answer {
-    match in_time(live, live.locks.acquire_in_turn(claim, live.settings.reserve)).await? {
-        Turn::Granted(acquired) => granted(claim, acquired),
-        Turn::Queued(queued) => Err(Refusal::new(Kind::Full, in_line(live, &queued).await)),
+    let wish = Wish::Acquire { claim: claim.clone(), memory: live.settings.reserve };
+    let group = claim.groups().first().cloned().unwrap_or_default();
+    match in_time(live, live.combiner.settle(&live.locks, &group, wish)).await? {
+        (Settled::Turn(Turn::Granted(acquired)), _) => granted(claim, acquired),
+        (Settled::Turn(Turn::Queued(queued)), glance) => {
+            Err(Refusal::new(Kind::Full, in_line(&queued, &glance)))
+        }
+        // Each wish has an answer of its kind; whatever this is, it is no grant.
+        (Settled::GivenBack(_), _) => Err(store_unavailable()),
     }
 }
 
@@ -227,7 +240,7 @@ fn granted(claim: &Claim, acquired: Acquired) -> Answer {
 }
 
 /// Who has the slots, since when, and who goes first.
-async fn in_line(live: &Live, queued: &Queued) -> String {
+fn in_line(queued: &Queued, glance: &Glance) -> String {
     let Queued { group, max, free, ahead } = queued;
     let before = match (*ahead, *free) {
         (0, _) => "you are the next".to_owned(),
@@ -245,21 +258,17 @@ async fn in_line(live: &Live, queued: &Queued) -> String {
             "{free} of {max} slots of group {group} are free, but kept for who asked first: {before}"
         );
     }
-    let holders = match in_time(live, live.locks.glance(group)).await {
-        Ok((semaphore, record)) => {
-            let others = semaphore.holders().len().saturating_sub(1);
-            let first = semaphore.holders().first().map(ToString::to_string);
-            let name = record.as_ref().and_then(|r| r.hostname.clone()).or(first);
-            let since = record.map(|r| format!(" since {}", r.start_time.to_text()));
-            let others = match others {
-                0 => String::new(),
-                1 => " and 1 other".to_owned(),
-                n => format!(" and {n} others"),
-            };
-            name.map(|name| format!(" by {name}{}{others}", since.unwrap_or_default()))
-        }
-        Err(_) => None,
-    };
+    let holders = glance.as_deref().and_then(|(semaphore, record)| {
+        let others = match semaphore.holders().len().saturating_sub(1) {
+            0 => String::new(),
+            1 => " and 1 other".to_owned(),
+            n => format!(" and {n} others"),
+        };
+        let first = semaphore.holders().first().map(ToString::to_string);
+        let name = record.as_ref().and_then(|r| r.hostname.clone()).or(first)?;
+        let since = record.as_ref().map(|r| format!(" since {}", r.start_time.to_text()));
+        Some(format!(" by {name}{}{others}", since.unwrap_or_default()))
+    });
     let holders = holders.unwrap_or_default();
     format!("all {max} slots of group {group} are taken{holders}; {before}")
 }

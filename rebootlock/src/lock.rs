@@ -34,7 +34,7 @@ pub use self::pause::{Held, Resumed, Scope, Unheld};
 pub use self::release::{Ended, Release, Released};
 pub use self::repair::Repair;
 pub use self::status::{GroupStatus, Holder};
-pub use self::together::{Left, Settled, Wish};
+pub use self::together::{AT_ONCE, Left, Settled, Wish};
 pub use self::turn::{GivenBack, Queued, Turn};
 use crate::chance;
 use crate::clock::Clock;

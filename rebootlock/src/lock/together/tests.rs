@@ -6,9 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::keys::Keyspace;
-use crate::lock::{Acquired, Scope};
+use crate::lock::{Acquired, Release, Scope};
 use crate::record::{Document, Hold, Pause};
-use crate::store::{self, MemoryStore, Span, Store, Watch};
+use crate::store::{self, Change, LeaseId, MemoryStore, Revision, Span, Store, Txn, Watch};
 
 const MEMORY: Duration = Duration::from_secs(330);
 
