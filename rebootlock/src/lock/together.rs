@@ -22,7 +22,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use self::plan::{Alone, Granted, Plan, Verdict, is_freed};
+use self::plan::{Alone, Granted, Plan, Verdict, changes_hands, is_freed};
 use super::release::Leases;
 use super::turn::{GivenBack, LOOK, Turn, store_error};
 use super::{LockError, LockManager, Released, Result, backoff};
@@ -34,8 +34,12 @@ use crate::wait::forget_places;
 /// Wishes read for at once: three keys each, and those that all share, of the 128 that etcd allows.
 pub const AT_ONCE: usize = 40;
 
-/// Holders known from before that are kept in mind.
-const MOST_LEFT: usize = 128;
+/// Documents known from before that are kept in mind.
+const MOST_LEFT: usize = 512;
+
+/// How long an empty line is taken to be empty still. Who enters it in that time may be overtaken by
+/// those who come later within it.
+const QUIET: Duration = Duration::from_millis(100);
 
 /// What one machine wants of a group.
 #[derive(Debug, Clone)]
@@ -75,27 +79,36 @@ pub enum Settled {
     GivenBack(GivenBack),
 }
 
-/// What the last commit left behind, for the next one: as long as nobody else changes a group's
-/// semaphore, its holders give back without anything being read first. The commit finds out if
-/// somebody has.
+/// What the last call left behind, for the next one. As long as nobody else changes a group's
+/// semaphore, slots are given back, and taken while nobody waits, without anything being read
+/// first. All that is believed of documents is proven by the commit, or it is lost and they are
+/// read; only that the line is empty cannot be, and is believed for [`QUIET`] at the most.
 #[derive(Debug, Default)]
 pub struct Left {
     /// The semaphore, and records of holders.
     documents: Snapshot,
     /// Whether the semaphore was last seen as it was left.
     alone: bool,
+    /// When the line was last seen empty.
+    quiet: Option<Instant>,
 }
 
 impl Left {
-    /// What is known, if it is enough to give back all these slots.
+    /// What is known, if it is likely to be enough for all wishes.
     fn known(&self, locks: &LockManager, group: &Group, wishes: &[&Wish]) -> Option<Snapshot> {
-        let holds = |wish: &&Wish| {
+        let quiet = self.quiet.is_some_and(|since| since.elapsed() < QUIET);
+        let enough = |wish: &&Wish| {
             let holder = locks.keys.holder(group, wish.machine());
-            matches!(wish, Wish::GiveBack { .. }) && self.documents.get(&holder).is_some()
+            let holds = self.documents.get(&holder).is_some();
+            match wish {
+                Wish::GiveBack { .. } => holds,
+                Wish::Acquire { .. } => quiet && !holds,
+            }
         };
-        (self.alone && wishes.iter().all(holds)).then(|| self.documents.clone())
+        (self.alone && wishes.iter().all(enough)).then(|| self.documents.clone())
     }
 
+    /// Takes in what was read.
     fn saw(&mut self, place: &Key, now: &Snapshot) {
         let modified = |snapshot: &Snapshot| snapshot.get(place).map(|entry| entry.modified);
         let last = modified(&self.documents);
@@ -105,11 +118,13 @@ impl Left {
         }
     }
 
-    fn keep(&mut self, place: &Key, holders: &Key, now: Snapshot) {
+    /// Takes in what was left by a commit.
+    fn keep(&mut self, place: &Key, holders: &Key, before: &BTreeSet<Key>, now: Snapshot) {
         let worth_it = |key: &Key| key == place || key.as_str().starts_with(holders.as_str());
         let Snapshot { revision, entries } = now;
         let documents = &mut self.documents;
         documents.revision = revision;
+        documents.entries.retain(|key, _| !before.contains(key));
         if documents.entries.len() + entries.len() > MOST_LEFT {
             documents.entries.clear();
         }
@@ -208,17 +223,24 @@ impl LockManager {
             let before = match believed {
                 Some(before) => before,
                 None => {
+                    let asked = Instant::now();
                     let now = self.in_time(deadline, self.read_for(group, wishes)).await;
                     let now = now
                         .map_err(|error| store_error(action, unsettled.clone().unwrap_or(error)))?;
                     left.saw(&place, &now);
+                    if wishes.iter().any(|wish| matches!(wish, Wish::Acquire { .. })) {
+                        left.quiet = (!self.anybody_waits(group, &now)).then_some(asked);
+                    }
                     now
                 }
             };
             let plan = self.plan_with_leases(action, group, wishes, &before, &mut granted).await;
             // Only what commits shows whether a belief was right.
-            if is_belief && !plan.verdicts.iter().all(is_freed) {
+            if is_belief && !plan.verdicts.iter().all(changes_hands) {
                 continue;
+            }
+            if !plan.used.is_empty() {
+                left.quiet = None;
             }
             let txn = plan.txn(&before);
             let ended = match &txn {
@@ -233,7 +255,8 @@ impl LockManager {
                 Ok(revision) => {
                     if let Some((revision, txn)) = revision.zip(txn) {
                         let now = txn.applied_to(before, revision);
-                        left.keep(&place, &self.keys.holders(group), now);
+                        let changed = txn.changes.iter().map(|c| c.key().clone()).collect();
+                        left.keep(&place, &self.keys.holders(group), &changed, now);
                     }
                     self.end_spare_leases(&plan, &granted).await;
                     return Ok(self.answers(action, group, wishes, plan, &granted).await);
@@ -288,6 +311,13 @@ impl LockManager {
             });
         }
         self.store.read(&keys, &below).await
+    }
+
+    /// Whether there is a line at all, among what was read.
+    fn anybody_waits(&self, group: &Group, now: &Snapshot) -> bool {
+        let lines = [self.keys.queue(group), self.keys.all_urgent(group)];
+        let in_line = |key: &Key| lines.iter().any(|l| key.as_str().starts_with(l.as_str()));
+        now.entries.keys().any(in_line)
     }
 
     /// Decides, and sees to the leases that it takes.

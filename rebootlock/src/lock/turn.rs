@@ -143,8 +143,7 @@ impl LockManager {
         let (groups, machine) = (claim.groups(), &claim.machine);
         let (mut txn, acquired) = match self.decide_acquire(claim, before) {
             Ok(Decision::Done(acquired)) => {
-                let stop = self.stop_in_force(before, groups, machine);
-                return stop.map_or(Ok(Decision::Done(Step::Granted(acquired))), Err);
+                return self.has_already(claim, acquired, before).map(Decision::Done);
             }
             Ok(Decision::Commit(txn, acquired)) => (txn, acquired),
             Err(LockError::Full { .. }) => (Txn::new(), Acquired::Granted),
@@ -167,6 +166,17 @@ impl LockManager {
             txn = txn.when(before.unchanged(&self.keys.waiter(group, machine)));
         }
         Ok(Decision::Commit(txn, Step::Granted(acquired)))
+    }
+
+    /// Who has its slots is told of a pause and a hold all the same.
+    pub(super) fn has_already(
+        &self,
+        claim: &Claim,
+        acquired: Acquired,
+        before: &Snapshot,
+    ) -> Result<Step> {
+        let stop = self.stop_in_force(before, claim.groups(), &claim.machine);
+        stop.map_or(Ok(Step::Granted(acquired)), Err)
     }
 
     /// How many wait before `machine`; all of them if it has no place.

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use super::{Settled, Wish};
 use crate::id::{Group, MachineId};
+use crate::lock::acquire::already;
 use crate::lock::release::Leases;
 use crate::lock::turn::{Back, GivenBack, LOOK, Step, Turn};
-use crate::lock::{Decision, LockError, LockManager, Release, Result};
+use crate::lock::{Acquired, Decision, LockError, LockManager, Release, Result};
 use crate::record::{Claim, Via};
+use crate::semaphore::Semaphore;
 use crate::store::{Change, Key, LeaseId, Revision, Select, Snapshot, StoreError, Txn};
 
 /// Preconditions, and changes, of one transaction.
@@ -35,6 +37,9 @@ pub(super) enum Alone {
 pub(super) struct Plan {
     /// As all that was decided so far leaves it.
     now: Snapshot,
+    /// As it was read; each machine has one wish, so what others wish changes nothing about whether
+    /// it is a holder.
+    semaphore: Option<Semaphore>,
     conditions: BTreeSet<Key>,
     changes: BTreeMap<Key, Change>,
     pub(super) verdicts: Vec<Verdict>,
@@ -100,6 +105,7 @@ impl LockManager {
         granted: &Granted,
     ) -> Plan {
         let mut plan = Plan {
+            semaphore: self.semaphore(before, group).ok(),
             now: before.clone(),
             conditions: BTreeSet::new(),
             changes: BTreeMap::new(),
@@ -160,7 +166,13 @@ impl LockManager {
         before: &Snapshot,
         granted: &Granted,
     ) -> Verdict {
-        let step = match self.decide_turn(claim, &plan.now, Select::Oldest(LOOK)) {
+        let holds = plan.semaphore.as_ref().is_some_and(|now| now.holds(&claim.machine));
+        let step = match holds {
+            // Most who ask have their slots already: nothing is to be written for them.
+            true => self.plan_again(plan, claim),
+            false => self.decide_turn(claim, &plan.now, Select::Oldest(LOOK)),
+        };
+        let step = match step {
             Err(error) => return Verdict::Answer(Err(error)),
             Ok(Decision::Done(step)) => step,
             Ok(Decision::Commit(txn, step)) => {
@@ -202,6 +214,12 @@ impl LockManager {
         Verdict::Answer(answer)
     }
 
+    fn plan_again(&self, plan: &Plan, claim: &Claim) -> Result<Decision<Step>> {
+        let records = claim.groups().iter().map(|g| self.record(&plan.now, g, &claim.machine));
+        let acquired = already(claim, records.collect::<Result<_>>()?);
+        self.has_already(claim, acquired, &plan.now).map(Decision::Done)
+    }
+
     /// Takes the claim's machine out of the line, where it would keep others waiting in vain.
     fn leave_line(&self, claim: &Claim, now: &Snapshot) -> Txn {
         let of_group = |group| {
@@ -210,6 +228,13 @@ impl LockManager {
         let places = claim.groups().iter().flat_map(of_group);
         places.filter(|place| now.get(place).is_some()).fold(Txn::new(), Txn::delete)
     }
+}
+
+/// Whether a slot is taken by it, or becomes free.
+pub(super) fn changes_hands(verdict: &Verdict) -> bool {
+    let Verdict::Answer(Ok(settled)) = verdict else { return false };
+    let granted = Settled::Turn(Turn::Granted(Acquired::Granted));
+    is_freed(verdict) || *settled == granted
 }
 
 /// Whether a slot becomes free by it.

@@ -223,6 +223,48 @@ async fn a_lone_holder_gives_back_without_a_load_and_is_wrong_only_for_a_moment(
 }
 
 #[tokio::test(start_paused = true)]
+async fn while_nobody_waits_slots_change_hands_by_one_commit_each() {
+    let mut rig = Rig::with_slots(2).await;
+    rig.settle(&[takes("a"), takes("x")]).await;
+    rig.settle(&[gives("a")]).await;
+    rig.settle(&[takes("a")]).await;
+    rig.asked();
+    assert_eq!(words(&rig.settle(&[gives("a")]).await), ["freed"]);
+    assert_eq!(words(&rig.settle(&[takes("b")]).await), ["granted"]);
+    assert_eq!(words(&rig.settle(&[takes("c"), gives("b")]).await), ["granted", "freed"]);
+    assert_eq!(rig.asked(), (0, 3));
+    // What is no grant is never believed, and neither is that a holder may still go down.
+    assert_eq!(words(&rig.settle(&[takes("b")]).await), ["queued 0"]);
+    assert_eq!(words(&rig.settle(&[takes("c")]).await), ["already"]);
+    assert_eq!(rig.asked().0, 2);
+    // Now somebody waits.
+    assert_eq!(words(&rig.settle(&[gives("c")]).await), ["freed"]);
+    assert_eq!(words(&rig.settle(&[takes("d")]).await), ["queued 1"]);
+    // A pause is part of what the commit proves.
+    assert_eq!(words(&rig.settle(&[takes("b")]).await), ["granted"]);
+    assert_eq!(words(&rig.settle(&[gives("b"), gives("d")]).await), ["freed", "not held"]);
+    rig.settle(&[takes("e")]).await;
+    rig.settle(&[gives("e")]).await;
+    let pause = Pause::from_json(br#"{"by":"eve","since":1}"#).unwrap();
+    rig.locks.pause(&Scope::Fleet, &pause).await.unwrap();
+    assert_eq!(words(&rig.settle(&[takes("e")]).await), ["paused"]);
+    assert_eq!(rig.holders().await, ["x"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_nobody_waits_is_believed_for_a_moment_only() {
+    let mut rig = Rig::with_slots(1).await;
+    for _ in 0..2 {
+        rig.settle(&[takes("a")]).await;
+        rig.settle(&[gives("a")]).await;
+    }
+    tokio::time::sleep(QUIET).await;
+    rig.asked();
+    rig.settle(&[takes("a")]).await;
+    assert_eq!(rig.asked(), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_waits_goes_before_who_comes_in_the_same_moment() {
     let mut rig = Rig::with_slots(1).await;
     rig.settle(&[takes("a")]).await;
