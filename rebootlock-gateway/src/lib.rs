@@ -5,8 +5,10 @@
 //! - [`fleetlock`]: FleetLock v1. One protocol a module; each translates to and from [`slots`].
 //! - [`slots`]: asking for a slot and giving it back, as every protocol here means it; [`combine`]
 //!   settles together what arrives together.
+//!   [`silent`] gives back what nobody gives back.
 //! - [`auth`], [`rate`]: who may ask, and how often.
 //! - [`groups`], [`health`], [`metrics`]: what is told to whoever watches over this.
+//! - [`import`], [`takeover`]: the configuration and the slots of other servers, as ours.
 //!
 //! Nothing is kept in the process that another one could not find in the store: any number of
 //! gateways may serve one store.
@@ -17,6 +19,7 @@ pub mod combine;
 pub mod fleetlock;
 pub mod groups;
 pub mod health;
+pub mod import;
 pub mod listen;
 pub mod metrics;
 pub mod options;
@@ -24,5 +27,7 @@ pub mod rate;
 pub mod reply;
 pub mod routes;
 pub mod serve;
+pub mod silent;
 pub mod slots;
+pub mod takeover;
 pub mod tls;

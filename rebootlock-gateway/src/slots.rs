@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use rebootlock::id::{Group, MachineId};
+use rebootlock::config::gate::ClusterRules;
+use rebootlock::health;
+use rebootlock::id::{Group, MachineId, Token};
 use rebootlock::lock::{Acquired, GivenBack, LockError, Queued, Settled, Turn, Wish};
-use rebootlock::record::{Claim, Via};
+use rebootlock::record::{Claim, UnixTime, Via};
 use rebootlock::wait::{WaitOptions, Waiting};
 use rebootlock::window::Verdict;
 use tokio::time::Instant;
@@ -171,6 +173,9 @@ pub async fn release(live: &Live, ask: &Ask) -> Answer {
 async fn permitted(live: &Live, ask: &Ask) -> Result<Option<Duration>, Refusal> {
     known(live, &ask.group).await?;
     in_time(live, live.see_to_slots(&ask.group)).await?;
+    for rules in &live.cluster {
+        others(live, ask, rules).await?;
+    }
     let now = Timestamp::now();
     match live.windows.judge(now, &ask.machine) {
         Verdict::Open { until, .. } => {
@@ -179,6 +184,23 @@ async fn permitted(live: &Live, ask: &Ask) -> Result<Option<Duration>, Refusal> 
         }
         closed => Err(Refusal::new(Kind::Window, closed.sentence(&TimeZone::UTC))),
     }
+}
+
+/// Whether the fleet can do without this machine too.
+async fn others(live: &Live, ask: &Ask, rules: &ClusterRules) -> Result<(), Refusal> {
+    // As for an agent: if none are named, those that the machine is in.
+    let groups = match rules.groups.is_empty() {
+        true => vec![ask.group.clone()],
+        false => rules.groups.clone(),
+    };
+    let fleet = in_time(live, live.locks.fleet(&groups)).await?;
+    let rules = ClusterRules { groups, ..rules.clone() };
+    let complaints = health::judge(&rules, &fleet, &ask.machine, UnixTime::now());
+    if complaints.is_empty() {
+        return Ok(());
+    }
+    let complaints: Vec<_> = complaints.iter().map(ToString::to_string).collect();
+    Err(Refusal::new(Kind::Unhealthy, complaints.join("; ")))
 }
 
 async fn known(live: &Live, group: &Group) -> Result<(), Refusal> {
@@ -198,13 +220,32 @@ fn claim(ask: &Ask) -> Claim {
 async fn once(live: &Live, claim: &Claim) -> Answer {
     let wish = Wish::Acquire { claim: claim.clone(), memory: live.settings.reserve };
     let group = claim.groups().first().cloned().unwrap_or_default();
-    match in_time(live, live.combiner.settle(&live.locks, &group, wish)).await? {
+    let settle = || in_time(live, live.combiner.settle(&live.locks, &group, wish.clone()));
+    let mut settled = settle().await?;
+    if let Some(rule) = live.settings.release_silent
+        && let Some(token) = held_before(&settled.0)
+        && in_time(live, live.heard.note(&live.locks, &claim.machine, token, rule.after)).await?
+    {
+        // Its slot may have been given back just before that was noted.
+        settled = settle().await?;
+    }
+    match settled {
         (Settled::Turn(Turn::Granted(acquired)), _) => granted(claim, acquired),
         (Settled::Turn(Turn::Queued(queued)), glance) => {
             Err(Refusal::new(Kind::Full, in_line(&queued, &glance)))
         }
         // Each wish has an answer of its kind; whatever this is, it is no grant.
         (Settled::GivenBack(_), _) => Err(store_unavailable()),
+    }
+}
+
+/// By which acquisition a FleetLock client had its slot already.
+fn held_before(settled: &Settled) -> Option<Token> {
+    match settled {
+        Settled::Turn(Turn::Granted(Acquired::Already(Some(record)))) => {
+            record.token.filter(|_| record.via == Some(Via::Fleetlock))
+        }
+        _ => None,
     }
 }
 
