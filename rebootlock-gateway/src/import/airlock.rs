@@ -337,7 +337,7 @@ mod tests {
         let ours = ours(&text);
         assert!(ours.contains("so does this: hooks, etcd3.prefix, lock.groups.window"), "{ours}");
         assert!(ours.contains("airlock goes by lock.default_slots"), "{ours}");
-        assert!(ours.contains("nobody can ask for this group"), "{ours}");
+        assert!(ours.contains("nobody can\n# ask for this group"), "{ours}");
         assert!(ours.contains("name = \"default\"\nslots = 3"), "{ours}");
     }
 
