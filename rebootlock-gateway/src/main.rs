@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser;
-use rebootlock::cli::{CommonArgs, exit};
+use clap::{CommandFactory as _, Parser as _};
+use rebootlock::cli::{CommonArgs, beside, exit};
 use rebootlock::config::Settings;
 use rebootlock::{logging, notify, store};
 use rebootlock_gateway::app::App;
@@ -34,6 +34,10 @@ fn main() -> ExitCode {
         Command::Hash(args) => return hash(&args),
         Command::Import(args) => return import::run(&args).into(),
         Command::TakeOver(args) => return take_over(&cli.common, &args),
+        Command::Completions(args) => {
+            return wrote(beside::print_completions(Cli::command(), &args));
+        }
+        Command::Manual(args) => return wrote(beside::write_manual(Cli::command(), &args)),
     };
     let settings = match read(&cli.common, &serve) {
         Ok(settings) => settings,
@@ -62,6 +66,10 @@ fn take_over(common: &CommonArgs, args: &TakeOverArgs) -> ExitCode {
         Ok(runtime) => runtime.block_on(takeover::run(common, args)).into(),
         Err(error) => fail(&error.into(), exit::FAILED),
     }
+}
+
+fn wrote(written: std::io::Result<()>) -> ExitCode {
+    written.map_or_else(|error| fail(&error.into(), exit::FAILED), |()| ExitCode::SUCCESS)
 }
 
 fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
