@@ -7,6 +7,9 @@ use rebootlock::cli::CommonArgs;
 use rebootlock::cli::beside::{CompletionsArgs, ManualArgs};
 use rebootlock::config::{ConfigError, Fragment, Settings};
 
+use crate::import::ImportArgs;
+use crate::takeover::TakeOverArgs;
+
 const EXAMPLES: &str = "\
 Examples:
   rebootlock-gateway serve --endpoint sqlite:/var/lib/rebootlock/lock.db
@@ -35,6 +38,10 @@ pub struct Cli {
 pub enum Command {
     /// Serve FleetLock clients such as Zincati
     Serve(ServeArgs),
+    /// Print the configuration of another server as ours
+    Import(ImportArgs),
+    /// Show the slots that are held through another server, and hold them here with --yes
+    TakeOver(TakeOverArgs),
     /// Print what the file with credentials needs for a password (read from stdin) or a new token
     Hash(HashArgs),
     /// Print a completion script for a shell

@@ -24,6 +24,8 @@ pub enum Kind {
     CoolingDown,
     /// No reboot window is open.
     Window,
+    /// Too few others are well.
+    Unhealthy,
     /// The machine has a slot that came about in another way.
     TakenOtherwise,
     /// `fleet-lock-protocol: true` is missing.
@@ -76,6 +78,7 @@ impl Kind {
             (Self::Held, false) => "failed_lock_held",
             (Self::CoolingDown, false) => "failed_lock_cooldown",
             (Self::Window, false) => "failed_lock_window",
+            (Self::Unhealthy, false) => "failed_lock_unhealthy",
             (Self::TakenOtherwise, false) => "failed_lock_taken_otherwise",
             (Self::MissingHeader, false) => "missing_header",
             (Self::InvalidBody, false) => "invalid_body",
@@ -88,6 +91,7 @@ impl Kind {
                 | Self::Held
                 | Self::CoolingDown
                 | Self::Window
+                | Self::Unhealthy
                 | Self::TakenOtherwise
                 | Self::StoreDamaged,
                 true,
@@ -123,6 +127,7 @@ impl Kind {
             | Self::Held
             | Self::CoolingDown
             | Self::Window
+            | Self::Unhealthy
             | Self::TakenOtherwise => StatusCode::LOCKED,
             Self::MissingHeader | Self::InvalidBody | Self::InvalidParams | Self::UnknownGroup => {
                 StatusCode::BAD_REQUEST
@@ -249,13 +254,14 @@ impl Reply {
 mod tests {
     use super::*;
 
-    const ALL: [Kind; 26] = [
+    const ALL: [Kind; 27] = [
         Kind::Success,
         Kind::Full,
         Kind::Paused,
         Kind::Held,
         Kind::CoolingDown,
         Kind::Window,
+        Kind::Unhealthy,
         Kind::TakenOtherwise,
         Kind::MissingHeader,
         Kind::InvalidBody,
