@@ -130,6 +130,7 @@ impl CommonArgs {
                 key_file: self.etcd_keyfile.clone(),
                 username: self.etcd_username.clone(),
                 password_file: self.etcd_password_file.clone(),
+                token_file: None,
                 password: None,
                 prefix: self.prefix.clone(),
                 timeout_secs: self.timeout_secs,

@@ -144,6 +144,8 @@ pub async fn connect(url: &Uri, access: &Access) -> Result<Connection, HttpError
     })?;
     // Questions are short and wait for an answer. Without it they are only slower.
     let _ = stream.set_nodelay(true);
+    // What was given up must not arrive later, out of the kernel, when the network is back.
+    let _ = stream.set_zero_linger();
     let Some(config) = config else { return Ok(Box::new(stream)) };
     let name = ServerName::try_from(host.clone())
         .map_err(|_| HttpError::Setup(format!("{host} is no name that a certificate can have")))?;

@@ -7,6 +7,7 @@
 //! - [`store`]: values that change only together; one backend a file below it.
 //! - [`lock`]: the lock manager, which loads documents, changes them by their rules and commits them.
 //! - [`wait`]: waiting for one's turn without polling.
+//! - [`fleetlock`]: asking a FleetLock server for slots, where there is no store.
 //! - [`window`]: when a reboot may begin, pure.
 //! - [`chance`], [`clock`], [`host`], [`http`], [`config`], [`cli`], [`logging`], [`notify`]: what the programs have in common.
 //!
@@ -16,6 +17,7 @@ pub mod chance;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod fleetlock;
 pub mod health;
 pub mod host;
 pub mod http;

@@ -168,6 +168,7 @@ impl Onlooker {
             key_file: None,
             username: None,
             password: None,
+            access: Default::default(),
             keys: Keyspace::default(),
             timeout: Duration::from_secs(5),
         };
