@@ -1,20 +1,19 @@
 //! `rebootlockd`: flags, logging, signals and exit codes; everything else is in the library.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use rebootlock::cli::{CommonArgs, exit};
 use rebootlock::config::RebootMethod;
-use rebootlock::lock::LockManager;
 use rebootlock::record::UnixTime;
-use rebootlock::{host, logging, notify, store};
+use rebootlock::{host, logging, notify};
 use rebootlockd::agent::{Agent, Ending};
 use rebootlockd::coordinator::Coordinator;
 use rebootlockd::method::Boot;
 use rebootlockd::metrics::{Export, Metrics};
 use rebootlockd::options::{Cli, Command, Options, RunArgs, read};
+use rebootlockd::slots::Slots;
 use rebootlockd::{import, simulate, status, validate, version};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -143,7 +142,7 @@ async fn serve(common: &CommonArgs, run: &RunArgs, mut options: Options) -> Exit
 /// Reads the configuration again, and tries whether its store can be opened.
 fn reread(common: &CommonArgs, run: &RunArgs) -> anyhow::Result<Options> {
     let options = read(common, run, |name| std::env::var_os(name))?;
-    store::open(&options.settings.store)?;
+    Slots::open(&options.settings)?;
     Ok(options)
 }
 
@@ -159,8 +158,6 @@ async fn assemble(
         RebootMethod::SoftReboot => Boot::now(boot_id).await.whole_id(),
         _ => boot_id,
     };
-    let store = store::open(&settings.store)?;
-    let locks = LockManager::new(store, settings.store.keys.clone());
-    let locks = Arc::new(locks.with_cooldowns(settings.cooldowns()));
-    Ok(Agent::new(options.clone(), locks, machine, boot_id, coordinator, metrics))
+    let slots = Slots::open(settings)?;
+    Ok(Agent::new(options.clone(), slots, machine, boot_id, coordinator, metrics))
 }

@@ -2,7 +2,6 @@
 //! reboots nothing, and may be run beside the daemon.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -10,9 +9,9 @@ use rebootlock::cli::{CommonArgs, exit};
 use rebootlock::config::gate::Phase;
 use rebootlock::config::{DetectorSettings, RebootMethod, Strategy};
 use rebootlock::id::{BootId, MachineId};
-use rebootlock::lock::{Acquired, LockManager};
+use rebootlock::lock::Acquired;
 use rebootlock::record::{Claim, UnixTime, Via};
-use rebootlock::{host, logging, store};
+use rebootlock::{host, logging};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -21,13 +20,14 @@ use crate::agent::{self, ONCE_PATIENCE};
 use crate::detect::Detectors;
 use crate::environment::Facts;
 use crate::lookout::{Closed, Lookout};
-use crate::memento::MementoFile;
+use crate::memento::{MementoFile, Stage};
 use crate::method::{Boot, Method};
 use crate::metrics::Metrics;
 use crate::options::{Options, RunArgs, read};
 use crate::outcome::Outcome;
 use crate::pass::{self, Report};
 use crate::simulate::Output;
+use crate::slots::Slots;
 use crate::want::{Want, Wants};
 use crate::{requests, update_engine};
 
@@ -107,8 +107,8 @@ struct Look<'a> {
     args: &'a StatusArgs,
     machine: MachineId,
     boot_id: BootId,
-    /// Where the lock is, if it is looked at.
-    locks: Option<Arc<LockManager>>,
+    /// Where slots come from, if the lock is looked at.
+    slots: Option<Slots>,
     lookout: Lookout,
     report: Report,
 }
@@ -124,19 +124,17 @@ impl<'a> Look<'a> {
         };
         let with_store =
             matches!(settings.agent.strategy, Strategy::EtcdLock | Strategy::BestEffort);
-        let locks = match with_store && !args.skip_lock {
-            true => {
-                let store = store::open(&settings.store).context("cannot open the store")?;
-                Some(Arc::new(LockManager::new(store, settings.store.keys.clone())))
-            }
+        let slots = match with_store && !args.skip_lock {
+            true => Some(Slots::open(settings).context("cannot open the store")?),
             false => None,
         };
+        let locks = slots.as_ref().and_then(Slots::locks).cloned();
         let metrics = Metrics::new(UnixTime::now());
         let windows = options.windows.clone();
-        let lookout = Lookout::new(settings, windows, machine.clone(), locks.clone(), metrics);
+        let lookout = Lookout::new(settings, windows, machine.clone(), locks, metrics);
         let mut report = Report { dry_run: true, ..Report::default() };
         report.slot.groups = settings.machine.groups.clone();
-        Ok(Self { options, args, machine, boot_id, locks, lookout, report })
+        Ok(Self { options, args, machine, boot_id, slots, lookout, report })
     }
 
     async fn look(mut self) -> anyhow::Result<Report> {
@@ -200,7 +198,7 @@ impl<'a> Look<'a> {
             tasks.push(AbortOnDropHandle::new(tokio::spawn(update_engine::follow(want))));
             receivers.push(receiver);
         }
-        if let Some(locks) = &self.locks {
+        if let Some(locks) = self.slots.as_ref().and_then(Slots::locks) {
             let best_effort = self.options.settings.agent.strategy == Strategy::BestEffort;
             let (want, receiver) =
                 watch::channel(if best_effort { Want::Nothing } else { Want::Unknown });
@@ -242,7 +240,7 @@ impl<'a> Look<'a> {
             dry_run: true,
             skip_health: self.args.skip_health,
             skip_lock: self.args.skip_lock,
-            lock_enabled: self.locks.is_some(),
+            lock_enabled: self.slots.is_some(),
             ..agent::configured(self.options, &self.machine, &self.boot_id)
         };
         let answers = self.lookout.ask(phase, &facts).await;
@@ -254,11 +252,28 @@ impl<'a> Look<'a> {
     /// Whether a slot could be had.
     async fn lock(&mut self) -> anyhow::Result<Closed> {
         let ready = |why: &str| Closed::new(Outcome::Ready, why);
-        let Some(locks) = self.locks.clone() else {
-            return Ok(match self.args.skip_lock {
-                true => Closed::new(Outcome::LockSkipped, "the lock was not looked at"),
-                false => ready("everything is clear; this strategy needs no slot"),
-            });
+        let locks = match self.slots.clone() {
+            None if self.args.skip_lock => {
+                return Ok(Closed::new(Outcome::LockSkipped, "the lock was not looked at"));
+            }
+            None => return Ok(ready("everything is clear; this strategy needs no slot")),
+            Some(Slots::Server(server)) => {
+                let memento = MementoFile::new(&self.args.state_dir).load();
+                return Ok(match memento.asked.map(|asked| asked.stage) {
+                    Some(Stage::Granted) => {
+                        ready("everything is clear, and this machine has its slot, as it remembers")
+                    }
+                    _ => Closed::new(
+                        Outcome::LockSkipped,
+                        format!(
+                            "everything is clear; whether {} would give a slot only asking tells, \
+                             and asking takes it",
+                            server.location()
+                        ),
+                    ),
+                });
+            }
+            Some(Slots::Store(locks)) => locks,
         };
         let groups = self.options.settings.machine.groups.clone();
         self.report.slot.holders = pass::holders(&locks, &groups).await;
