@@ -10,7 +10,7 @@ use rebootlock::id::{Group, MachineId};
 use rebootlock::lock::LockManager;
 use rebootlock::logging;
 use rebootlock::record::{Claim, Via};
-use rebootlock::store::{self, SharedStore, etcd_options};
+use rebootlock::store::{self, Endpoint, SharedStore, etcd_options};
 
 use crate::failure::{BadConfiguration, Usage};
 
@@ -36,6 +36,14 @@ pub(crate) fn settings(common: &CommonArgs) -> anyhow::Result<Settings> {
 
 /// Opens the store. Options that no etcd could satisfy are the configuration's fault.
 pub(crate) fn open_store(settings: &StoreSettings) -> anyhow::Result<SharedStore> {
+    if let Some(endpoint @ Endpoint::FleetLock(_)) = settings.endpoints.first() {
+        return Err(BadConfiguration(format!(
+            "{endpoint} is a FleetLock server: it gives slots to machines and tells nobody who has \
+             them; this command needs the store behind it, see --endpoint; without a store there are \
+             doctor, windows, send-need-reboot and completions"
+        ))
+        .into());
+    }
     store::open(settings).map_err(|error| match etcd_options(settings) {
         Some(_) => BadConfiguration(error.to_string()).into(),
         None => anyhow::Error::from(error).context("cannot open the store"),

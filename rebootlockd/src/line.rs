@@ -128,9 +128,11 @@ impl Asking {
         let (grant, granted) = oneshot::channel();
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
             let mut pace = Pace::new(poll);
+            // First what is in the way, and then to wait for its end.
+            let mut hold = None;
             loop {
                 let asked = Instant::now();
-                match server.pre_reboot(&machine, &group, Some(HOLD)).await {
+                match server.pre_reboot(&machine, &group, hold).await {
                     Ok(said) => {
                         tracing::debug!(said, "the server grants a slot");
                         // Nobody is left to tell: then the agent has gone, and knows that it asked.
@@ -141,10 +143,14 @@ impl Asking {
                         let now = Obstacle::of(&error);
                         obstacles.send_if_modified(|before| {
                             let changed = *before != now;
-                            *before = now;
+                            before.clone_from(&now);
                             changed
                         });
-                        sleep(pace.after(&error, asked.elapsed())).await;
+                        let begins = hold.is_none() && matches!(now, Obstacle::Refused(_));
+                        hold = matches!(now, Obstacle::Refused(_)).then_some(HOLD);
+                        if !begins {
+                            sleep(pace.after(&error, asked.elapsed())).await;
+                        }
                     }
                 }
             }

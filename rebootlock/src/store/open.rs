@@ -171,9 +171,8 @@ pub fn open(settings: &StoreSettings) -> Result<SharedStore> {
     Ok(match settings.endpoints.first() {
         Some(endpoint @ Endpoint::FleetLock(_)) => {
             return Err(StoreError::Broken(format!(
-                "{endpoint} is a FleetLock server, which gives slots and takes them back and is no \
-                 store: {}",
-                "only rebootlockd's `run` works with it; everything else needs the store behind it"
+                "{endpoint} is a FleetLock server, which gives slots and takes them back, and no store; \
+                 name the store behind it"
             )));
         }
         Some(Endpoint::Sqlite(path)) => Arc::new(SqliteStore::open(path, settings.timeout)?),

@@ -73,6 +73,7 @@ impl Agent {
                 Line::Server(Asking::start(server, held.machine.clone(), held.group(), poll))
             }
         });
+        self.say("asking for a slot");
         failpoint::reach("queued");
         let asked = tokio::time::Instant::now();
         let mut next_look = asked + self.check_interval();
