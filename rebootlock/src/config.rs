@@ -32,7 +32,7 @@ pub use self::gateway::{ClientCertificates, GatewayFragment, GatewaySettings, Tl
 pub use self::group::GroupSettings;
 pub use self::hooks::{HooksFragment, HooksSettings, Isolation};
 pub use self::metrics::{Listen, MetricsFragment, MetricsSettings, Textfile};
-pub use self::reboot::{OnOverdue, RebootFragment, RebootMethod, RebootSettings};
+pub use self::reboot::{Announce, OnOverdue, RebootFragment, RebootMethod, RebootSettings};
 pub use self::table::{Count, Secs};
 pub use self::window::{WindowRule, WindowSettings, local_zone};
 use crate::http::Access;

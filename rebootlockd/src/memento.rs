@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use rebootlock::id::{BootId, Group, Token};
 use serde::{Deserialize, Serialize};
 
+use crate::logind::Scheduled;
+
 /// The file's content.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -25,6 +27,10 @@ pub struct Memento {
     pub hooks_done: Vec<String>,
     /// Whether the reboot was ordered in that boot.
     pub ordered: bool,
+    /// What logind was told to announce, and may still.
+    pub announced: Option<Scheduled>,
+    /// For which reason a reboot was counted in that boot: one that was ordered, and may not come.
+    pub counted: Option<String>,
     /// The slot that was asked for at a FleetLock server, which does not say who has one.
     pub asked: Option<Asked>,
     /// What this machine has rebooted for while it did not go away.
@@ -76,7 +82,7 @@ pub struct MementoFile {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Found {
     /// What was remembered.
-    Whole(Memento),
+    Whole(Box<Memento>),
     /// Nothing.
     Missing,
     /// Something that cannot be read.
@@ -92,7 +98,7 @@ impl MementoFile {
     /// What was remembered; nothing if the file is missing or unreadable.
     pub fn load(&self) -> Memento {
         match self.find() {
-            Found::Whole(memento) => memento,
+            Found::Whole(memento) => *memento,
             Found::Missing | Found::Damaged => Memento::default(),
         }
     }
@@ -106,7 +112,7 @@ impl MementoFile {
                     tracing::warn!(%path, %error, "forgotten: the file is damaged");
                     Found::Damaged
                 },
-                Found::Whole,
+                |memento| Found::Whole(Box::new(memento)),
             ),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Found::Missing,
             Err(error) => {
@@ -128,6 +134,7 @@ impl MementoFile {
         serde_json::to_writer(&mut file, memento)?;
         file.flush()?;
         file.sync_all()?;
-        std::fs::rename(&new, &self.path)
+        std::fs::rename(&new, &self.path)?;
+        std::fs::File::open(folder)?.sync_all()
     }
 }

@@ -57,7 +57,7 @@ impl Agent {
     pub(super) fn doubt_earlier_life(&self) {
         let Slots::Server(server) = &self.slots else { return };
         let memento = self.memento.load();
-        let same_boot = memento.boot_id.as_ref() == Some(&self.boot_id);
+        let same_boot = self.is_of_this_boot(&memento);
         match memento.asked.filter(|_| same_boot).map(|asked| asked.stage) {
             Some(Stage::Asked) => server.doubt(Call::PreReboot),
             Some(Stage::Releasing) => {
@@ -105,7 +105,7 @@ impl Agent {
                  somebody should see to it there"
             );
         }
-        if memento.boot_id.as_ref() != Some(&self.boot_id) {
+        if !self.is_of_this_boot(&memento) {
             self.held = Some(held);
             return Event::CameBack;
         }
@@ -120,8 +120,13 @@ impl Agent {
                 self.held = Some(held);
                 if memento.ordered { Event::HoldsPermit } else { Event::HoldsStill }
             }
-            // Whether it came is not known, or it is not the one that is wanted now.
-            _ => {
+            // Give back what it has, and ask anew.
+            Stage::Granted => {
+                self.held = Some(held);
+                Event::HoldsOthers
+            }
+            // Whether it came, or is given back, is not known.
+            Stage::Asked | Stage::Releasing => {
                 self.looked = false;
                 Event::HoldsNothing
             }
@@ -154,7 +159,7 @@ impl Agent {
     }
 
     /// Asks no more for a slot, and makes sure that none is left.
-    pub(super) async fn withdraw(&mut self, held: &Held) {
+    pub(super) async fn stop_asking(&mut self, held: &Held) {
         let Slots::Server(server) = self.slots.clone() else { return };
         self.looked = false;
         self.remember_as(Some(held), Stage::Releasing);
@@ -198,12 +203,10 @@ impl Agent {
             }
         }
         self.looked = true;
-        if self.remember(Some(held)) {
-            return None;
-        }
+        let error = self.remember(Some(held))?;
         // After the reboot nobody would know of the slot.
         let dir = self.options.run.state_dir.display();
-        let why = format!("a slot is not asked for: it cannot be remembered in {dir}");
+        let why = format!("a slot is not asked for: it cannot be remembered in {dir}: {error}");
         self.say(&why);
         self.conclude(Closed::new(Outcome::HealthBlocked, why));
         if self.options.run.once {
@@ -228,7 +231,7 @@ impl Agent {
             return Ok(Event::SlotGranted);
         }
         // Who is refused may be in a queue now, and comes back no more.
-        self.withdraw(&held).await;
+        self.stop_asking(&held).await;
         match &error {
             FleetLockError::Refused(refusal) if !refusal.is_passing() => {
                 self.metrics.lock_attempted(LockAttempt::Contended, asked.elapsed());

@@ -168,7 +168,7 @@ impl Agent {
             Some(Line::Server(asking)) => {
                 let late = asking.leave().await;
                 if !late && event != Event::SlotGranted {
-                    self.withdraw(held).await;
+                    self.stop_asking(held).await;
                 }
                 return late;
             }
@@ -190,7 +190,7 @@ impl Agent {
             Some(Line::Server(asking)) => {
                 let late = asking.leave().await;
                 if !late && let Some(asked) = self.asked() {
-                    self.withdraw(&asked).await;
+                    self.stop_asking(&asked).await;
                 }
                 late
             }
@@ -361,15 +361,14 @@ impl Agent {
         self.options.settings.agent.strategy == Strategy::BestEffort
     }
 
-    /// Remembers a slot that is about to be asked for, or that there is none.
-    pub(super) fn remember(&self, held: Option<&Held>) -> bool {
+    /// Remembers a slot that is about to be asked for, or that there is none. Why it could not, if so.
+    pub(super) fn remember(&self, held: Option<&Held>) -> Option<std::io::Error> {
         self.remember_as(held, Stage::Asked)
     }
 
-    /// Whether it could be written down.
-    pub(super) fn remember_as(&self, held: Option<&Held>, stage: Stage) -> bool {
+    pub(super) fn remember_as(&self, held: Option<&Held>, stage: Stage) -> Option<std::io::Error> {
         let before = self.memento.load();
-        let same_boot = before.boot_id.as_ref() == Some(&self.boot_id);
+        let same_boot = self.is_of_this_boot(&before);
         let asked = held.filter(|_| self.slots.locks().is_none()).map(|held| Asked {
             server: self.slots.location(),
             id: held.machine.to_string(),
@@ -383,17 +382,22 @@ impl Agent {
             asked,
             hooks_done: if same_boot { before.hooks_done } else { Vec::new() },
             ordered: same_boot && before.ordered,
+            announced: before.announced.filter(|_| same_boot),
+            counted: before.counted.filter(|_| same_boot),
             tried: before.tried,
         })
     }
 
-    /// Whether it could be written down.
-    pub(super) fn save(&self, memento: &Memento) -> bool {
-        let saved = self.memento.save(memento);
-        if let Err(error) = &saved {
-            tracing::warn!(%error, dir = %self.options.run.state_dir.display(), "nothing can be kept in the state folder");
-        }
-        saved.is_ok()
+    /// Whether this was written down in this boot.
+    pub(super) fn is_of_this_boot(&self, memento: &Memento) -> bool {
+        memento.boot_id.as_ref().is_some_and(|boot| self.boot.is(boot, true))
+    }
+
+    /// Why it could not be kept, if it could not.
+    pub(super) fn save(&self, memento: &Memento) -> Option<std::io::Error> {
+        let error = self.memento.save(memento).err()?;
+        tracing::warn!(%error, dir = %self.options.run.state_dir.display(), "nothing can be kept in the state folder");
+        Some(error)
     }
 }
 
@@ -410,7 +414,7 @@ async fn looked(looking: &mut Option<AbortOnDropHandle<Option<Closed>>>) -> Opti
     }
 }
 
-async fn at(moment: Option<tokio::time::Instant>) {
+pub(super) async fn at(moment: Option<tokio::time::Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,

@@ -25,7 +25,7 @@ impl Agent {
                  somebody should give it back there"
             );
         }
-        if memento.boot_id.as_ref().is_some_and(|boot| *boot != self.boot_id) {
+        if memento.boot_id.is_some() && !self.is_of_this_boot(&memento) {
             self.request_is_fulfilled().await;
             let groups = sorted_groups(memento.groups.clone());
             if let Err(error) = forget_places(locks, &groups, &self.machine).await {
@@ -110,7 +110,7 @@ impl Agent {
     /// No slot is held: but the machine may have rebooted without one, or be unlocked meanwhile, and
     /// then it has to be looked at all the same.
     pub(super) fn without_slot(&self, memento: &Memento) -> Event {
-        if memento.ordered && memento.boot_id.as_ref() != Some(&self.boot_id) {
+        if memento.ordered && !self.is_of_this_boot(memento) {
             return Event::CameBack;
         }
         self.remember(None);
@@ -123,7 +123,9 @@ impl Agent {
         // A machine-id may have been copied with a disk image.
         let same_token = record.token.is_some() && record.token == memento.token;
         let same_host = record.hostname.as_ref().is_none_or(|name| *name == self.hostname);
-        let this_boot = record.boot_id.as_ref() == Some(&self.boot_id);
+        // rebootlockctl counts no soft reboots.
+        let counted = record.via == Some(Via::Agent);
+        let this_boot = record.boot_id.as_ref().is_some_and(|boot| self.boot.is(boot, counted));
         if !this_boot && !same_token && !same_host {
             return Origin::Another;
         }
@@ -159,8 +161,8 @@ impl Agent {
             true if !self.is_certainly_up().await => Event::GoingDown,
             true if whole => Event::HoldsPermit,
             false if whole => Event::HoldsStill,
-            // Its groups were changed since: give back what it has, and ask anew.
-            _ => Event::CameBack,
+            // Give back what it has, and ask anew.
+            _ => Event::HoldsOthers,
         })
     }
 
