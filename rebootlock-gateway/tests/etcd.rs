@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use support::etcd::Etcd;
-use support::{Answer, Fleet, Gateway, at_once};
+use support::{Answer, Fleet, Gateway, PROTOCOL, at_once, params, request};
 
 fn start(fleet: &Fleet, etcd: &Etcd) -> Gateway {
     let gateway = Gateway::start(fleet.command_on(&etcd.endpoints, &[]));
@@ -73,11 +73,11 @@ fn what_an_operator_does_at_one_gateway_counts_at_the_other_and_is_seen_there() 
     assert_eq!(act("/machines/a/unlock", r#"{"reason":"gone"}"#).status, 200);
     let past = see("/api/v1/history?since=1h").json();
     assert_eq!((&past[0]["ended"], &past[0]["by"]), (&"unlocked".into(), &"alice".into()));
-    etcd.signal(Signal::STOP);
+    etcd.signal(0, Signal::STOP);
     for answer in [see("/api/v1/fleet"), act("/fleet/pause", r#"{"reason":"x"}"#)] {
         assert_eq!((answer.status, answer.kind().as_str()), (503, "store_unavailable"));
     }
-    etcd.signal(Signal::CONT);
+    etcd.signal(0, Signal::CONT);
 }
 
 #[test]
