@@ -9,6 +9,7 @@ use rebootlock::id::Group;
 use rebootlock::lock::{LockError, LockManager};
 use rebootlock::store::SharedStore;
 use rebootlock::window::Windows;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Auth;
@@ -34,6 +35,8 @@ pub struct Live {
     /// How often.
     pub rate: Option<RateLimit>,
     configured: BTreeSet<Group>,
+    /// Of these, those whose slots are configured too.
+    fixed: BTreeSet<Group>,
     /// Configured slots that are not in the store yet.
     unset: Mutex<BTreeMap<Group, u32>>,
 }
@@ -53,6 +56,7 @@ impl Live {
             locks,
             windows: settings.windows.clone(),
             overdue_after: settings.reboot.overdue_after,
+            fixed: settings.groups.iter().filter_map(slots).map(|(group, _)| group).collect(),
             configured: settings.groups.iter().map(|group| group.name.clone()).collect(),
             unset: Mutex::new(settings.groups.iter().filter_map(slots).collect()),
             settings: gateway,
@@ -75,6 +79,11 @@ impl Live {
             LockError::Store { action, source }
         })?;
         Ok(found.get(&key).is_some())
+    }
+
+    /// Whether the slots of `group` are configured.
+    pub fn fixes(&self, group: &Group) -> bool {
+        self.fixed.contains(group)
     }
 
     /// All groups there are.
@@ -135,6 +144,8 @@ pub struct App {
     pub metrics: Metrics,
     /// Ends requests that are held, and takes no new connections.
     pub stop: CancellationToken,
+    /// Wakes who looks after clients of disruption-manager.
+    pub disrupted: Notify,
 }
 
 impl App {
@@ -147,6 +158,7 @@ impl App {
             live: RwLock::new(Arc::new(Live::of(settings, store)?)),
             metrics: Metrics::new(),
             stop: CancellationToken::new(),
+            disrupted: Notify::new(),
         }))
     }
 

@@ -3,8 +3,9 @@
 //! - [`options`]: flags, variables and files become settings; [`app`] is what they make.
 //! - [`listen`], [`serve`], [`tls`]: from a socket to a request; [`routes`]: from there to an answer.
 //! - [`fleetlock`]: FleetLock v1. One protocol a module; each translates to and from [`slots`].
+//! - [`disruption`]: the protocol of disruption-manager.
 //! - [`slots`]: asking for a slot and giving it back, as every protocol here means it.
-//! - [`auth`], [`rate`]: who may ask, and how often.
+//! - [`auth`], [`proxies`], [`rate`]: who may ask, from where, and how often.
 //! - [`groups`], [`health`], [`metrics`]: what is told to whoever watches over this.
 //!
 //! Nothing is kept in the process that another one could not find in the store: any number of
@@ -12,12 +13,14 @@
 
 pub mod app;
 pub mod auth;
+pub mod disruption;
 pub mod fleetlock;
 pub mod groups;
 pub mod health;
 pub mod listen;
 pub mod metrics;
 pub mod options;
+pub mod proxies;
 pub mod rate;
 pub mod reply;
 pub mod routes;

@@ -13,11 +13,14 @@ use rebootlock::{logging, notify, store};
 use rebootlock_gateway::app::App;
 use rebootlock_gateway::options::{Cli, Command, HashArgs, ServeArgs, read};
 use rebootlock_gateway::tls::Tls;
-use rebootlock_gateway::{auth, groups, listen, serve};
+use rebootlock_gateway::{auth, disruption, groups, listen, serve};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// More wait for one of these.
 const MAX_BLOCKING_THREADS: usize = 32;
+
+/// It goes without saying after a while.
+const RESIGN_WITHIN: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -84,6 +87,7 @@ async fn run(common: &CommonArgs, flags: &ServeArgs, settings: Settings) -> Exit
     }
     let mut serving = tokio::spawn(serve::serve(app.clone(), listeners, tls.clone()));
     tokio::spawn(groups::watch(app.clone()));
+    let keeping = tokio::spawn(disruption::keep(app.clone()));
     if let Some(tls) = tls.clone() {
         tokio::spawn(async move { tls.follow().await });
     }
@@ -109,6 +113,8 @@ async fn run(common: &CommonArgs, flags: &ServeArgs, settings: Settings) -> Exit
             },
         }
     }
+    // Another gateway goes on with it at once, if this one says that it stops.
+    let _ = tokio::time::timeout(RESIGN_WITHIN, keeping).await;
     tracing::info!("stopped");
     ExitCode::SUCCESS
 }

@@ -264,7 +264,8 @@ async fn in_line(live: &Live, queued: &Queued) -> String {
     format!("all {max} slots of group {group} are taken{holders}; {before}")
 }
 
-async fn in_time<T>(
+/// The answer to what the store is asked, unless it takes too long.
+pub(crate) async fn in_time<T>(
     live: &Live,
     asked: impl Future<Output = Result<T, LockError>>,
 ) -> Result<T, Refusal> {

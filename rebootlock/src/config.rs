@@ -12,6 +12,7 @@ mod gateway;
 mod group;
 mod hooks;
 mod metrics;
+mod network;
 mod reboot;
 mod table;
 pub mod variables;
@@ -27,10 +28,14 @@ pub use self::fragment::{
     AgentFragment, Fragment, LogFormat, LogFragment, MachineFragment, StoreFragment, Strategy,
 };
 pub use self::gate::GateSettings;
-pub use self::gateway::{ClientCertificates, GatewayFragment, GatewaySettings, TlsSettings};
+pub use self::gateway::{
+    ClientCertificates, CountFrom, DisruptionGroups, DisruptionSettings, GatewayFragment,
+    GatewaySettings, TlsSettings,
+};
 pub use self::group::GroupSettings;
 pub use self::hooks::{HooksFragment, HooksSettings, Isolation};
 pub use self::metrics::{Listen, MetricsFragment, MetricsSettings, Textfile};
+pub use self::network::Network;
 pub use self::reboot::{OnOverdue, RebootFragment, RebootMethod, RebootSettings};
 pub use self::table::{Count, Secs};
 pub use self::window::{WindowRule, WindowSettings, local_zone};

@@ -8,6 +8,7 @@
 
 mod acquire;
 mod advance;
+mod disruption;
 mod fleet;
 mod history;
 mod overdue;
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 
 pub use self::acquire::Acquired;
 pub use self::advance::Advance;
+pub use self::disruption::{Followed, Rewrite, Timed};
 pub use self::fleet::{Forgetting, Forgotten};
 pub use self::history::{HISTORY_KEPT, Remembered};
 pub use self::overdue::OverdueRelease;

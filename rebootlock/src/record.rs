@@ -3,6 +3,7 @@
 //! Times are whole seconds since 1970-01-01 UTC, as rebootlockd wrote `startTime`. Members that
 //! are not known here are kept when a document is written again.
 
+mod disruption;
 mod member;
 mod past;
 mod stop;
@@ -13,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::disruption::{Disruption, DisruptionState, SaidLimit};
 pub use self::member::{Blocked, Health, Presence, RosterEntry};
 pub use self::past::{Day, Ending, OverdueReleases, Past};
 pub use self::stop::{Cooldown, Hold, Pause};
@@ -98,6 +100,8 @@ pub enum Via {
     Exec,
     /// A FleetLock client, over HTTP.
     Fleetlock,
+    /// A machine that speaks disruption-manager's protocol, over HTTP.
+    DisruptionManager,
     /// Something a newer version wrote, or another door.
     #[serde(untagged)]
     Other(String),
@@ -111,6 +115,7 @@ impl fmt::Display for Via {
             Self::CtlReboot => "ctl-reboot",
             Self::Exec => "exec",
             Self::Fleetlock => "fleetlock",
+            Self::DisruptionManager => "disruption-manager",
             Self::Other(text) => text,
         })
     }
@@ -398,6 +403,7 @@ mod tests {
             let _ = (Hold::from_json(&bytes), Cooldown::from_json(&bytes));
             let _ = (Presence::from_json(&bytes), RosterEntry::from_json(&bytes));
             let _ = (Past::from_json(&bytes), OverdueReleases::from_json(&bytes));
+            let _ = (Disruption::from_json(&bytes), SaidLimit::from_json(&bytes));
         }
     }
 }
