@@ -163,7 +163,9 @@ mod tests {
 
     fn tagged(tags: &[(&str, &str)]) -> Machine {
         let tags = tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        Machine { hostname: "h".to_owned(), tags: tags.collect(), ..Machine::default() }
+        let mut machine = Machine::default();
+        (machine.hostname, machine.tags) = ("h".to_owned(), tags.collect());
+        machine
     }
 
     #[test]
@@ -181,8 +183,9 @@ mod tests {
             ("a/../../i", ".."),
             ("/../i", "/"),
         ] {
-            let image = Machine { required_image: image.to_owned(), ..Machine::default() };
-            assert_eq!(group(&image).unwrap().as_str(), name, "{image:?}");
+            let mut machine = Machine::default();
+            machine.required_image = image.to_owned();
+            assert_eq!(group(&machine).unwrap().as_str(), name, "{image:?}");
         }
         assert_eq!(group(&tagged(&[(GROUP, "a/b")])).unwrap().as_str(), "a/b");
         assert!(group(&tagged(&[(GROUP, "")])).unwrap().is_default());
@@ -249,7 +252,7 @@ mod tests {
     fn what_cannot_be_understood_lets_go_of_nothing() {
         assert_eq!(ready(&tagged(&[])), None);
         let url = |url: &str| Some(url.to_owned());
-        let minutes = |minutes| Duration::from_secs(minutes * 60);
+        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
         for (tags, expected, within, problems) in [
             (&[(READY_URL, "http://{{.Hostname}}/")][..], url("http://h/"), minutes(15), 0),
             (&[(READY_TIMEOUT, "5m")], None, minutes(5), 0),
@@ -274,7 +277,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_tags_make_it_panic(image in "[a./]{0,12}", time in "[0-9.a-z-]{0,30}") {
-            let machine = Machine { required_image: image, ..tagged(&[(READY_TIMEOUT, &time)]) };
+            let mut machine = tagged(&[(READY_TIMEOUT, &time)]);
+            machine.required_image = image;
             let _ = (group(&machine), ready(&machine));
         }
     }

@@ -392,7 +392,7 @@ mod tests {
     fn no_template_grows_or_digs_without_end() {
         let nested = "{{range $.OwnerUsers}}".repeat(50) + "xxxxxxxx" + &"{{end}}".repeat(50);
         assert!(expand(&nested, &data()).unwrap_err().contains("longer than"));
-        for deep in ["{{if 1}}".repeat(10_000), format!("{{{{{}", "(".repeat(10_000))] {
+        for deep in ["{{if 1}}".repeat(10_000), format!("{{{{{}}}}}", "(".repeat(10_000))] {
             assert!(expand(&deep, &data()).unwrap_err().contains("nested too deep"));
         }
     }

@@ -101,7 +101,7 @@ impl LockManager {
                 let txn = Txn::new().when(before.unchanged(place)).when(before.unchanged(timer));
                 Ok(match (decide(known.as_ref()), lease) {
                     (Rewrite::Keep, _) => {
-                        Decision::Done(Settled::Now(known.map(|timed| timed.disruption)))
+                        Decision::Done(Settled::Now(known.map(|timed| Box::new(timed.disruption))))
                     }
                     (Rewrite::Remove, _) if known.is_none() => Decision::Done(Settled::Now(None)),
                     (Rewrite::Remove, _) => Decision::Commit(
@@ -110,11 +110,11 @@ impl LockManager {
                     ),
                     (Rewrite::Put(new), _) => {
                         if known.is_some_and(|timed| timed.disruption == new) {
-                            return Ok(Decision::Done(Settled::Now(Some(new))));
+                            return Ok(Decision::Done(Settled::Now(Some(Box::new(new)))));
                         }
                         Decision::Commit(
                             txn.put(place.clone(), new.to_json()),
-                            Settled::Now(Some(new)),
+                            Settled::Now(Some(Box::new(new))),
                         )
                     }
                     (Rewrite::Begin(_), None) => Decision::Done(Settled::NeedsLease),
@@ -128,7 +128,7 @@ impl LockManager {
                         let value = machine.as_str().as_bytes().to_vec();
                         let txn = txn.put(place.clone(), new.to_json());
                         let txn = txn.put_leased(timer.clone(), value, lease);
-                        Decision::Commit(txn, Settled::Now(Some(new)))
+                        Decision::Commit(txn, Settled::Now(Some(Box::new(new))))
                     }
                 })
             });
@@ -141,6 +141,7 @@ impl LockManager {
                     (lease, tries) = (None, tries + 1);
                 }
                 Ok(Settled::Now(now)) => {
+                    let now = now.map(|now| *now);
                     let used = now.as_ref().and_then(Disruption::lease);
                     if let Some(unused) = lease.filter(|lease| used != Some(*lease)) {
                         // Nothing hangs on it, and it ends by itself.
@@ -232,7 +233,108 @@ impl LockManager {
 }
 
 enum Settled {
-    Now(Option<Disruption>),
+    Now(Option<Box<Disruption>>),
     /// A time is to begin, and there is no lease for it yet.
     NeedsLease,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::keys::Keyspace;
+    use crate::record::{DisruptionState, UnixTime};
+    use crate::store::MemoryStore;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn manager() -> LockManager {
+        LockManager::new(Arc::new(MemoryStore::new()), Keyspace::default())
+    }
+
+    fn wish(limit: u32) -> Disruption {
+        Disruption {
+            machine_id: "a".to_owned(),
+            group: Group::default(),
+            limit,
+            state: DisruptionState::Asking,
+            since: UnixTime(1),
+            until: UnixTime(1),
+            lease: String::new(),
+            address: None,
+            ready_url: None,
+            ready_timeout_secs: None,
+            expired: false,
+            again: None,
+            unknown: serde_json::Map::new(),
+        }
+    }
+
+    async fn runs(locks: &LockManager, machine: &MachineId) -> Option<bool> {
+        locks.disruption(machine).await.unwrap().map(|timed| timed.runs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_runs_from_its_last_beginning() {
+        let (locks, a) = (manager(), MachineId::new("a").unwrap());
+        let begin = || locks.rewrite_disruption(&a, HOUR, |_| Rewrite::Begin(wish(1)));
+        let pass = |minutes: u64| tokio::time::sleep(Duration::from_secs(60 * minutes));
+        assert_eq!(runs(&locks, &a).await, None);
+        let begun = begin().await.unwrap().unwrap();
+        pass(50).await;
+        assert!(locks.prolong(&begun).await.unwrap());
+        pass(50).await;
+        // Another word does not make it longer.
+        let put = |limit| {
+            locks.rewrite_disruption(&a, HOUR, move |known| {
+                Rewrite::Put(Disruption { limit, ..known.unwrap().disruption.clone() })
+            })
+        };
+        assert_eq!(put(7).await.unwrap().unwrap().limit, 7);
+        assert_eq!(runs(&locks, &a).await, Some(true));
+        pass(11).await;
+        assert_eq!(runs(&locks, &a).await, Some(false));
+        assert!(!locks.prolong(&begun).await.unwrap());
+        begin().await.unwrap();
+        assert_eq!(runs(&locks, &a).await, Some(true));
+        assert_eq!(locks.disruptions().await.unwrap().len(), 1);
+        locks.rewrite_disruption(&a, HOUR, |_| Rewrite::Remove).await.unwrap();
+        assert_eq!(runs(&locks, &a).await, None);
+        assert!(locks.disruptions().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_not_overwritten() {
+        let (locks, a) = (manager(), MachineId::new("a").unwrap());
+        let txn = Txn::new().put(locks.keys.disruption(&a), b"?".to_vec());
+        locks.store.commit(&txn).await.unwrap();
+        let begun = locks.rewrite_disruption(&a, HOUR, |_| Rewrite::Begin(wish(1))).await;
+        assert!(matches!(begun, Err(LockError::Damaged { .. })), "{begun:?}");
+        let [(_, known)] = &locks.disruptions().await.unwrap()[..] else { panic!("not one") };
+        assert!(matches!(known, Err(LockError::Damaged { .. })), "{known:?}");
+    }
+
+    #[tokio::test]
+    async fn machines_say_the_limit_until_an_operator_does() {
+        let locks = manager();
+        let group = Group::new("lb").unwrap();
+        let say = |limit, others| locks.follow_limit(&group, limit, others);
+        let max = || async { locks.glance(&group).await.unwrap().0.max() };
+        assert_eq!(say(3, None).await.unwrap(), Followed::Settled);
+        assert_eq!(max().await, 3);
+        assert_eq!(say(9, None).await.unwrap(), Followed::Higher);
+        assert_eq!(say(9, Some(3)).await.unwrap(), Followed::Settled);
+        assert_eq!(max().await, 3, "another machine says 3");
+        assert_eq!(say(9, Some(u32::MAX)).await.unwrap(), Followed::Settled);
+        assert_eq!(max().await, 9);
+        assert_eq!(say(2, None).await.unwrap(), Followed::Settled);
+        assert_eq!(max().await, 2);
+        locks.set_max(&group, 5).await.unwrap();
+        for (limit, others) in [(1, None), (9, None), (9, Some(9))] {
+            assert_eq!(say(limit, others).await.unwrap(), Followed::Settled);
+            assert_eq!(max().await, 5, "an operator has said so");
+        }
+    }
 }

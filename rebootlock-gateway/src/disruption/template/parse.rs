@@ -63,9 +63,9 @@ pub(super) fn parse(template: &str) -> Result<Vec<Node>, String> {
     let mut pieces = pieces(template)?.into_iter().peekable();
     let (nodes, end) = nodes(&mut pieces, 0)?;
     match end {
-        End::OfTemplate => Ok(nodes),
-        End::End => Err("`end` without a beginning".to_owned()),
-        End::Else(_) => Err("`else` without a beginning".to_owned()),
+        Last::OfTemplate => Ok(nodes),
+        Last::End => Err("`end` without a beginning".to_owned()),
+        Last::Else(_) => Err("`else` without a beginning".to_owned()),
     }
 }
 
@@ -89,27 +89,28 @@ fn pieces(template: &str) -> Result<Vec<Piece>, String> {
             return Ok(pieces);
         }
         let inner = after.trim_start_matches(blank);
-        let left = if let Some(comment) = inner.strip_prefix("/*") {
-            comment.split_once("*/").ok_or("a comment is not closed")?.1
+        let (left, spaced) = if let Some(comment) = inner.strip_prefix("/*") {
+            let (_, left) = comment.split_once("*/").ok_or("a comment is not closed")?;
+            let closing = left.trim_start_matches(blank);
+            (closing, closing.len() < left.len())
         } else {
-            let (tokens, left) = tokens(inner)?;
+            let (tokens, left, spaced) = tokens(inner)?;
             pieces.push(Piece::Action(tokens));
-            left
+            (left, spaced)
         };
-        // Where the action ends, with or without trimming what follows.
-        let closing = left.trim_start_matches(blank);
-        let trimmed = closing.strip_prefix("-}}").filter(|_| closing.len() < left.len());
+        // With or without trimming what follows.
+        let trimmed = left.strip_prefix("-}}").filter(|_| spaced);
         trim = trimmed.is_some();
-        rest = trimmed.or_else(|| closing.strip_prefix("}}")).ok_or("an action is not closed")?;
+        rest = trimmed.or_else(|| left.strip_prefix("}}")).ok_or("an action is not closed")?;
     }
 }
 
-/// The tokens of an action, and what comes after them.
-fn tokens(text: &str) -> Result<(Vec<Token>, &str), String> {
+/// The tokens of an action, what comes after them, and whether a blank stands in between.
+fn tokens(text: &str) -> Result<(Vec<Token>, &str, bool), String> {
     let (mut tokens, mut rest, mut blank) = (Vec::new(), text, true);
     loop {
         if rest.starts_with("}}") || (blank && rest.starts_with("-}}")) {
-            return Ok((tokens, rest));
+            return Ok((tokens, rest, blank));
         }
         let Some(c) = rest.chars().next() else {
             return Err("an action is not closed".to_owned());
@@ -238,14 +239,17 @@ fn quoted(text: &str) -> Result<(String, &str), String> {
 }
 
 /// What ended a run of nodes.
-enum End {
+enum Last {
     OfTemplate,
     End,
     /// With what follows the word.
     Else(Vec<Token>),
 }
 
-fn nodes(pieces: &mut Peekable<IntoIter<Piece>>, depth: usize) -> Result<(Vec<Node>, End), String> {
+fn nodes(
+    pieces: &mut Peekable<IntoIter<Piece>>,
+    depth: usize,
+) -> Result<(Vec<Node>, Last), String> {
     if depth > DEEPEST {
         return Err("it is nested too deep".to_owned());
     }
@@ -263,8 +267,8 @@ fn nodes(pieces: &mut Peekable<IntoIter<Piece>>, depth: usize) -> Result<(Vec<No
             _ => "",
         };
         match word {
-            "end" => return Ok((nodes, End::End)),
-            "else" => return Ok((nodes, End::Else(tokens.into_iter().skip(1).collect()))),
+            "end" => return Ok((nodes, Last::End)),
+            "else" => return Ok((nodes, Last::Else(tokens.into_iter().skip(1).collect()))),
             "if" | "with" | "range" => nodes.push(block(tokens, pieces, depth)?),
             "define" | "template" | "block" | "break" | "continue" => {
                 return Err(format!("`{word}` is not served here"));
@@ -272,7 +276,7 @@ fn nodes(pieces: &mut Peekable<IntoIter<Piece>>, depth: usize) -> Result<(Vec<No
             _ => nodes.push(Node::Action(whole_pipe(tokens)?)),
         }
     }
-    Ok((nodes, End::OfTemplate))
+    Ok((nodes, Last::OfTemplate))
 }
 
 /// A block whose beginning is `tokens`.
@@ -289,15 +293,15 @@ fn block(
     let pipe = whole_pipe(tokens.into_iter().skip(1).collect())?;
     let (then, end) = nodes(pieces, depth + 1)?;
     let otherwise = match end {
-        End::OfTemplate => return Err("`end` is missing".to_owned()),
-        End::End => Vec::new(),
-        End::Else(more) if more.is_empty() => match nodes(pieces, depth + 1)? {
-            (otherwise, End::End) => otherwise,
-            (_, End::OfTemplate) => return Err("`end` is missing".to_owned()),
-            (_, End::Else(_)) => return Err("`else` without a beginning".to_owned()),
+        Last::OfTemplate => return Err("`end` is missing".to_owned()),
+        Last::End => Vec::new(),
+        Last::Else(more) if more.is_empty() => match nodes(pieces, depth + 1)? {
+            (otherwise, Last::End) => otherwise,
+            (_, Last::OfTemplate) => return Err("`end` is missing".to_owned()),
+            (_, Last::Else(_)) => return Err("`else` without a beginning".to_owned()),
         },
         // Its end is the end of both.
-        End::Else(more) => match more.first() {
+        Last::Else(more) => match more.first() {
             Some(Token::Word(word)) if matches!(word.as_str(), "if" | "with") => {
                 if depth + 1 > DEEPEST {
                     return Err("it is nested too deep".to_owned());
