@@ -174,7 +174,8 @@ async fn permitted(live: &Live, ask: &Ask) -> Result<Option<Duration>, Refusal> 
     }
 }
 
-async fn known(live: &Live, group: &Group) -> Result<(), Refusal> {
+/// Whether there is such a group.
+pub(crate) async fn known(live: &Live, group: &Group) -> Result<(), Refusal> {
     if in_time(live, live.knows(group)).await? {
         return Ok(());
     }

@@ -105,7 +105,7 @@ fn only_known_groups_count_if_that_is_wanted() {
     assert_eq!(refused.status, 400, "{refused:?}");
     let said = "group mine is neither configured here nor in the store\n";
     assert_eq!(refused.body, said);
-    assert_eq!(private.check(&gw), "requested", "it is remembered until somebody makes the group");
+    assert_eq!(private.check(&gw), "denied");
     private.cancel(&gw);
     assert_eq!(semaphore(&fleet, "mine"), Value::Null);
 }

@@ -1,6 +1,7 @@
 //! The subcommands, one a file.
 
 mod completions;
+pub(crate) mod disruption;
 mod doctor;
 mod exec;
 mod explain;
@@ -57,6 +58,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Forget { machine, force } => forget::run(open()?, machine, force).await,
         Command::Repair { scope, yes } => repair::run(open()?, scope, yes).await,
         Command::Doctor { output } => doctor::run(&cli.common, output).await,
+        Command::Disruption(args) => Ok(disruption::run(&cli.common, args).await),
         Command::Completions { shell } => completions::run(shell),
     }
 }

@@ -118,6 +118,7 @@ pub(super) async fn request(app: &App, live: &Live, asking: &Asking) -> Result<W
     };
     if group == asking.group {
         follow_limit(live, asking).await?;
+        slots::known(live, &group).await?;
     }
     let disruption = remember(live, asking, &group).await?;
     app.disrupted.notify_one();
