@@ -186,7 +186,21 @@ fn a_restart_in_between_forgets_nothing() {
     let gw = fleet.start();
     assert_eq!(c.check(&gw), "requested");
     assert_eq!(a.check(&gw), "permitted");
-    // Places go when no gateway keeps them; the wishes stay, and so does their order.
+    a.cancel(&gw);
+    gw.signal(Signal::TERM);
+    assert_eq!(gw.ended(), Some(0));
+    let gw = fleet.start();
+    assert_eq!((b.check(&gw), c.check(&gw)), ("permitted".into(), "requested".into()));
+}
+
+#[test]
+fn who_loses_its_place_stands_in_line_again_as_long_as_its_wish_lasts() {
+    let (fleet, gw) = gateway("");
+    let [a, b, c] = [2, 3, 4].map(Machine::new);
+    assert_eq!(a.request(&gw), "permitted");
+    assert_eq!(b.request(&gw), "requested");
+    assert_eq!(c.request(&gw), "requested");
+    // Places go when no gateway keeps them.
     let store = rusqlite::Connection::open(fleet.store()).unwrap();
     store.busy_timeout(Duration::from_secs(20)).unwrap();
     store.execute("DELETE FROM entry WHERE key LIKE '%/queue/%'", []).unwrap();
@@ -197,11 +211,6 @@ fn a_restart_in_between_forgets_nothing() {
         };
         place(&b) && place(&c)
     });
-    a.cancel(&gw);
-    gw.signal(Signal::TERM);
-    assert_eq!(gw.ended(), Some(0));
-    let gw = fleet.start();
-    assert_eq!((b.check(&gw), c.check(&gw)), ("permitted".into(), "requested".into()));
 }
 
 #[test]

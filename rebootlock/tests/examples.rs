@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use rebootlock::record::{
-    Cooldown, Document, Hold, HolderRecord, HolderState, OverdueReleases, Past, Pause, Presence,
-    Request, RosterEntry, Via, Waiter,
+    Cooldown, Disruption, Document, Hold, HolderRecord, HolderState, OverdueReleases, Past, Pause,
+    Presence, Request, RosterEntry, SaidLimit, Via, Waiter,
 };
 use rebootlock::semaphore::Semaphore;
 
@@ -71,6 +71,11 @@ fn the_other_documents_are_printed_as_they_are_written() {
         assert!(Past::from_json(text(name).as_bytes()).unwrap().unknown.is_empty());
     }
     assert_eq!(printed::<OverdueReleases>("overdue-releases.json"), text("overdue-releases.json"));
+    for name in ["disruption.json", "disruption-proving.json"] {
+        assert_eq!(printed::<Disruption>(name), text(name));
+        assert!(Disruption::from_json(text(name).as_bytes()).unwrap().unknown.is_empty());
+    }
+    assert_eq!(printed::<SaidLimit>("disruption-limit.json"), text("disruption-limit.json"));
     assert_eq!(printed::<RosterEntry>("roster.json"), text("roster.json"));
     assert_eq!(printed::<Presence>("presence-unhealthy.json"), text("presence-unhealthy.json"));
     assert_eq!(printed::<Request>("request.json"), text("request.json"));

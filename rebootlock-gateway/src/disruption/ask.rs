@@ -107,20 +107,22 @@ pub(super) async fn request(app: &App, live: &Live, asking: &Asking) -> Result<W
     let known = slots::in_time(live, live.locks.disruption(machine)).await?;
     // Who has a slot keeps it, whatever group it would go to now.
     let elsewhere = known.map(|timed| timed.disruption.group).filter(|old| *old != asking.group);
-    let group = match elsewhere {
-        Some(old) if holds(live, &old, machine).await?.is_some() => old,
-        Some(old) => {
-            let old = std::slice::from_ref(&old);
-            forget(live, old, machine).await?;
-            asking.group.clone()
+    let mut left = None;
+    let mut group = asking.group.clone();
+    if let Some(old) = elsewhere {
+        match holds(live, &old, machine).await? {
+            Some(_) => group = old,
+            None => left = Some(old),
         }
-        None => asking.group.clone(),
-    };
+    }
     if group == asking.group {
         follow_limit(live, asking).await?;
         slots::known(live, &group).await?;
     }
     let disruption = remember(live, asking, &group).await?;
+    if let Some(left) = left {
+        forget(live, std::slice::from_ref(&left), machine).await?;
+    }
     app.disrupted.notify_one();
     match disruption.state {
         DisruptionState::Proving => Ok(Word::Requested),
@@ -180,10 +182,26 @@ pub(super) async fn cancel(app: &App, live: &Live, asking: &Asking) -> Result<Wo
             app.disrupted.notify_one();
         }
         _ => {
+            // From here on nobody takes a slot for it, and if this is all that happens, what is left to
+            // do is done by who looks after it.
+            let ending =
+                live.locks.rewrite_disruption(machine, Duration::ZERO, |known| match known {
+                    Some(Timed { disruption, .. }) => Rewrite::End(Disruption {
+                        state: DisruptionState::Proving,
+                        again: None,
+                        expired: false,
+                        ..disruption.clone()
+                    }),
+                    None => Rewrite::Keep,
+                });
+            slots::in_time(live, ending).await?;
             give_back(live, machine, &group, asking.address).await?;
-            let rewriting =
-                live.locks.rewrite_disruption(machine, Duration::ZERO, |_| Rewrite::Remove);
-            slots::in_time(live, rewriting).await?;
+            let ended = |_: Option<&Timed>| Rewrite::Remove;
+            let ended = live.locks.rewrite_disruption(machine, Duration::ZERO, ended);
+            slots::in_time(live, ended).await?;
+            // What was taken for it meanwhile by who had read that it asks. Who takes something later
+            // finds that it does not.
+            give_back(live, machine, &group, asking.address).await?;
             promote(live, &group).await;
         }
     }
@@ -256,34 +274,33 @@ async fn take(
 ) -> Result<Word, Refusal> {
     let via = Via::DisruptionManager;
     let ask = Ask { group: group.clone(), machine: machine.clone(), via, address };
-    match slots::acquire(live, &ask).await {
-        Ok(_) => {
-            // Whoever took the wish back meanwhile has looked for a slot before there was one.
-            let still = slots::in_time(live, live.locks.disruption(machine)).await?;
-            let wanted = still.as_ref().is_some_and(|timed| {
-                timed.disruption.state == DisruptionState::Asking
-                    && timed.disruption.group == *group
-            });
-            if wanted {
-                return Ok(Word::Permitted);
-            }
-            if still.is_none() {
-                slots::release(live, &ask).await?;
-            }
-            Ok(Word::Denied)
+    let answer = slots::acquire(live, &ask).await;
+    if let Err(refusal) = &answer {
+        tracing::debug!(id = %machine, %group, "{refusal}");
+        match refusal.kind {
+            Kind::Full | Kind::Paused | Kind::CoolingDown | Kind::Held | Kind::Window => {}
+            Kind::TakenOtherwise => return Ok(Word::Denied),
+            _ => return answer.map(|_| Word::Denied),
         }
-        Err(refusal) => match refusal.kind {
-            Kind::Full | Kind::Paused | Kind::CoolingDown | Kind::Held | Kind::Window => {
-                tracing::debug!(id = %machine, %group, "{refusal}");
-                Ok(Word::Requested)
-            }
-            Kind::TakenOtherwise => {
-                tracing::info!(id = %machine, %group, "{refusal}");
-                Ok(Word::Denied)
-            }
-            _ => Err(refusal),
-        },
     }
+    // Whoever took the wish back meanwhile has looked for a slot or a place before there was one.
+    let still = slots::in_time(live, live.locks.disruption(machine)).await?;
+    match still {
+        Some(Timed { disruption, runs }) if disruption.state == DisruptionState::Asking => {
+            if disruption.group == *group {
+                return Ok(match (answer, runs) {
+                    (_, false) => Word::Denied,
+                    (Ok(_), true) => Word::Permitted,
+                    (Err(_), true) => Word::Requested,
+                });
+            }
+        }
+        // What it proves its slot for is seen to by who looks after it.
+        Some(_) => return Ok(Word::Denied),
+        None => {}
+    }
+    give_back(live, machine, group, address).await?;
+    Ok(Word::Denied)
 }
 
 /// Gives back what the machine has in `group`, its place in the queue too. Nothing is fine.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rebootlock::id::{Group, MachineId};
 use rebootlock::lock::{Ended, LockError, Release, Rewrite, Timed};
 use rebootlock::queue::Queue;
@@ -15,6 +16,7 @@ use rebootlock::record::{Disruption, DisruptionState, UnixTime};
 use rebootlock::store::{
     Commit, Event, Key, LeaseId, LeaseKeeper, Select, Span, StoreError, Txn, Watch,
 };
+use rebootlock::window::Verdict;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -25,10 +27,10 @@ use crate::reply::Kind;
 use crate::slots::{self, Refusal};
 
 /// How long a gateway that died is waited for.
-const RESIGNED_AFTER: Duration = Duration::from_secs(15);
+const RESIGNED_AFTER: Duration = Duration::from_secs(6);
 
 /// Between two looks whether there is anything to look after.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Between two looks at everything, though nothing was heard.
 const TEND_EVERY: Duration = Duration::from_secs(5);
@@ -368,8 +370,13 @@ async fn line_up(
     keep: bool,
 ) -> Result<(), Refusal> {
     let (semaphore, _) = slots::in_time(live, live.locks.glance(group)).await?;
-    let mut outside: Vec<_> =
-        machines.iter().filter(|(machine, _)| !semaphore.holds(machine)).collect();
+    let now = Timestamp::now();
+    let waits = |machine: &MachineId| {
+        let open = matches!(live.windows.judge(now, machine), Verdict::Open { .. });
+        // Who may not go now is in nobody's way.
+        open && !semaphore.holds(machine)
+    };
+    let mut outside: Vec<_> = machines.iter().filter(|(machine, _)| waits(machine)).collect();
     if outside.is_empty() {
         return Ok(());
     }

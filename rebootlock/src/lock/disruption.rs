@@ -32,6 +32,8 @@ pub enum Rewrite {
     Put(Disruption),
     /// This takes its place, and its time begins anew.
     Begin(Disruption),
+    /// This takes its place, and its time is over.
+    End(Disruption),
     /// It goes, and its time with it.
     Remove,
 }
@@ -117,6 +119,10 @@ impl LockManager {
                             Settled::Now(Some(Box::new(new))),
                         )
                     }
+                    (Rewrite::End(new), _) => Decision::Commit(
+                        txn.put(place.clone(), new.to_json()).delete(timer.clone()),
+                        Settled::Now(Some(Box::new(new))),
+                    ),
                     (Rewrite::Begin(_), None) => Decision::Done(Settled::NeedsLease),
                     (Rewrite::Begin(new), Some(lease)) => {
                         let new = Disruption {

@@ -22,7 +22,7 @@ async fn gateway(op: &Operator, config: &str) -> (Process, String) {
         .stdin(Stdio::null())
         .kill_on_drop(true);
     let gateway = Process::spawn("gateway", command).unwrap();
-    let line = gateway.wait_for("\"message\":\"listening\"", SOON).await.unwrap();
+    let line = gateway.wait_line("\"message\":\"listening\"", SOON).await.unwrap();
     let line: serde_json::Value = serde_json::from_str(&line).unwrap();
     let address = line["address"].as_str().unwrap().to_owned();
     (gateway, address)
