@@ -43,6 +43,9 @@ mod probe;
 pub(crate) mod srpc;
 mod tags;
 mod template;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 use std::sync::Arc;
 
