@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser;
-use rebootlock::cli::{CommonArgs, exit};
+use clap::{CommandFactory as _, Parser as _};
+use rebootlock::cli::{CommonArgs, beside, exit};
 use rebootlock::config::Settings;
 use rebootlock::{logging, notify, store};
 use rebootlock_gateway::app::App;
@@ -34,6 +34,10 @@ fn main() -> ExitCode {
     let serve = match cli.command {
         Command::Serve(serve) => serve,
         Command::Hash(args) => return hash(&args),
+        Command::Completions(args) => {
+            return wrote(beside::print_completions(Cli::command(), &args));
+        }
+        Command::Manual(args) => return wrote(beside::write_manual(Cli::command(), &args)),
     };
     let settings = match read(&cli.common, &serve) {
         Ok(settings) => settings,
@@ -55,6 +59,10 @@ fn main() -> ExitCode {
     // A blocking call into a store that hangs must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     code
+}
+
+fn wrote(written: std::io::Result<()>) -> ExitCode {
+    written.map_or_else(|error| fail(&error.into(), exit::FAILED), |()| ExitCode::SUCCESS)
 }
 
 fn fail(error: &anyhow::Error, code: u8) -> ExitCode {

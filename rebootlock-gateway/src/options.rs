@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use clap::{Args, Parser, Subcommand};
 use rebootlock::cli::CommonArgs;
+use rebootlock::cli::beside::{CompletionsArgs, ManualArgs};
 use rebootlock::config::{ConfigError, Fragment, Settings};
 
 const EXAMPLES: &str = "\
@@ -36,6 +37,11 @@ pub enum Command {
     Serve(ServeArgs),
     /// Print what the file with credentials needs for a password (read from stdin) or a new token
     Hash(HashArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Write the manual pages of this program into a folder
+    #[command(hide = true)]
+    Manual(ManualArgs),
 }
 
 /// Flags of `serve`.

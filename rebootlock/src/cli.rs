@@ -12,6 +12,8 @@ use crate::config::{
 use crate::id::Group;
 use crate::store::Endpoint;
 
+pub mod beside;
+
 /// Exit codes that scripts can rely on.
 pub mod exit {
     /// It failed.

@@ -36,7 +36,7 @@ pub use self::group::GroupSettings;
 pub use self::hooks::{HooksFragment, HooksSettings, Isolation};
 pub use self::metrics::{Listen, MetricsFragment, MetricsSettings, Textfile};
 pub use self::network::Network;
-pub use self::reboot::{OnOverdue, RebootFragment, RebootMethod, RebootSettings};
+pub use self::reboot::{Announce, OnOverdue, RebootFragment, RebootMethod, RebootSettings};
 pub use self::table::{Count, Secs};
 pub use self::window::{WindowRule, WindowSettings, local_zone};
 use crate::id::Group;

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 pub use self::disruption::{Disruption, DisruptionState, SaidLimit};
 pub use self::member::{Blocked, Health, Presence, RosterEntry};
 pub use self::past::{Day, Ending, OverdueReleases, Past};
-pub use self::stop::{Cooldown, Hold, Pause};
+pub use self::stop::{Cooldown, Hold, Pause, Stop};
 use crate::id::{BootId, Group, MachineId, Token};
 use crate::semaphore::json::Damage;
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use clap_complete::Shell;
 use hyper::Uri;
+use rebootlock::cli::beside::{CompletionsArgs, ManualArgs};
 use rebootlock::cli::{CommonArgs, exit};
 use rebootlock::id::MachineId;
 
@@ -251,10 +251,10 @@ After a cancel the answer is denied.")]
     #[command(after_help = "\
 Example:
   rebootlockctl completions bash > /usr/share/bash-completion/completions/rebootlockctl")]
-    Completions {
-        /// Which shell
-        shell: Shell,
-    },
+    Completions(CompletionsArgs),
+    /// Write the manual pages of this program into a folder
+    #[command(hide = true)]
+    Manual(ManualArgs),
 }
 
 impl Command {

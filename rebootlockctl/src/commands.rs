@@ -1,6 +1,5 @@
 //! The subcommands, one a file.
 
-mod completions;
 pub(crate) mod disruption;
 mod doctor;
 mod exec;
@@ -25,9 +24,12 @@ mod windows;
 
 use std::process::ExitCode;
 
+use clap::CommandFactory as _;
+use rebootlock::cli::beside;
 use rebootlock::id::Group;
 
 use crate::cli::{Cli, Command, Scope};
+use crate::output::print;
 use crate::session::Session;
 
 /// Does what the command line says.
@@ -59,7 +61,14 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Repair { scope, yes } => repair::run(open()?, scope, yes).await,
         Command::Doctor { output } => doctor::run(&cli.common, output).await,
         Command::Disruption(args) => Ok(disruption::run(&cli.common, args).await),
-        Command::Completions { shell } => completions::run(shell),
+        Command::Completions(args) => {
+            print(&beside::completions(Cli::command(), &args))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Manual(args) => {
+            beside::write_manual(Cli::command(), &args)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

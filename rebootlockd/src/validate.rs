@@ -15,6 +15,7 @@ use rebootlock::store::Endpoint;
 use rebootlock::{host, store};
 use serde_json::{Value, json};
 
+use crate::command;
 use crate::options::{Legacy, decide};
 use crate::simulate::Output;
 
@@ -145,8 +146,7 @@ fn opened(settings: &Settings) -> Option<anyhow::Error> {
     if !matches!(settings.store.endpoints.first(), Some(Endpoint::Etcd(_))) {
         return None;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match runtime {
+    match command::runtime() {
         Ok(runtime) => {
             runtime.block_on(async { store::open(&settings.store).err() }).map(Into::into)
         }

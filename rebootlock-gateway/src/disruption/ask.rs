@@ -286,18 +286,20 @@ async fn take(
     // Whoever took the wish back meanwhile has looked for a slot or a place before there was one.
     let still = slots::in_time(live, live.locks.disruption(machine)).await?;
     match still {
-        Some(Timed { disruption, runs }) if disruption.state == DisruptionState::Asking => {
-            if disruption.group == *group {
-                return Ok(match (answer, runs) {
-                    (_, false) => Word::Denied,
-                    (Ok(_), true) => Word::Permitted,
-                    (Err(_), true) => Word::Requested,
-                });
-            }
+        Some(Timed { disruption, runs })
+            if disruption.state == DisruptionState::Asking && disruption.group == *group =>
+        {
+            return Ok(match (answer, runs) {
+                (_, false) => Word::Denied,
+                (Ok(_), true) => Word::Permitted,
+                (Err(_), true) => Word::Requested,
+            });
         }
         // What it proves its slot for is seen to by who looks after it.
-        Some(_) => return Ok(Word::Denied),
-        None => {}
+        Some(timed) if timed.disruption.state == DisruptionState::Proving => {
+            return Ok(Word::Denied);
+        }
+        Some(_) | None => {}
     }
     give_back(live, machine, group, address).await?;
     Ok(Word::Denied)

@@ -23,7 +23,14 @@ pub(super) async fn request(
     let txn = Txn::new().put(key.clone(), request.to_json());
     let committed = session.locks.store().commit(&txn).await;
     committed.with_context(|| format!("cannot request a reboot of {machine} at {key}"))?;
-    say(format_args!("requested; the agent of {machine} takes it from here"));
+    let agent = session.locks.keys().machine(&machine);
+    // Only for the sentence: the request stands, whatever the answer is.
+    match session.locks.store().load(std::slice::from_ref(&agent)).await {
+        Ok(now) if now.get(&agent).is_none() => say(format_args!(
+            "requested; no agent of {machine} is there now, and the request waits for one"
+        )),
+        _ => say(format_args!("requested; the agent of {machine} takes it from here")),
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -38,7 +45,9 @@ pub(super) async fn cancel(session: Session, machine: MachineId) -> anyhow::Resu
     }
     let txn = Txn::new().when(before.unchanged(&key)).delete(key.clone());
     match store.commit(&txn).await.with_context(cannot)? {
-        Commit::Won(_) => say(format_args!("cancelled; a slot it holds already is not given back")),
+        Commit::Won(_) => {
+            say(format_args!("cancelled; a reboot that is permitted already goes on"))
+        }
         Commit::Lost => anyhow::bail!("the request at {key} has just changed; look, and try again"),
     }
     Ok(ExitCode::SUCCESS)
