@@ -1,10 +1,8 @@
 //! The command line.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use hyper::Uri;
 use rebootlock::cli::beside::{CompletionsArgs, ManualArgs};
 use rebootlock::cli::{CommonArgs, exit};
 use rebootlock::id::MachineId;
@@ -246,7 +244,7 @@ For subd, whose -disruptionManager names a program that is run with one word, ma
 
 Exit codes: 0 permitted, 1 requested, 2 denied, 3 it could not be asked, 64 wrong command line.
 After a cancel the answer is denied.")]
-    Disruption(Disruption),
+    Disruption(disruption::Args),
     /// Print a completion script for a shell
     #[command(after_help = "\
 Example:
@@ -367,44 +365,6 @@ pub(crate) struct History {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Disruption {
-    /// What to ask
-    #[arg(value_name = "OPERATION")]
-    pub(crate) operation: DisruptionOperation,
-    /// Whom; without a path, at /api/v1/request
-    #[arg(long, value_name = "URL", env = "REBOOTLOCK_DISRUPTION_URL", value_parser = disruption::url)]
-    pub(crate) url: Uri,
-    /// File with what is known of the machine, as JSON: Hostname, Tags, RequiredImage and so on
-    #[arg(long, value_name = "FILE", env = "REBOOTLOCK_DISRUPTION_MACHINE_FILE")]
-    pub(crate) machine_file: Option<PathBuf>,
-    /// What the machine is called [default: as in the file, or as it calls itself]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) hostname: Option<String>,
-    /// A tag of the machine, also instead of one in the file; repeat it for several
-    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = disruption::tag)]
-    pub(crate) tags: Vec<(String, String)>,
-    /// Certificate authorities to trust instead of this machine's, PEM
-    #[arg(long, value_name = "FILE", env = "REBOOTLOCK_DISRUPTION_CA_FILE")]
-    pub(crate) ca_file: Option<PathBuf>,
-    /// File whose first line is sent as a bearer token
-    #[arg(long, value_name = "FILE", env = "REBOOTLOCK_DISRUPTION_TOKEN_FILE")]
-    pub(crate) token_file: Option<PathBuf>,
-    /// Give up after so long, as 30s or 1m
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = lasting)]
-    pub(crate) within: Duration,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DisruptionOperation {
-    /// May it be disrupted?
-    Check,
-    /// It wants to be
-    Request,
-    /// It does not any more
-    Cancel,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct Scope {
     /// All groups, not only those named by --group
     #[arg(long)]
@@ -441,7 +401,7 @@ fn patience(text: &str) -> Result<Patience, String> {
 }
 
 /// Something that ends by itself lasts for a while.
-fn lasting(text: &str) -> Result<Duration, String> {
+pub(crate) fn lasting(text: &str) -> Result<Duration, String> {
     match duration::parse(text)? {
         Duration::ZERO => Err("must be longer than nothing".to_owned()),
         time => Ok(time),

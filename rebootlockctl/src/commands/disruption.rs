@@ -3,10 +3,12 @@
 //! Its exit code is the answer, and only an answer may be one of 0, 1 and 2: whatever goes wrong here has
 //! another.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use clap::ValueEnum;
 use hyper::body::Bytes;
 use hyper::header::CONTENT_TYPE;
 use hyper::http::uri::PathAndQuery;
@@ -16,7 +18,7 @@ use rebootlock::host;
 use rebootlock::http::{self, Access, Credentials, SecretFile};
 use serde_json::{Map, Value, json};
 
-use crate::cli::{Disruption, DisruptionOperation};
+use crate::cli::lasting;
 use crate::failure::chain;
 use crate::output::{clean, print, say};
 
@@ -31,11 +33,50 @@ const MAX_ANSWER: usize = 64 * 1024;
 
 const GROUP: &str = "DisruptionManagerGroupIdentifier";
 
+/// Flags of `disruption`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// What to ask
+    #[arg(value_name = "OPERATION")]
+    operation: Operation,
+    /// Whom; without a path, at /api/v1/request
+    #[arg(long, value_name = "URL", env = "REBOOTLOCK_DISRUPTION_URL", value_parser = url)]
+    url: Uri,
+    /// File with what is known of the machine, as JSON: Hostname, Tags, RequiredImage and so on
+    #[arg(long, value_name = "FILE", env = "REBOOTLOCK_DISRUPTION_MACHINE_FILE")]
+    machine_file: Option<PathBuf>,
+    /// What the machine is called [default: as in the file, or as it calls itself]
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// A tag of the machine, also instead of one in the file; repeat it for several
+    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = tag)]
+    tags: Vec<(String, String)>,
+    /// Certificate authorities to trust instead of this machine's, PEM
+    #[arg(long, value_name = "FILE", env = "REBOOTLOCK_DISRUPTION_CA_FILE")]
+    ca_file: Option<PathBuf>,
+    /// File whose first line is sent as a bearer token
+    #[arg(long, value_name = "FILE", env = "REBOOTLOCK_DISRUPTION_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// Give up after so long, as 30s or 1m
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = lasting)]
+    within: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Operation {
+    /// May it be disrupted?
+    Check,
+    /// It wants to be
+    Request,
+    /// It does not any more
+    Cancel,
+}
+
 /// Asks, prints the answer, and exits with it.
-pub(crate) async fn run(common: &CommonArgs, args: Disruption) -> ExitCode {
+pub(crate) async fn run(common: &CommonArgs, args: Args) -> ExitCode {
     let within = args.within;
     let asked = tokio::time::timeout(within, ask(common, args)).await;
-    match asked.unwrap_or_else(|_| bail_after(within)) {
+    match asked.unwrap_or_else(|_| too_late(within)) {
         Ok(word) => {
             // Who does not read the word has the code.
             let _ = print(&format!("{}\n", word.text()));
@@ -48,7 +89,7 @@ pub(crate) async fn run(common: &CommonArgs, args: Disruption) -> ExitCode {
     }
 }
 
-fn bail_after(within: std::time::Duration) -> anyhow::Result<Word> {
+fn too_late(within: Duration) -> anyhow::Result<Word> {
     bail!("no answer within {} s", within.as_secs())
 }
 
@@ -90,11 +131,11 @@ impl Word {
     }
 }
 
-async fn ask(common: &CommonArgs, args: Disruption) -> anyhow::Result<Word> {
+async fn ask(common: &CommonArgs, args: Args) -> anyhow::Result<Word> {
     let operation = match args.operation {
-        DisruptionOperation::Check => "check",
-        DisruptionOperation::Request => "request",
-        DisruptionOperation::Cancel => "cancel",
+        Operation::Check => "check",
+        Operation::Request => "request",
+        Operation::Cancel => "cancel",
     };
     let machine = machine(common, &args)?;
     let body = json!({"MDB": machine, "Request": operation}).to_string();
@@ -115,7 +156,7 @@ async fn ask(common: &CommonArgs, args: Disruption) -> anyhow::Result<Word> {
 }
 
 /// What the manager is told of the machine.
-fn machine(common: &CommonArgs, args: &Disruption) -> anyhow::Result<Map<String, Value>> {
+fn machine(common: &CommonArgs, args: &Args) -> anyhow::Result<Map<String, Value>> {
     let mut machine = match &args.machine_file {
         Some(path) => from_file(path)?,
         None => Map::new(),
