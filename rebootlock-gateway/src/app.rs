@@ -10,7 +10,7 @@ use rebootlock::id::Group;
 use rebootlock::lock::{LockError, LockManager};
 use rebootlock::store::SharedStore;
 use rebootlock::window::Windows;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Auth;
@@ -96,6 +96,11 @@ impl Live {
         Ok(found.get(&key).is_some())
     }
 
+    /// Whether the slots of `group` are configured.
+    pub fn fixes(&self, group: &Group) -> bool {
+        self.configured.get(group).is_some_and(Option::is_some)
+    }
+
     /// All groups there are.
     ///
     /// # Errors
@@ -158,6 +163,8 @@ pub struct App {
     pub stop: CancellationToken,
     /// So many more watches may be opened.
     pub watches: Arc<Semaphore>,
+    /// Wakes who looks after clients of disruption-manager.
+    pub disrupted: Notify,
 }
 
 impl App {
@@ -172,6 +179,7 @@ impl App {
             page: Page::default(),
             stop: CancellationToken::new(),
             watches: Arc::new(Semaphore::new(settings.gateway.max_watches)),
+            disrupted: Notify::new(),
         }))
     }
 

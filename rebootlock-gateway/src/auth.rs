@@ -126,6 +126,14 @@ impl Caller {
     }
 }
 
+impl Caller {
+    /// Whether its credentials, or its certificate, are for this machine by name.
+    pub fn is_for(&self, machine: &MachineId) -> bool {
+        self.ids.as_ref().is_some_and(|ids| ids.contains(machine))
+            || self.certificate.as_ref().is_some_and(|names| names.contains(machine.as_str()))
+    }
+}
+
 /// Everybody who may ask.
 #[derive(Debug, Default)]
 pub struct Auth {

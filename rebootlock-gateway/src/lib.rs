@@ -3,10 +3,11 @@
 //! - [`options`]: flags, variables and files become settings; [`app`] is what they make.
 //! - [`listen`], [`serve`], [`tls`]: from a socket to a request; [`routes`]: from there to an answer.
 //! - [`fleetlock`]: FleetLock v1. One protocol a module; each translates to and from [`slots`].
+//! - [`disruption`]: the protocol of disruption-manager.
 //! - [`slots`]: asking for a slot and giving it back, as every protocol here means it; [`combine`]
 //!   settles together what arrives together.
 //!   [`silent`] gives back what nobody gives back.
-//! - [`auth`], [`rate`]: who may ask, and how often.
+//! - [`auth`], [`proxies`], [`rate`]: who may ask, from where, and how often.
 //! - [`operators`]: people; [`fleet`]: what they see, [`act`]: what they do; [`api`]: both as JSON; [`page`]: both
 //!   in a browser.
 //! - [`remote`]: the store itself, for programs that cannot reach it.
@@ -21,6 +22,7 @@ pub mod api;
 pub mod app;
 pub mod auth;
 pub mod combine;
+pub mod disruption;
 pub mod fleet;
 pub mod fleetlock;
 pub mod groups;
@@ -32,6 +34,7 @@ pub mod operators;
 pub mod options;
 pub mod page;
 mod patience;
+pub mod proxies;
 pub mod rate;
 pub mod remote;
 pub mod reply;

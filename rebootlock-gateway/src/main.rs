@@ -14,11 +14,14 @@ use rebootlock_gateway::app::App;
 use rebootlock_gateway::options::{Cli, Command, HashArgs, ServeArgs, read};
 use rebootlock_gateway::takeover::TakeOverArgs;
 use rebootlock_gateway::tls::Tls;
-use rebootlock_gateway::{auth, groups, import, listen, serve, takeover};
+use rebootlock_gateway::{auth, disruption, groups, import, listen, serve, takeover};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// More wait for one of these.
 const MAX_BLOCKING_THREADS: usize = 32;
+
+/// It goes without saying after a while.
+const RESIGN_WITHIN: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -102,6 +105,7 @@ async fn run(common: &CommonArgs, flags: &ServeArgs, settings: Settings) -> Exit
     }
     let mut serving = tokio::spawn(serve::serve(app.clone(), listeners, tls.clone()));
     tokio::spawn(groups::watch(app.clone()));
+    let keeping = tokio::spawn(disruption::keep(app.clone()));
     if let Some(tls) = tls.clone() {
         tokio::spawn(async move { tls.follow().await });
     }
@@ -127,6 +131,8 @@ async fn run(common: &CommonArgs, flags: &ServeArgs, settings: Settings) -> Exit
             },
         }
     }
+    // Another gateway goes on with it at once, if this one says that it stops.
+    let _ = tokio::time::timeout(RESIGN_WITHIN, keeping).await;
     tracing::info!("stopped");
     ExitCode::SUCCESS
 }

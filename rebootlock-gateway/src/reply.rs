@@ -167,6 +167,10 @@ pub struct Told {
     pub kind: Kind,
 }
 
+/// What the log and the figures call an answer that is not of such a kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Called(pub &'static str);
+
 #[derive(Serialize)]
 struct Written<'a> {
     kind: &'a str,

@@ -11,9 +11,9 @@ use axum::routing::any;
 use tower::Service as _;
 
 use crate::app::App;
-use crate::reply::{Kind, Reply, Told};
+use crate::reply::{Called, Kind, Reply, Told};
 use crate::serve::Peer;
-use crate::{api, fleetlock, health, page, remote};
+use crate::{api, disruption, fleetlock, health, page, proxies, remote};
 
 /// Every path there is, each protocol's in its own module.
 pub fn router(app: Arc<App>) -> Router {
@@ -25,6 +25,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/v1/", any(api::answer))
         .route("/api/v1/{*below}", any(api::answer))
         .route("/api/v1/store/{*below}", any(remote::answer))
+        .route("/api/v1/request", any(disruption::request))
         .route("/healthz", any(health::healthz))
         .route("/readyz", any(health::readyz))
         .route("/metrics", any(health::metrics))
@@ -47,6 +48,9 @@ pub async fn answer(
 ) -> Response<Body> {
     let began = Instant::now();
     let live = app.live();
+    let proxies = &live.settings.trusted_proxies;
+    let address = proxies::client_socket(peer.address, request.headers(), proxies);
+    let peer = Peer { address, ..peer.clone() };
     let method = request.method().clone();
     let path = straight(request.uri().path(), &live.settings.prefixes);
     let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
@@ -71,7 +75,8 @@ pub async fn answer(
             }
         }
     };
-    let kind = response.extensions().get::<Told>().map(|told| told.kind.name(false));
+    let told = response.extensions().get::<Told>().map(|told| told.kind.name(false));
+    let kind = told.or_else(|| response.extensions().get::<Called>().map(|called| called.0));
     let status = response.status();
     let took = began.elapsed();
     app.metrics.answered(route, kind.unwrap_or("none"), status, took);
@@ -104,6 +109,7 @@ fn route(path: &str) -> &'static str {
     match path {
         "/v1/pre-reboot" => "pre-reboot",
         "/v1/steady-state" => "steady-state",
+        "/api/v1/request" => "disruption",
         "/healthz" => "healthz",
         "/readyz" => "readyz",
         "/metrics" => "metrics",

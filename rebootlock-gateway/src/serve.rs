@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::auth::CertificateNames;
+use crate::disruption::srpc;
 use crate::patience::Patient;
 use crate::routes;
 use crate::tls::{self, Tls};
@@ -134,15 +135,28 @@ async fn accept(
 async fn connection(stream: TcpStream, address: SocketAddr, service: Service) {
     // Answers are small, and each is waited for.
     let _ = stream.set_nodelay(true);
-    let Some(tls) = service.tls.clone() else {
-        let peer = Peer { address, certificate: None, within: service.within };
-        return converse(stream, peer, service).await;
-    };
     let within = service.app.live().settings.header_timeout;
+    let Some(tls) = service.tls.clone() else {
+        return match tokio::time::timeout(within, srpc::begins(&stream)).await {
+            Ok(Ok(false)) => {
+                let peer = Peer { address, certificate: None, within: service.within };
+                converse(stream, peer, service).await;
+            }
+            Ok(Ok(true)) => srpc::refuse(stream, address).await,
+            Ok(Err(error)) => tracing::debug!(%address, %error, "the connection broke"),
+            Err(_) => tracing::debug!(%address, "the client says nothing"),
+        };
+    };
     match tokio::time::timeout(within, tls.acceptor().accept(stream)).await {
-        Ok(Ok(stream)) => {
+        Ok(Ok(mut stream)) => {
             let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
             let certificate = shown.map(tls::names);
+            if tokio::time::timeout(within, stream.fill_buf())
+                .await
+                .is_ok_and(|began| began.is_ok_and(|bytes| srpc::is_next(bytes) == Some(true)))
+            {
+                return srpc::refuse(stream, address).await;
+            }
             let peer = Peer { address, certificate, within: service.within };
             converse(stream, peer, service).await;
         }

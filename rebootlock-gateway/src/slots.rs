@@ -203,7 +203,8 @@ async fn others(live: &Live, ask: &Ask, rules: &ClusterRules) -> Result<(), Refu
     Err(Refusal::new(Kind::Unhealthy, complaints.join("; ")))
 }
 
-async fn known(live: &Live, group: &Group) -> Result<(), Refusal> {
+/// Whether there is such a group.
+pub(crate) async fn known(live: &Live, group: &Group) -> Result<(), Refusal> {
     if in_time(live, live.knows(group)).await? {
         return Ok(());
     }

@@ -2,11 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[allow(dead_code, unreachable_pub)]
+#[path = "disruption/client.rs"]
+mod client;
+#[allow(dead_code, unreachable_pub)]
 mod support;
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
+use client::{LIMIT, Machine, READY_TIMEOUT, READY_URL, Service};
 use rustix::process::Signal;
 use support::etcd::Etcd;
 use support::{Answer, Fleet, Gateway, PROTOCOL, at_once, params, request};
@@ -167,4 +171,66 @@ fn a_member_that_dies_takes_no_slot_with_it_and_gives_none_away() {
     assert!(granted <= 3, "{answers:?}");
     let answers = at_once(&[&one, &two], 9, "/v1/pre-reboot");
     assert_eq!(answers.iter().filter(|answer| answer.status == 200).count(), 3);
+}
+
+#[test]
+fn machines_that_ask_two_gateways_have_one_limit_and_one_line() {
+    let etcd = Etcd::start();
+    let fleet = Fleet::new("");
+    let gateways = [start(&fleet, &etcd), start(&fleet, &etcd)];
+    let machines: Vec<_> = (2..22).map(|n| Machine::new(n).tag(LIMIT, "3")).collect();
+    let ready = std::sync::Barrier::new(machines.len());
+    std::thread::scope(|scope| {
+        let asking: Vec<_> = machines
+            .iter()
+            .zip(gateways.iter().cycle())
+            .map(|(machine, gateway)| {
+                let ready = &ready;
+                scope.spawn(move || {
+                    ready.wait();
+                    machine.request(gateway)
+                })
+            })
+            .collect();
+        let words: Vec<_> = asking.into_iter().map(|asked| asked.join().unwrap()).collect();
+        assert_eq!(words.iter().filter(|word| *word == "permitted").count(), 3, "{words:?}");
+        assert_eq!(words.iter().filter(|word| *word == "requested").count(), 17, "{words:?}");
+    });
+    // All get through, three at a time, whichever gateway they ask.
+    let mut waiting = machines;
+    while !waiting.is_empty() {
+        let at = |gateway: usize| {
+            let permitted = |machine: &&Machine| machine.check(&gateways[gateway]) == "permitted";
+            waiting.iter().filter(permitted).map(Machine::id).collect::<Vec<_>>()
+        };
+        let there = at(0);
+        assert_eq!(there, at(1));
+        assert_eq!(there.len(), waiting.len().min(3));
+        for (n, id) in there.iter().enumerate() {
+            let machine = waiting.iter().position(|machine| machine.id() == *id).unwrap();
+            waiting.remove(machine).cancel(&gateways[n % 2]);
+        }
+    }
+}
+
+#[test]
+fn what_one_gateway_began_to_look_after_another_ends() {
+    let etcd = Etcd::start();
+    let fleet = Fleet::new("[gateway]\ndisruption_permitted_secs = 3\n");
+    let service = Service::start(503);
+    let (one, two) = (start(&fleet, &etcd), start(&fleet, &etcd));
+    let a = Machine::new(2).tag(READY_URL, &service.url()).tag(READY_TIMEOUT, "10m");
+    let [b, c] = [3, 4].map(Machine::new);
+    assert_eq!(a.request(&one), "permitted");
+    assert_eq!(b.request(&two), "requested");
+    a.cancel(&two);
+    client::poll("it is not asked", || service.asked() > 0);
+    one.signal(Signal::TERM);
+    assert_eq!(one.ended(), Some(0));
+    service.becomes(200);
+    client::poll("b is never permitted", || b.request(&two) == "permitted");
+    // And its hour ends, by the clock of the store.
+    client::poll("c is never permitted", || c.request(&two) == "permitted");
+    assert_eq!(b.check(&two), "denied");
+    two.logged("permitted/expired->denied");
 }

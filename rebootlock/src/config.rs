@@ -12,6 +12,7 @@ mod gateway;
 mod group;
 mod hooks;
 mod metrics;
+mod network;
 mod reboot;
 mod store;
 mod table;
@@ -29,11 +30,13 @@ pub use self::fragment::{
 };
 pub use self::gate::GateSettings;
 pub use self::gateway::{
-    ClientCertificates, GatewayFragment, GatewaySettings, ReleaseSilent, TlsSettings,
+    ClientCertificates, CountFrom, DisruptionGroups, DisruptionSettings, GatewayFragment,
+    GatewaySettings, ReleaseSilent, TlsSettings,
 };
 pub use self::group::GroupSettings;
 pub use self::hooks::{HooksFragment, HooksSettings, Isolation};
 pub use self::metrics::{Listen, MetricsFragment, MetricsSettings, Textfile};
+pub use self::network::Network;
 pub use self::reboot::{Announce, OnOverdue, RebootFragment, RebootMethod, RebootSettings};
 pub use self::table::{Count, Secs};
 pub use self::window::{WindowRule, WindowSettings, local_zone};

@@ -194,6 +194,31 @@ impl Keyspace {
         Key::new(format!("{}/sessions/{digest}", self.prefix))
     }
 
+    /// What a machine that speaks disruption-manager's protocol has asked for.
+    pub fn disruption(&self, machine: &MachineId) -> Key {
+        Key::new(format!("{}/disruption/{machine}", self.prefix))
+    }
+
+    /// Below it, what all such machines have asked for.
+    pub fn disruptions(&self) -> Key {
+        Key::new(format!("{}/disruption/", self.prefix))
+    }
+
+    /// Present while the time of such a machine runs.
+    pub fn disruption_timer(&self, machine: &MachineId) -> Key {
+        Key::new(format!("{}/disruption-time/{machine}", self.prefix))
+    }
+
+    /// Present while a gateway looks after such machines.
+    pub fn disruption_keeper(&self) -> Key {
+        Key::new(format!("{}/disruption-keeper", self.prefix))
+    }
+
+    /// The limit of a group as such machines say it.
+    pub fn said_limit(&self, group: &Group) -> Key {
+        Key::new(format!("{}/disruption-limit", self.base(group)))
+    }
+
     /// Presence of one agent.
     pub fn machine(&self, machine: &MachineId) -> Key {
         Key::new(format!("{}/machines/{machine}", self.prefix))

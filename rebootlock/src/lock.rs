@@ -9,6 +9,7 @@
 mod acquire;
 mod acts;
 mod advance;
+mod disruption;
 mod fleet;
 mod history;
 mod overdue;
@@ -32,6 +33,7 @@ pub use self::acquire::Acquired;
 use self::acts::Note;
 pub use self::acts::{ACTS_KEPT, Done};
 pub use self::advance::Advance;
+pub use self::disruption::{Followed, Rewrite, Timed};
 pub use self::fleet::{Forgetting, Forgotten};
 pub use self::history::{HISTORY_KEPT, Remembered};
 pub use self::overdue::OverdueRelease;

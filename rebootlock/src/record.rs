@@ -4,6 +4,7 @@
 //! are not known here are kept when a document is written again.
 
 mod act;
+mod disruption;
 mod member;
 mod past;
 mod session;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use self::act::{Act, Deed};
+pub use self::disruption::{Disruption, DisruptionState, SaidLimit};
 pub use self::member::{Blocked, Health, Presence, RosterEntry};
 pub use self::past::{Day, Ending, OverdueReleases, Past};
 pub use self::session::Session;
@@ -102,6 +104,8 @@ pub enum Via {
     Exec,
     /// A FleetLock client, over HTTP.
     Fleetlock,
+    /// A machine that speaks disruption-manager's protocol, over HTTP.
+    DisruptionManager,
     /// Something a newer version wrote, or another door.
     #[serde(untagged)]
     Other(String),
@@ -115,6 +119,7 @@ impl fmt::Display for Via {
             Self::CtlReboot => "ctl-reboot",
             Self::Exec => "exec",
             Self::Fleetlock => "fleetlock",
+            Self::DisruptionManager => "disruption-manager",
             Self::Other(text) => text,
         })
     }
@@ -403,6 +408,7 @@ mod tests {
             let _ = (Presence::from_json(&bytes), RosterEntry::from_json(&bytes));
             let _ = (Past::from_json(&bytes), OverdueReleases::from_json(&bytes));
             let _ = Session::from_json(&bytes);
+            let _ = (Disruption::from_json(&bytes), SaidLimit::from_json(&bytes));
         }
     }
 }

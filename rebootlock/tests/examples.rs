@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use rebootlock::record::{
-    Act, Cooldown, Deed, Document, Hold, HolderRecord, HolderState, OverdueReleases, Past, Pause,
-    Presence, Request, RosterEntry, Session, Via, Waiter,
+    Act, Cooldown, Deed, Disruption, Document, Hold, HolderRecord, HolderState, OverdueReleases,
+    Past, Pause, Presence, Request, RosterEntry, SaidLimit, Session, Via, Waiter,
 };
 use rebootlock::semaphore::Semaphore;
 
@@ -75,6 +75,11 @@ fn the_other_documents_are_printed_as_they_are_written() {
     }
     assert_eq!(Act::from_json(text("act.json").as_bytes()).unwrap().deed, Deed::Unlock);
     assert_eq!(printed::<OverdueReleases>("overdue-releases.json"), text("overdue-releases.json"));
+    for name in ["disruption.json", "disruption-proving.json"] {
+        assert_eq!(printed::<Disruption>(name), text(name));
+        assert!(Disruption::from_json(text(name).as_bytes()).unwrap().unknown.is_empty());
+    }
+    assert_eq!(printed::<SaidLimit>("disruption-limit.json"), text("disruption-limit.json"));
     assert_eq!(printed::<RosterEntry>("roster.json"), text("roster.json"));
     assert_eq!(printed::<Presence>("presence-unhealthy.json"), text("presence-unhealthy.json"));
     assert_eq!(printed::<Request>("request.json"), text("request.json"));

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use rebootlock::cli::CommonArgs;
 use rebootlock::cli::beside::{CompletionsArgs, ManualArgs};
+use rebootlock::cli::{CommonArgs, exit};
 use rebootlock::duration;
 use rebootlock::id::MachineId;
+
+use crate::commands::disruption;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -230,6 +232,19 @@ not: see `unlock`.")]
         #[command(flatten)]
         output: Output,
     },
+    /// Ask a disruption-manager, or a gateway, whether this machine may be disrupted
+    #[command(after_help = "\
+Examples:
+  rebootlockctl disruption request --url https://gateway.example --group web
+  rebootlockctl disruption check --url http://manager:6979/api/v1/request --machine-file mdb.json
+
+For subd, whose -disruptionManager names a program that is run with one word, make one:
+  #!/bin/sh
+  exec rebootlockctl disruption \"$1\" --url https://gateway.example --machine-file /etc/mdb.json
+
+Exit codes: 0 permitted, 1 requested, 2 denied, 3 it could not be asked, 64 wrong command line.
+After a cancel the answer is denied.")]
+    Disruption(disruption::Args),
     /// Print a completion script for a shell
     #[command(after_help = "\
 Example:
@@ -238,6 +253,16 @@ Example:
     /// Write the manual pages of this program into a folder
     #[command(hide = true)]
     Manual(ManualArgs),
+}
+
+impl Command {
+    /// The exit code where not even the beginning can be made.
+    pub(crate) fn cannot_start(&self) -> u8 {
+        match self {
+            Self::Disruption(_) => disruption::NOT_ASKED,
+            _ => exit::FAILED,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -376,7 +401,7 @@ fn patience(text: &str) -> Result<Patience, String> {
 }
 
 /// Something that ends by itself lasts for a while.
-fn lasting(text: &str) -> Result<Duration, String> {
+pub(crate) fn lasting(text: &str) -> Result<Duration, String> {
     match duration::parse(text)? {
         Duration::ZERO => Err("must be longer than nothing".to_owned()),
         time => Ok(time),

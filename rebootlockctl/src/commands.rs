@@ -1,5 +1,6 @@
 //! The subcommands, one a file.
 
+pub(crate) mod disruption;
 mod doctor;
 mod exec;
 mod explain;
@@ -63,6 +64,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Forget { machine, force } => forget::run(open().await?, machine, force).await,
         Command::Repair { scope, yes } => repair::run(open().await?, scope, yes).await,
         Command::Doctor { output } => doctor::run(&cli.common, output).await,
+        Command::Disruption(args) => Ok(disruption::run(&cli.common, args).await),
         Command::Completions(args) => {
             print(&beside::completions(Cli::command(), &args))?;
             Ok(ExitCode::SUCCESS)

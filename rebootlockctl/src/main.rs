@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             say(format_args!("error: cannot start: {error}"));
-            return exit::FAILED.into();
+            return cli.command.cannot_start().into();
         }
     };
     match runtime.block_on(commands::run(cli)) {

@@ -8,6 +8,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use super::ConfigError;
+use super::network::Network;
 use super::table::{Count, Secs, full_path};
 
 /// Where the gateway listens unless told otherwise.
@@ -33,6 +34,12 @@ pub struct GatewayFragment {
     max_connections: Option<Count<1, 1_000_000>>,
     max_watches: Option<Count<1, 1_000_000>>,
     requests_per_minute: Option<Count<0, 1_000_000>>,
+    trusted_proxies: Option<Vec<Network>>,
+    disruption_permitted_secs: Option<Secs<1, 604_800>>,
+    disruption_count_from: Option<CountFrom>,
+    disruption_groups: Option<DisruptionGroups>,
+    #[serde(deserialize_with = "hosts")]
+    disruption_ready_hosts: Option<Vec<String>>,
     #[serde(deserialize_with = "full_path")]
     tls_cert_file: Option<PathBuf>,
     #[serde(deserialize_with = "full_path")]
@@ -78,6 +85,10 @@ pub struct GatewaySettings {
     pub max_watches: usize,
     /// So many requests of one address in a minute; any number if there is none.
     pub requests_per_minute: Option<u32>,
+    /// Whose word counts on where a request comes from.
+    pub trusted_proxies: Vec<Network>,
+    /// Clients of disruption-manager.
+    pub disruption: DisruptionSettings,
     /// TLS, and whose certificates are asked for.
     pub tls: Option<TlsSettings>,
     /// Who may ask for what, with hashes of passwords and tokens. Anybody for anything without.
@@ -103,6 +114,42 @@ pub struct ReleaseSilent {
     pub after: Duration,
     /// So many in each group on one day.
     pub budget: u32,
+}
+
+/// What holds for clients of disruption-manager, decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DisruptionSettings {
+    /// For how long a permission, or a wish for one, is good.
+    pub permitted: Duration,
+    /// From when on that time runs.
+    pub count_from: CountFrom,
+    /// Who says which groups there are, and what their limits are.
+    pub groups: DisruptionGroups,
+    /// The only hosts that are asked whether a machine is ready, if there is a list of them; `*.` before
+    /// a name stands for all below it.
+    pub ready_hosts: Option<Vec<String>>,
+}
+
+/// From when on the time of a permission runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CountFrom {
+    /// From the last request, so that a machine that waited for a part of it has the rest.
+    #[default]
+    Request,
+    /// From the moment it was granted.
+    Grant,
+}
+
+/// Who says which groups there are, and what their limits are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DisruptionGroups {
+    /// The tags of the machines that ask, where nobody else has said anything.
+    #[default]
+    Tags,
+    /// The configuration and the store alone.
+    Known,
 }
 
 /// TLS of the gateway, decided.
@@ -150,6 +197,11 @@ impl GatewayFragment {
             max_connections,
             max_watches,
             requests_per_minute,
+            trusted_proxies,
+            disruption_permitted_secs,
+            disruption_count_from,
+            disruption_groups,
+            disruption_ready_hosts,
             tls_cert_file,
             tls_key_file,
             client_ca_file,
@@ -221,6 +273,8 @@ impl GatewayFragment {
         assert!(self.tls_cert_file.is_some() && self.credentials_file.is_some());
         Self {
             prefixes: None,
+            trusted_proxies: None,
+            disruption_ready_hosts: None,
             tls_cert_file: None,
             tls_key_file: None,
             client_ca_file: None,
@@ -256,6 +310,13 @@ impl GatewaySettings {
             requests_per_minute: (fragment.requests_per_minute)
                 .map(|count| u32::try_from(count.get()).unwrap_or(u32::MAX))
                 .filter(|count| *count > 0),
+            trusted_proxies: fragment.trusted_proxies.unwrap_or_default(),
+            disruption: DisruptionSettings {
+                permitted: fragment.disruption_permitted_secs.map_or(secs(3600), Secs::get),
+                count_from: fragment.disruption_count_from.unwrap_or_default(),
+                groups: fragment.disruption_groups.unwrap_or_default(),
+                ready_hosts: fragment.disruption_ready_hosts,
+            },
             tls,
             credentials_file: fragment.credentials_file,
             public_view: fragment.public_view,
@@ -326,6 +387,23 @@ fn addresses<'de, D: Deserializer<'de>>(
         }
     }
     deserializer.deserialize_any(Visitor).map(Some)
+}
+
+/// Names or addresses of hosts, in small letters.
+fn hosts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    let mut written = Vec::<String>::deserialize(deserializer)?;
+    for host in &mut written {
+        *host = host.to_ascii_lowercase();
+        let name = host.strip_prefix("*.").unwrap_or(host);
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
+        if name.is_empty() || !name.chars().all(plain) {
+            return Err(D::Error::custom(format!(
+                "{host:?} is not a host; expected one such as \"web-3.example\", \"*.example\" or \
+                 \"10.0.0.5\""
+            )));
+        }
+    }
+    Ok(Some(written))
 }
 
 fn prefixes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
@@ -400,6 +478,22 @@ mod tests {
             (
                 "requests_per_minute = -1",
                 "2:23: `requests_per_minute`: -1 is not from 0 to 1000000",
+            ),
+            (
+                "trusted_proxies = [\"10.0.0.0/33\"]",
+                "2:19: `trusted_proxies`: \"10.0.0.0/33\" is not a network; expected one such as",
+            ),
+            (
+                "disruption_permitted_secs = 0",
+                "2:29: `disruption_permitted_secs`: 0 is not from 1 to",
+            ),
+            (
+                "disruption_groups = \"any\"",
+                "2:21: `disruption_groups`: unknown value `any`; allowed are",
+            ),
+            (
+                "disruption_ready_hosts = [\"a b\"]",
+                "2:26: `disruption_ready_hosts`: \"a b\" is not a host; expected",
             ),
             ("tls_cert_file = \"c.pem\"", "2:17: `tls_cert_file`: \"c.pem\" is not a full path"),
             (

@@ -31,6 +31,7 @@ async fn help_and_version_are_answers() {
         "machines",
         "repair",
         "doctor",
+        "disruption",
         "completions",
     ] {
         assert!(help.out.contains(&format!("\n  {command} ")), "{command} in {help:?}");

@@ -1,0 +1,192 @@
+//! The protocol of disruption-manager: `POST /api/v1/request` with `check`, `request` or `cancel`.
+//!
+//! # Who has what
+//!
+//! A slot is in the group's semaphore, with a holder record `via` `disruption-manager`, and so counts as any
+//! other. Beside it is one document for each machine that wants to be disrupted, is, or was just now
+//! ([`rebootlock::record::Disruption`]), with a timer: a key on a lease, which ends by the store's clock and
+//! never early. The document never gives a slot; it says what the machine is told, and what is to happen
+//! to its slot when it says nothing more.
+//!
+//! ```text
+//! none ──request──► asking ──cancel, proves──► proving ──ready, or time over──► none, or asking again
+//!                     │ ▲                         ▲
+//!       cancel: none ◄┘ └─ request: timer anew    └── time over (no slot: none)
+//! ```
+//!
+//! - *Asking*: with a slot it is `permitted`, unless a pause, a hold or a closed window keeps it; else it is
+//!   `requested`, and has a place in the group's queue. The place hangs on a short lease that gateways
+//!   keep alive; if it is lost, because none was there, it is taken again as long as the timer runs.
+//! - *Proving*: it is not permitted any more, and its slot is still taken. A machine has one slot, so what it
+//!   asks for meanwhile it gets when that has gone back.
+//!
+//! # What may go wrong
+//!
+//! - *A gateway dies between two steps.* First the wish is written, then the slot taken: a wish without a
+//!   slot waits, or its timer ends. A slot goes back before its document goes: a document without a slot ends
+//!   by its timer. A slot whose document is gone (see below) gets a new one, and its time runs from then.
+//! - *A reply is lost.* All three operations may be repeated: each is decided on what is there. A request that
+//!   is still under way when its machine cancels looks, once it has a slot, whether it is still wanted, and
+//!   gives it back if not. If it dies before that, the slot is one without a document.
+//! - *A timer ends while its machine asks again.* Both change the document on the condition that it is as they
+//!   read it, and that the timer is, too. So either the request comes first and nothing has ended, or it finds
+//!   that its time is over and begins anew: it is never told `permitted` about a slot that is being freed.
+//! - *Several gateways.* Nothing is kept in them but which address is asked when. [`keep`] does what happens
+//!   by itself in one of them at a time; in two at once it would do the same.
+//! - *The store is away.* 503, and nothing ends: what cannot be read is not over.
+
+mod ask;
+mod body;
+mod keep;
+mod origin;
+mod probe;
+pub(crate) mod srpc;
+mod tags;
+mod template;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderValue, Method, Response, StatusCode};
+use rebootlock::id::MachineId;
+
+use self::ask::{Asking, Word};
+use self::body::Operation;
+pub use self::keep::keep;
+use crate::app::{App, Live};
+use crate::auth::{Caller, Refused};
+use crate::reply::{Called, Kind};
+use crate::serve::Peer;
+use crate::slots::Refusal;
+
+/// `/api/v1/request`
+pub async fn request(State(app): State<Arc<App>>, request: Request) -> Response<Body> {
+    let live = app.live();
+    match handle(&app, &live, request).await {
+        Ok(word) => {
+            let text = format!("{{\n    \"Response\": \"{}\"\n}}\n", word.text());
+            respond(StatusCode::OK, word.text(), text)
+        }
+        Err(Fault { status, called, text }) => {
+            let mut response = respond(status, called, text + "\n");
+            let headers = response.headers_mut();
+            headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            if status == StatusCode::UNAUTHORIZED {
+                let scheme = HeaderValue::from_static("Basic realm=\"rebootlock\"");
+                headers.insert(WWW_AUTHENTICATE, scheme);
+            }
+            response
+        }
+    }
+}
+
+/// Clients take what they are told as text.
+fn respond(status: StatusCode, called: &'static str, text: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.extensions_mut().insert(Called(called));
+    response
+}
+
+/// Why there is no word: never that it is not permitted.
+struct Fault {
+    status: StatusCode,
+    /// For the log and the figures.
+    called: &'static str,
+    text: String,
+}
+
+impl Fault {
+    fn new(kind: Kind, text: impl Into<String>) -> Self {
+        Self { status: kind.status(), called: kind.name(false), text: text.into() }
+    }
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.kind, refusal.text)
+    }
+}
+
+async fn handle(app: &App, live: &Live, request: Request) -> Result<Word, Fault> {
+    let (head, body) = request.into_parts();
+    if head.method != Method::POST {
+        return Err(Fault::new(Kind::MethodNotAllowed, "unsupported method"));
+    }
+    let peer = head.extensions.get::<Peer>().cloned().unwrap_or_default();
+    let caller = live.auth.caller(&head.headers, peer.certificate.as_ref()).await;
+    let caller = caller.map_err(|refused| {
+        tracing::info!(
+            target: "rebootlock_gateway::audit",
+            event = "unauthorized", address = %peer.address, "{refused}"
+        );
+        let kind = if refused == Refused::Busy { Kind::Overloaded } else { Kind::Unauthorized };
+        Fault::new(kind, refused.to_string())
+    })?;
+    let body =
+        crate::fleetlock::read(body, crate::fleetlock::MAX_BODY, live.settings.body_timeout).await;
+    let body = body.map_err(|reply| Fault::new(reply.kind, reply.value))?;
+    let body = body::parse(&body).map_err(|problem| Fault::new(Kind::InvalidBody, problem))?;
+    let machine = &body.machine;
+    let asking = asking(machine, &peer);
+    if body.operation == Operation::Check {
+        // Who cannot be named has nothing.
+        let Ok(asking) = asking else { return Ok(Word::Denied) };
+        may(&caller, &asking, &peer)?;
+        return Ok(ask::check(live, &asking).await?);
+    }
+    let vouched = match &asking {
+        Ok(asking) => {
+            may(&caller, asking, &peer)?;
+            caller.is_for(&asking.machine)
+        }
+        Err(_) => false,
+    };
+    if !vouched && let Err(why) = origin::check(&machine.hostname, peer.address.ip()).await {
+        tracing::info!(
+            target: "rebootlock_gateway::audit",
+            event = "forbidden", id = machine.hostname, address = %peer.address, "{why}"
+        );
+        return Err(Fault::new(Kind::Forbidden, why));
+    }
+    let asking = asking?;
+    for problem in asking.ready.iter().flat_map(|ready| &ready.problems) {
+        tracing::warn!(id = %asking.machine, problem, "its slot will be held until the time is over");
+    }
+    Ok(match body.operation {
+        Operation::Request => ask::request(app, live, &asking).await?,
+        Operation::Cancel | Operation::Check => ask::cancel(app, live, &asking).await?,
+    })
+}
+
+fn asking(machine: &body::Machine, peer: &Peer) -> Result<Asking, Fault> {
+    let wrong =
+        |error: rebootlock::id::InvalidName| Fault::new(Kind::InvalidParams, error.to_string());
+    Ok(Asking {
+        machine: MachineId::new(machine.hostname.clone()).map_err(wrong)?,
+        group: tags::group(machine).map_err(wrong)?,
+        limit: tags::limit(machine),
+        ready: tags::ready(machine),
+        address: peer.address.ip(),
+    })
+}
+
+fn may(caller: &Caller, asking: &Asking, peer: &Peer) -> Result<(), Fault> {
+    let Asking { machine, group, .. } = asking;
+    caller.may(group, machine).map_err(|why| {
+        tracing::info!(
+            target: "rebootlock_gateway::audit",
+            event = "forbidden", id = %machine, %group, client = caller.name,
+            address = %peer.address, "{why}"
+        );
+        Fault::new(Kind::Forbidden, why)
+    })
+}

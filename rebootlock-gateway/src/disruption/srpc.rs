@@ -1,0 +1,106 @@
+//! The protocol's other transport, calls over a connection that begins with `CONNECT /_…`, is not served.
+//! It is no HTTP, so it is told before a request is read.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// What it begins with, and no request to a web server does.
+const BEGINNING: &[u8] = b"CONNECT /_";
+
+/// To a client that has other ways to try, this is "not this one".
+const ANSWER: &[u8] = b"HTTP/1.0 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\n\
+    Content-Length: 52\r\nConnection: close\r\n\r\n\
+    SRPC is not served here; POST to /api/v1/request is\n";
+
+/// Until the next look at a beginning that came in part.
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// How long a client may take to hear the answer.
+const READ_ON: Duration = Duration::from_secs(1);
+
+static SAID: AtomicBool = AtomicBool::new(false);
+
+/// Whether `bytes` is such a beginning; `None` if it may become one.
+pub(crate) fn is_next(bytes: &[u8]) -> Option<bool> {
+    let compared = bytes.len().min(BEGINNING.len());
+    match bytes.get(..compared) == BEGINNING.get(..compared) {
+        true if compared == BEGINNING.len() => Some(true),
+        true => None,
+        false => Some(false),
+    }
+}
+
+/// Whether that is what the client says first. Takes nothing of it away.
+///
+/// # Errors
+/// If the connection breaks.
+pub(crate) async fn begins(stream: &TcpStream) -> io::Result<bool> {
+    let mut bytes = [0; BEGINNING.len()];
+    let mut seen = 0;
+    loop {
+        let now = stream.peek(&mut bytes).await?;
+        if let Some(is_next) = is_next(bytes.get(..now).unwrap_or_default()) {
+            return Ok(is_next);
+        }
+        // Nothing more comes of a client that has hung up.
+        if now == 0 {
+            return Ok(false);
+        }
+        if now == seen {
+            tokio::time::sleep(AGAIN).await;
+        }
+        seen = now;
+    }
+}
+
+/// Answers that it is not served, and says so in the log, once.
+pub(crate) async fn refuse<S>(mut stream: S, address: SocketAddr)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if !SAID.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            %address,
+            "a client speaks SRPC, which is not served; have it POST to /api/v1/request, as \
+             `rebootlockctl disruption` does"
+        );
+    }
+    // Nobody is left to be told about a client that hangs up.
+    let _ = stream.write_all(ANSWER).await;
+    let _ = stream.shutdown().await;
+    // What is closed with something unread in it may take the answer with it.
+    let mut rest = stream.take(4096);
+    let _ = tokio::time::timeout(READ_ON, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_its_own_beginning_is_taken_for_it() {
+        for (bytes, is) in [
+            ("CONNECT /_goSRPC_/ HTTP/1.0\n\n", Some(true)),
+            ("CONNECT /_", Some(true)),
+            ("CONNECT /", None),
+            ("", None),
+            ("CONNECT gw:443 HTTP/1.1\r\n", Some(false)),
+            ("POST /_", Some(false)),
+            ("connect /_", Some(false)),
+        ] {
+            assert_eq!(is_next(bytes.as_bytes()), is, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn the_answer_is_as_long_as_it_says() {
+        let text = std::str::from_utf8(ANSWER).unwrap_or_default();
+        let body = text.split("\r\n\r\n").nth(1).unwrap_or_default();
+        assert!(text.contains(&format!("Content-Length: {}\r\n", body.len())), "{}", body.len());
+    }
+}

@@ -1,0 +1,359 @@
+//! Clients of disruption-manager, byte by byte, against the real binary on SQLite.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "disruption/addresses.rs"]
+mod addresses;
+#[allow(dead_code, unreachable_pub)]
+#[path = "disruption/client.rs"]
+mod client;
+#[path = "disruption/readiness.rs"]
+mod readiness;
+#[allow(dead_code, unreachable_pub)]
+mod support;
+#[path = "disruption/words.rs"]
+mod words;
+
+use std::time::Duration;
+
+use client::{LIMIT, Machine, PATH, holders, poll, semaphore};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use support::{Fleet, Gateway, PROTOCOL, params};
+
+fn gateway(config: &str) -> (Fleet, Gateway) {
+    let fleet = Fleet::new(config);
+    let gateway = fleet.start();
+    (fleet, gateway)
+}
+
+#[test]
+fn who_asks_is_permitted_and_others_wait_in_the_order_they_came() {
+    let (fleet, gw) = gateway("");
+    let [a, b, c, d] = [2, 3, 4, 5].map(Machine::new);
+    assert_eq!(a.check(&gw), "denied", "the group is free, but nobody has asked");
+    assert_eq!(a.request(&gw), "permitted");
+    assert_eq!(a.check(&gw), "permitted");
+    assert_eq!(b.request(&gw), "requested");
+    assert_eq!(c.request(&gw), "requested");
+    assert_eq!((b.check(&gw), c.check(&gw)), ("requested".into(), "requested".into()));
+    assert_eq!(d.check(&gw), "denied");
+    let record: Value =
+        serde_json::from_str(&fleet.document("groups/web/holders/127.0.0.2").unwrap()).unwrap();
+    assert_eq!(record["via"], "disruption-manager");
+    c.check(&gw);
+    a.cancel(&gw);
+    // It has it before it asks for it: nobody else can come in between.
+    assert_eq!(holders(&fleet), json!(["127.0.0.3"]));
+    assert_eq!(d.request(&gw), "requested");
+    assert_eq!(c.check(&gw), "requested");
+    assert_eq!(b.check(&gw), "permitted");
+    b.cancel(&gw);
+    assert_eq!((c.check(&gw), d.check(&gw)), ("permitted".into(), "requested".into()));
+    for machine in [&c, &d, &d, &a] {
+        machine.cancel(&gw);
+        machine.cancel(&gw);
+    }
+    assert_eq!(holders(&fleet), json!([]));
+    for machine in [&a, &b, &c, &d] {
+        assert_eq!(machine.check(&gw), "denied");
+        assert_eq!(fleet.document(&format!("disruption/{}", machine.id())), None);
+    }
+}
+
+#[test]
+fn the_groups_limit_is_what_its_tags_say() {
+    let (fleet, gw) = gateway("");
+    let machines: Vec<_> = (2..10).map(|n| Machine::new(n).tag(LIMIT, "3")).collect();
+    let words: Vec<_> = machines.iter().map(|machine| machine.request(&gw)).collect();
+    assert_eq!(words.iter().filter(|word| *word == "permitted").count(), 3, "{words:?}");
+    assert_eq!(semaphore(&fleet, "web")["max"], 3);
+    // One that says more is not let in for that, and does not make it so for the others.
+    let liar = Machine::new(20).tag(LIMIT, "100");
+    assert_eq!(liar.request(&gw), "requested");
+    assert_eq!(semaphore(&fleet, "web")["max"], 3);
+    // All free slots go to who waits, however many become free.
+    for machine in &machines[..2] {
+        machine.cancel(&gw);
+    }
+    assert_eq!(holders(&fleet), json!(["127.0.0.4", "127.0.0.5", "127.0.0.6"]));
+    // A lower one counts at once, and throws nobody out.
+    let careful = Machine::new(21).tag(LIMIT, "1");
+    assert_eq!(careful.request(&gw), "requested");
+    assert_eq!(semaphore(&fleet, "web")["max"], 1);
+    assert_eq!(semaphore(&fleet, "web")["semaphore"], -2);
+    machines[2].cancel(&gw);
+    assert_eq!(holders(&fleet), json!(["127.0.0.5", "127.0.0.6"]), "nobody is promoted over it");
+}
+
+#[test]
+fn an_operators_limit_has_the_last_word() {
+    let (fleet, gw) = gateway("[[group]]\nname = \"web\"\nslots = 2\n");
+    let machines: Vec<_> = (2..6).map(|n| Machine::new(n).tag(LIMIT, "9")).collect();
+    let words: Vec<_> = machines.iter().map(|machine| machine.request(&gw)).collect();
+    assert_eq!(words, ["permitted", "permitted", "requested", "requested"]);
+    assert_eq!(semaphore(&fleet, "web")["max"], 2);
+}
+
+#[test]
+fn only_known_groups_count_if_that_is_wanted() {
+    let (fleet, gw) =
+        gateway("[gateway]\ndisruption_groups = \"known\"\n[[group]]\nname = \"web\"\nslots = 1\n");
+    assert_eq!(Machine::new(2).tag(LIMIT, "5").request(&gw), "permitted");
+    assert_eq!(Machine::new(3).tag(LIMIT, "5").request(&gw), "requested");
+    let private = Machine::new(4).group("mine");
+    let refused = private.ask(&gw, "request");
+    assert_eq!(refused.status, 400, "{refused:?}");
+    let said = "group mine is neither configured here nor in the store\n";
+    assert_eq!(refused.body, said);
+    assert_eq!(private.check(&gw), "denied");
+    private.cancel(&gw);
+    assert_eq!(semaphore(&fleet, "mine"), Value::Null);
+}
+
+#[test]
+fn groups_are_tags_or_folders_of_images() {
+    let (fleet, gw) = gateway("");
+    let mut by_image = Machine::new(2);
+    by_image.record = json!({"Hostname": "127.0.0.2", "RequiredImage": "base/web/v7"});
+    assert_eq!(by_image.request(&gw), "permitted");
+    assert_eq!(Machine::new(3).group("base/web").request(&gw), "requested");
+    let mut of_nothing = Machine::new(4);
+    of_nothing.record = json!({"Hostname": "127.0.0.4", "Tags": null});
+    assert_eq!(of_nothing.request(&gw), "permitted");
+    assert_eq!(Machine::new(5).group("").request(&gw), "permitted", "another group than that");
+    assert_eq!(semaphore(&fleet, "base%2Fweb")["holders"], json!(["127.0.0.2"]));
+    assert_eq!(semaphore(&fleet, ".")["holders"], json!(["127.0.0.4"]));
+    assert_eq!(semaphore(&fleet, "default")["holders"], json!(["127.0.0.5"]));
+}
+
+#[test]
+fn a_machine_keeps_its_slot_when_its_group_changes() {
+    let (fleet, gw) = gateway("");
+    let (before, after) = (Machine::new(2), Machine::new(2).group("db"));
+    assert_eq!(before.request(&gw), "permitted");
+    assert_eq!(Machine::new(3).request(&gw), "requested");
+    assert_eq!(after.check(&gw), "permitted");
+    assert_eq!(after.request(&gw), "permitted");
+    assert_eq!(holders(&fleet), json!(["127.0.0.2"]));
+    after.cancel(&gw);
+    assert_eq!(holders(&fleet), json!(["127.0.0.3"]), "it went back to where it came from");
+    // Who waits goes to the other line.
+    let other = Machine::new(4);
+    assert_eq!(other.request(&gw), "requested");
+    assert_eq!(other.group("db").request(&gw), "permitted");
+    assert_eq!(fleet.document("groups/web/queue/127.0.0.4"), None);
+}
+
+#[test]
+fn all_clients_stand_in_one_line() {
+    let (fleet, gw) = gateway("");
+    let fleetlock = |path: &str, id: &str| gw.post(path, PROTOCOL, &params(id, "default"));
+    let [a, b] = [2, 3].map(|n| Machine::new(n).group("default"));
+    fleetlock("/v1/pre-reboot", "zincati").is_granted();
+    assert_eq!(a.request(&gw), "requested");
+    fleetlock("/v1/pre-reboot", "other").is_full();
+    assert_eq!(b.request(&gw), "requested");
+    fleetlock("/v1/steady-state", "zincati").is_granted();
+    // The gateway sees it become free and gives it to who is next.
+    poll("nobody was promoted", || semaphore(&fleet, "default")["holders"] == json!([a.id()]));
+    assert_eq!((a.check(&gw), b.check(&gw)), ("permitted".into(), "requested".into()));
+    fleetlock("/v1/pre-reboot", "other").is_full();
+    a.cancel(&gw);
+    assert_eq!(b.check(&gw), "requested", "it is kept for the one that asked first");
+    fleetlock("/v1/pre-reboot", "other").is_granted();
+    fleetlock("/v1/steady-state", "other").is_granted();
+    b.until(&gw, "permitted");
+    // A slot that came about in another way is not for it.
+    fleetlock("/v1/pre-reboot", "127.0.0.9").is_full();
+    b.cancel(&gw);
+    fleetlock("/v1/pre-reboot", "127.0.0.9").is_granted();
+    let taken = Machine::new(9).group("default");
+    assert_eq!(taken.request(&gw), "denied");
+    taken.cancel(&gw);
+    assert_eq!(semaphore(&fleet, "default")["holders"], json!(["127.0.0.9"]));
+}
+
+#[test]
+fn a_restart_in_between_forgets_nothing() {
+    let fleet = Fleet::new("");
+    let gw = fleet.start();
+    let [a, b, c] = [2, 3, 4].map(Machine::new);
+    assert_eq!(a.request(&gw), "permitted");
+    assert_eq!(b.request(&gw), "requested");
+    assert_eq!(c.request(&gw), "requested");
+    gw.signal(Signal::KILL);
+    drop(gw);
+    let gw = fleet.start();
+    assert_eq!(c.check(&gw), "requested");
+    assert_eq!(a.check(&gw), "permitted");
+    a.cancel(&gw);
+    gw.signal(Signal::TERM);
+    assert_eq!(gw.ended(), Some(0));
+    let gw = fleet.start();
+    assert_eq!((b.check(&gw), c.check(&gw)), ("permitted".into(), "requested".into()));
+}
+
+#[test]
+fn who_loses_its_place_stands_in_line_again_as_long_as_its_wish_lasts() {
+    let (fleet, gw) = gateway("");
+    let [a, b, c] = [2, 3, 4].map(Machine::new);
+    assert_eq!(a.request(&gw), "permitted");
+    assert_eq!(b.request(&gw), "requested");
+    assert_eq!(c.request(&gw), "requested");
+    // Places go when no gateway keeps them.
+    let store = rusqlite::Connection::open(fleet.store()).unwrap();
+    store.busy_timeout(Duration::from_secs(20)).unwrap();
+    store.execute("DELETE FROM entry WHERE key LIKE '%/queue/%'", []).unwrap();
+    drop(store);
+    poll("they do not stand in line again", || {
+        let place = |machine: &Machine| {
+            fleet.document(&format!("groups/web/queue/{}", machine.id())).is_some()
+        };
+        place(&b) && place(&c)
+    });
+}
+
+#[test]
+fn a_permission_and_a_wish_end_when_nobody_asks_again() {
+    let (fleet, gw) = gateway("[gateway]\ndisruption_permitted_secs = 2\n");
+    let [a, b, c] = [2, 3, 4].map(Machine::new);
+    assert_eq!(a.request(&gw), "permitted");
+    assert_eq!(b.request(&gw), "requested");
+    poll("the wish of c ends", || {
+        // It asks again and again, and so keeps its wish.
+        assert_ne!(c.request(&gw), "denied");
+        b.check(&gw);
+        holders(&fleet) == json!(["127.0.0.4"])
+    });
+    gw.logged("permitted/expired->denied");
+    assert_eq!((a.check(&gw), b.check(&gw)), ("denied".into(), "denied".into()));
+    assert_eq!(c.check(&gw), "permitted");
+    let key = store_keys(&fleet, "history/").pop().expect("an entry of the history");
+    let past: Value = serde_json::from_str(&fleet.document(&key).unwrap()).unwrap();
+    assert_eq!((&past["ended"], &past["by"]), (&json!("overdue"), &json!("the gateway")));
+}
+
+fn store_keys(fleet: &Fleet, part: &str) -> Vec<String> {
+    let store = rusqlite::Connection::open(fleet.store()).unwrap();
+    let mut rows = store.prepare("SELECT key FROM entry WHERE key LIKE ?1 ORDER BY key").unwrap();
+    let keys = rows.query_map([format!("%{part}%")], |row| row.get::<_, String>(0)).unwrap();
+    keys.map(|key| key.unwrap().replace("coreos.com/updateengine/rebootlock/", "")).collect()
+}
+
+#[test]
+fn pauses_holds_and_windows_stop_it_and_it_is_still_remembered() {
+    let (fleet, gw) = gateway("");
+    let [a, b] = [2, 3].map(Machine::new);
+    assert_eq!(a.request(&gw), "permitted");
+    assert_eq!(b.request(&gw), "requested");
+    let put = |key: &str, value: Option<&str>| change(&fleet, key, value);
+    put("groups/web/paused", Some(r#"{"by":"eve","since":1}"#));
+    assert_eq!((a.check(&gw), b.check(&gw)), ("requested".into(), "requested".into()));
+    a.cancel(&gw);
+    assert_eq!(holders(&fleet), json!([]), "nobody is promoted during a pause");
+    assert_eq!(b.check(&gw), "requested");
+    put("groups/web/paused", None);
+    b.until(&gw, "permitted");
+    put("holds/127.0.0.3", Some(r#"{"by":"eve","since":1}"#));
+    assert_eq!(b.check(&gw), "requested");
+    assert_eq!(holders(&fleet), json!(["127.0.0.3"]), "its slot stays");
+    put("holds/127.0.0.3", None);
+    assert_eq!(b.check(&gw), "permitted");
+    fleet.configure("[[window]]\ndates = [\"2001-01-01\"]\n");
+    gw.signal(Signal::HUP);
+    b.until(&gw, "requested");
+    let c = Machine::new(4);
+    assert_eq!(c.request(&gw), "requested");
+    assert_eq!(fleet.document("groups/web/queue/127.0.0.4"), None, "it is in nobody's way");
+    fleet.configure("");
+    gw.signal(Signal::HUP);
+    b.until(&gw, "permitted");
+    b.cancel(&gw);
+    c.until(&gw, "permitted");
+}
+
+/// As an operator does, by hand.
+fn change(fleet: &Fleet, key: &str, value: Option<&str>) {
+    let endpoint = format!("sqlite:{}", fleet.store().display());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        use rebootlock::store::{Key, Txn};
+        let settings = rebootlock::config::Settings::decide(
+            rebootlock::config::Fragment::parse(
+                std::path::Path::new("t"),
+                &format!("[store]\nendpoints = [{endpoint:?}]"),
+            )
+            .unwrap(),
+        )
+        .unwrap();
+        let store = rebootlock::store::open(&settings.store).unwrap();
+        let key = Key::new(format!("coreos.com/updateengine/rebootlock/{key}"));
+        let txn = match value {
+            Some(value) => Txn::new().put(key, value.into()),
+            None => Txn::new().delete(key),
+        };
+        store.commit(&txn).await.unwrap();
+    });
+}
+
+#[test]
+fn a_slot_that_nobody_knows_about_is_permitted_to_its_machine_and_given_back() {
+    let (fleet, gw) = gateway("");
+    let [a, b] = [2, 3].map(Machine::new);
+    assert_eq!(a.request(&gw), "permitted");
+    change(&fleet, "disruption/127.0.0.2", None);
+    assert_eq!(b.request(&gw), "requested");
+    assert_eq!(a.check(&gw), "permitted");
+    assert!(fleet.document("disruption/127.0.0.2").is_some(), "its time runs again");
+    change(&fleet, "disruption/127.0.0.2", None);
+    a.cancel(&gw);
+    assert_eq!(b.check(&gw), "permitted");
+}
+
+#[test]
+fn a_damaged_document_is_never_a_yes_and_stops_nobody_else() {
+    let (fleet, gw) = gateway("");
+    change(&fleet, "disruption/127.0.0.2", Some("?"));
+    let [a, b, c] = [2, 3, 4].map(Machine::new);
+    for operation in ["check", "request", "cancel"] {
+        let answer = a.ask(&gw, operation);
+        assert_eq!(answer.status, 503, "{answer:?}");
+    }
+    assert_eq!(fleet.document("disruption/127.0.0.2").as_deref(), Some("?"));
+    assert_eq!((b.request(&gw), c.request(&gw)), ("permitted".into(), "requested".into()));
+    b.cancel(&gw);
+    assert_eq!(c.check(&gw), "permitted");
+}
+
+#[test]
+fn a_store_that_is_away_is_said_and_nothing_ends() {
+    let fleet = Fleet::new("[gateway]\nanswer_within_secs = 1\n[store]\ntimeout_secs = 1\n");
+    let gw = fleet.start();
+    let a = Machine::new(2);
+    assert_eq!(a.request(&gw), "permitted");
+    let store = rusqlite::Connection::open(fleet.store()).unwrap();
+    store.execute_batch("ALTER TABLE entry RENAME TO elsewhere").unwrap();
+    for operation in ["check", "request", "cancel"] {
+        let answer = a.ask(&gw, operation);
+        let said = "the store of the lock does not answer; ask again\n";
+        assert_eq!((answer.status, answer.body.as_str()), (503, said), "{operation}");
+    }
+    store.execute_batch("ALTER TABLE elsewhere RENAME TO entry").unwrap();
+    assert_eq!(a.check(&gw), "permitted");
+}
+
+#[test]
+fn requests_are_counted_by_what_was_answered() {
+    let (_fleet, gw) = gateway("");
+    let a = Machine::new(2);
+    a.request(&gw);
+    a.cancel(&gw);
+    gw.get(PATH);
+    let metrics = gw.get("/metrics").body;
+    for (kind, status) in [("permitted", 200), ("denied", 200), ("method_not_allowed", 405)] {
+        let line = format!(
+            "rebootlock_gateway_requests_total{{route=\"disruption\",kind=\"{kind}\",status=\"{status}\"}} 1\n"
+        );
+        assert!(metrics.contains(&line), "{line} in {metrics}");
+    }
+}
