@@ -66,9 +66,8 @@ impl Combiner {
         };
         if begin {
             // Not in this task, which ends when its client hangs up.
-            tokio::spawn(
-                Rounds { combiner: self.clone(), group: group.clone() }.run(locks.clone()),
-            );
+            let rounds = Rounds { combiner: self.clone(), group: group.clone(), ended: false };
+            tokio::spawn(rounds.run(locks.clone()));
         }
         answered.await.unwrap_or_else(|_| {
             let action = format!("settling a request for group {group}");
@@ -86,10 +85,12 @@ impl Combiner {
 struct Rounds {
     combiner: Combiner,
     group: Group,
+    /// Whoever asks from now on has begun other rounds.
+    ended: bool,
 }
 
 impl Rounds {
-    async fn run(self, locks: LockManager) {
+    async fn run(mut self, locks: LockManager) {
         while let Some((asked, mut left)) = self.next() {
             let (wishes, callers): (Vec<_>, Vec<_>) =
                 asked.into_iter().map(|asked| (asked.wish, asked.answer)).unzip();
@@ -109,12 +110,13 @@ impl Rounds {
     }
 
     /// What is to be settled next. `None`: nothing, and whoever asks now begins anew.
-    fn next(&self) -> Option<(Vec<Asked>, Left)> {
+    fn next(&mut self) -> Option<(Vec<Asked>, Left)> {
         let mut groups = self.combiner.groups();
         let line = groups.get_mut(&self.group)?;
         line.waiting.retain(|asked| !asked.answer.is_closed());
         if line.waiting.is_empty() {
             line.under_way = false;
+            self.ended = true;
             return None;
         }
         let count = line.waiting.len().min(AT_ONCE);
@@ -125,9 +127,8 @@ impl Rounds {
 impl Drop for Rounds {
     /// However they ended, nobody must wait for a round that is not under way.
     fn drop(&mut self) {
-        let mut groups = self.combiner.groups();
-        if let Some(line) = groups.get_mut(&self.group).filter(|line| line.under_way) {
-            *line = Line::default();
+        if !self.ended {
+            self.combiner.groups().remove(&self.group);
         }
     }
 }
