@@ -61,7 +61,8 @@ async fn handle(live: &Live, head: &Parts, body: Body) -> Result<Vec<u8>, Reply>
             must_be_from_here(&head.headers)?;
             must_be_json(&head.headers)?;
             route::no_query(head.uri.query())?;
-            let body = fleetlock::read(body, live.settings.body_timeout).await?;
+            let body =
+                fleetlock::read(body, fleetlock::MAX_BODY, live.settings.body_timeout).await?;
             let order = order(act, &body)?;
             json(&carry_out(live, &operator, &order).await.map_err(reply)?)
         }
@@ -136,7 +137,7 @@ fn order(act: Act, body: &[u8]) -> Result<Order, Reply> {
 }
 
 /// Browsers say when it is a page of somebody else's that asks.
-fn must_be_from_here(headers: &HeaderMap) -> Result<(), Reply> {
+pub(crate) fn must_be_from_here(headers: &HeaderMap) -> Result<(), Reply> {
     match headers.get(SEC_FETCH_SITE) {
         Some(site) if site != "same-origin" && site != "none" => {
             Err(Reply::new(Kind::Forbidden, "pages of other sites may not act here"))
@@ -145,7 +146,7 @@ fn must_be_from_here(headers: &HeaderMap) -> Result<(), Reply> {
     }
 }
 
-fn must_be_json(headers: &HeaderMap) -> Result<(), Reply> {
+pub(crate) fn must_be_json(headers: &HeaderMap) -> Result<(), Reply> {
     let mut given = headers.get_all(CONTENT_TYPE).iter();
     let is_json = |value: &HeaderValue| {
         let text = value.to_str().unwrap_or_default();

@@ -4,17 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use rebootlock::config::gate::{ClusterRules, GateKind, GateSettings};
 use rebootlock::config::{ConfigError, GatewaySettings, Settings};
 use rebootlock::id::Group;
 use rebootlock::lock::{LockError, LockManager};
 use rebootlock::store::SharedStore;
 use rebootlock::window::Windows;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Auth;
+use crate::combine::Combiner;
 use crate::metrics::Metrics;
 use crate::page::Page;
 use crate::rate::RateLimit;
+use crate::silent::Heard;
 
 /// Between two tries to write the configured slots to a store that does not answer.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
@@ -26,6 +30,12 @@ pub struct Live {
     pub settings: GatewaySettings,
     /// The lock.
     pub locks: LockManager,
+    /// Requests that ask it for something at the same time.
+    pub combiner: Combiner,
+    /// Holders that were heard from.
+    pub heard: Heard,
+    /// How well the others must be before one more goes down.
+    pub cluster: Vec<ClusterRules>,
     /// When reboots may begin.
     pub windows: Windows,
     /// Later than this, a machine should be back.
@@ -34,7 +44,8 @@ pub struct Live {
     pub auth: Auth,
     /// How often.
     pub rate: Option<RateLimit>,
-    configured: BTreeSet<Group>,
+    /// With the slots they are to have, if that is configured.
+    pub configured: BTreeMap<Group, Option<u32>>,
     /// Configured slots that are not in the store yet.
     unset: Mutex<BTreeMap<Group, u32>>,
 }
@@ -52,9 +63,16 @@ impl Live {
             auth: Auth::of(&gateway)?,
             rate: gateway.requests_per_minute.and_then(RateLimit::new),
             locks,
+            combiner: Combiner::default(),
+            heard: Heard::default(),
+            cluster: settings.gates.iter().filter_map(cluster_rules).collect(),
             windows: settings.windows.clone(),
             overdue_after: settings.reboot.overdue_after,
-            configured: settings.groups.iter().map(|group| group.name.clone()).collect(),
+            configured: settings
+                .groups
+                .iter()
+                .map(|group| (group.name.clone(), group.slots))
+                .collect(),
             unset: Mutex::new(settings.groups.iter().filter_map(slots).collect()),
             settings: gateway,
         })
@@ -66,7 +84,7 @@ impl Live {
     /// # Errors
     /// What the store says.
     pub async fn knows(&self, group: &Group) -> Result<bool, LockError> {
-        if group.is_default() || self.configured.contains(group) {
+        if group.is_default() || self.configured.contains_key(group) {
             return Ok(true);
         }
         let key = self.locks.keys().semaphore(group);
@@ -84,7 +102,7 @@ impl Live {
     /// What the store says.
     pub async fn groups(&self) -> Result<BTreeSet<Group>, LockError> {
         let stored = self.locks.groups().await?;
-        Ok(self.configured.iter().cloned().chain(stored).collect())
+        Ok(self.configured.keys().cloned().chain(stored).collect())
     }
 
     /// Sees to it that `group` has the slots it is configured to have. Nobody gets one before.
@@ -138,6 +156,8 @@ pub struct App {
     pub page: Page,
     /// Ends requests that are held, and takes no new connections.
     pub stop: CancellationToken,
+    /// So many more watches may be opened.
+    pub watches: Arc<Semaphore>,
 }
 
 impl App {
@@ -151,6 +171,7 @@ impl App {
             metrics: Metrics::new(),
             page: Page::default(),
             stop: CancellationToken::new(),
+            watches: Arc::new(Semaphore::new(settings.gateway.max_watches)),
         }))
     }
 
@@ -170,6 +191,14 @@ impl App {
     /// Puts new settings in force.
     pub fn replace(&self, live: Live) {
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
+    }
+}
+
+/// What a gate says of the other machines. Other gates look at the machine they are on.
+fn cluster_rules(gate: &GateSettings) -> Option<ClusterRules> {
+    match &gate.kind {
+        GateKind::Cluster(rules) if gate.enabled => Some(rules.clone()),
+        _ => None,
     }
 }
 

@@ -61,6 +61,14 @@ impl Caller {
             return Err("these credentials are for looking only".to_owned());
         }
         self.reaches(Some(group), Some(machine))?;
+        self.is_named(machine)
+    }
+
+    /// Whether its certificate names this machine, where it has to.
+    ///
+    /// # Errors
+    /// What stands against it, in words.
+    pub fn is_named(&self, machine: &MachineId) -> Result<(), String> {
         if self.certificate.as_ref().is_some_and(|names| !names.contains(machine.as_str())) {
             return Err(format!("the client certificate does not name {machine}"));
         }
@@ -81,6 +89,15 @@ impl Caller {
         group: Option<&Group>,
         machine: Option<&MachineId>,
     ) -> Result<(), String> {
+        self.reaches_group(group)?;
+        self.reaches_machine(machine)
+    }
+
+    /// Whether its credentials are for this group, or without one, for all of them.
+    ///
+    /// # Errors
+    /// What stands against it, in words.
+    pub fn reaches_group(&self, group: Option<&Group>) -> Result<(), String> {
         if let Some(groups) = &self.groups
             && !group.is_some_and(|group| groups.contains(group))
         {
@@ -89,6 +106,14 @@ impl Caller {
                 None => "these credentials are for some groups only".to_owned(),
             });
         }
+        Ok(())
+    }
+
+    /// Whether its credentials are for this machine, or without one, for all of them.
+    ///
+    /// # Errors
+    /// What stands against it, in words.
+    pub fn reaches_machine(&self, machine: Option<&MachineId>) -> Result<(), String> {
         if let Some(ids) = &self.ids
             && !machine.is_some_and(|machine| ids.contains(machine))
         {

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser;
-use rebootlock::cli::{CommonArgs, exit};
+use clap::{CommandFactory as _, Parser as _};
+use rebootlock::cli::{CommonArgs, beside, exit};
 use rebootlock::config::Settings;
 use rebootlock::{logging, notify, store};
 use rebootlock_gateway::app::App;
 use rebootlock_gateway::options::{Cli, Command, HashArgs, ServeArgs, read};
+use rebootlock_gateway::takeover::TakeOverArgs;
 use rebootlock_gateway::tls::Tls;
-use rebootlock_gateway::{auth, groups, listen, serve};
+use rebootlock_gateway::{auth, groups, import, listen, serve, takeover};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// More wait for one of these.
@@ -31,6 +32,12 @@ fn main() -> ExitCode {
     let serve = match cli.command {
         Command::Serve(serve) => serve,
         Command::Hash(args) => return hash(&args),
+        Command::Import(args) => return import::run(&args).into(),
+        Command::TakeOver(args) => return take_over(&cli.common, &args),
+        Command::Completions(args) => {
+            return wrote(beside::print_completions(Cli::command(), &args));
+        }
+        Command::Manual(args) => return wrote(beside::write_manual(Cli::command(), &args)),
     };
     let settings = match read(&cli.common, &serve) {
         Ok(settings) => settings,
@@ -52,6 +59,17 @@ fn main() -> ExitCode {
     // A blocking call into a store that hangs must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     code
+}
+
+fn take_over(common: &CommonArgs, args: &TakeOverArgs) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(takeover::run(common, args)).into(),
+        Err(error) => fail(&error.into(), exit::FAILED),
+    }
+}
+
+fn wrote(written: std::io::Result<()>) -> ExitCode {
+    written.map_or_else(|error| fail(&error.into(), exit::FAILED), |()| ExitCode::SUCCESS)
 }
 
 fn fail(error: &anyhow::Error, code: u8) -> ExitCode {

@@ -45,6 +45,7 @@ impl Operator {
             (Some(name), Some(Role::Operator)) => Ok(Self { address, name: name.clone(), caller }),
             (name, role) => {
                 let what = match role {
+                    Some(Role::Agent) => "these credentials are for an agent; people need a `role`",
                     Some(_) => "these credentials are for looking only",
                     None => "these credentials are for machines; people need a `role`",
                 };
@@ -148,7 +149,12 @@ pub async fn sign_in(
     }
 }
 
-async fn caller(live: &Live, headers: &HeaderMap, peer: &Peer) -> Result<Caller, Refusal> {
+/// Finds out who it is that shows credentials.
+pub(crate) async fn caller(
+    live: &Live,
+    headers: &HeaderMap,
+    peer: &Peer,
+) -> Result<Caller, Refusal> {
     let caller = live.auth.caller(headers, peer.certificate.as_ref()).await;
     caller.map_err(|refused| not_known(refused, peer))
 }

@@ -4,7 +4,11 @@ use std::net::SocketAddr;
 
 use clap::{Args, Parser, Subcommand};
 use rebootlock::cli::CommonArgs;
+use rebootlock::cli::beside::{CompletionsArgs, ManualArgs};
 use rebootlock::config::{ConfigError, Fragment, Settings};
+
+use crate::import::ImportArgs;
+use crate::takeover::TakeOverArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,8 +38,17 @@ pub struct Cli {
 pub enum Command {
     /// Serve FleetLock clients such as Zincati
     Serve(ServeArgs),
+    /// Print the configuration of another server as ours
+    Import(ImportArgs),
+    /// Show the slots that are held through another server, and hold them here with --yes
+    TakeOver(TakeOverArgs),
     /// Print what the file with credentials needs for a password (read from stdin) or a new token
     Hash(HashArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Write the manual pages of this program into a folder
+    #[command(hide = true)]
+    Manual(ManualArgs),
 }
 
 /// Flags of `serve`.

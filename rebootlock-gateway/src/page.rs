@@ -137,7 +137,11 @@ async fn open(
         return Err(refuse(Reply::only(methods)));
     }
     let fields = if head.method == Method::POST {
-        Fields::parse(&fleetlock::read(body, live.settings.body_timeout).await.map_err(refuse)?)
+        Fields::parse(
+            &fleetlock::read(body, fleetlock::MAX_BODY, live.settings.body_timeout)
+                .await
+                .map_err(refuse)?,
+        )
     } else {
         Fields::parse(head.uri.query().unwrap_or_default().as_bytes())
     };

@@ -24,6 +24,8 @@ pub enum Kind {
     CoolingDown,
     /// No reboot window is open.
     Window,
+    /// Too few others are well.
+    Unhealthy,
     /// The machine has a slot that came about in another way.
     TakenOtherwise,
     /// `fleet-lock-protocol: true` is missing.
@@ -42,6 +44,10 @@ pub enum Kind {
     NotFound,
     /// Not by this method.
     MethodNotAllowed,
+    /// The lease has ended.
+    LeaseGone,
+    /// The document that was to be written is damaged.
+    InvalidDocument,
     /// It contradicts what is there.
     Conflict,
     /// The body is of another type than is read here.
@@ -58,6 +64,8 @@ pub enum Kind {
     StoreUnavailable,
     /// A document in the store cannot be read. A person has to look.
     StoreDamaged,
+    /// The store answers, but does not do what was asked.
+    StoreFailed,
 }
 
 impl Kind {
@@ -70,6 +78,7 @@ impl Kind {
             (Self::Held, false) => "failed_lock_held",
             (Self::CoolingDown, false) => "failed_lock_cooldown",
             (Self::Window, false) => "failed_lock_window",
+            (Self::Unhealthy, false) => "failed_lock_unhealthy",
             (Self::TakenOtherwise, false) => "failed_lock_taken_otherwise",
             (Self::MissingHeader, false) => "missing_header",
             (Self::InvalidBody, false) => "invalid_body",
@@ -82,6 +91,7 @@ impl Kind {
                 | Self::Held
                 | Self::CoolingDown
                 | Self::Window
+                | Self::Unhealthy
                 | Self::TakenOtherwise
                 | Self::StoreDamaged,
                 true,
@@ -95,6 +105,9 @@ impl Kind {
             (Self::Forbidden, _) => "forbidden",
             (Self::NotFound, _) => "not_found",
             (Self::MethodNotAllowed, _) => "method_not_allowed",
+            (Self::LeaseGone, _) => "lease_gone",
+            (Self::InvalidDocument, _) => "invalid_document",
+            (Self::StoreFailed, _) => "store_failed",
             (Self::Conflict, _) => "conflict",
             (Self::UnsupportedMediaType, _) => "unsupported_media_type",
             (Self::Timeout, _) => "timeout",
@@ -114,6 +127,7 @@ impl Kind {
             | Self::Held
             | Self::CoolingDown
             | Self::Window
+            | Self::Unhealthy
             | Self::TakenOtherwise => StatusCode::LOCKED,
             Self::MissingHeader | Self::InvalidBody | Self::InvalidParams | Self::UnknownGroup => {
                 StatusCode::BAD_REQUEST
@@ -122,12 +136,14 @@ impl Kind {
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::LeaseGone => StatusCode::GONE,
+            Self::InvalidDocument => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Conflict => StatusCode::CONFLICT,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::Overloaded | Self::StoreUnavailable | Self::StoreDamaged => {
+            Self::Overloaded | Self::StoreUnavailable | Self::StoreDamaged | Self::StoreFailed => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
@@ -238,13 +254,14 @@ impl Reply {
 mod tests {
     use super::*;
 
-    const ALL: [Kind; 23] = [
+    const ALL: [Kind; 27] = [
         Kind::Success,
         Kind::Full,
         Kind::Paused,
         Kind::Held,
         Kind::CoolingDown,
         Kind::Window,
+        Kind::Unhealthy,
         Kind::TakenOtherwise,
         Kind::MissingHeader,
         Kind::InvalidBody,
@@ -254,6 +271,8 @@ mod tests {
         Kind::Forbidden,
         Kind::NotFound,
         Kind::MethodNotAllowed,
+        Kind::LeaseGone,
+        Kind::InvalidDocument,
         Kind::Conflict,
         Kind::UnsupportedMediaType,
         Kind::Timeout,
@@ -262,6 +281,7 @@ mod tests {
         Kind::Overloaded,
         Kind::StoreUnavailable,
         Kind::StoreDamaged,
+        Kind::StoreFailed,
     ];
 
     #[test]

@@ -13,7 +13,7 @@ use tower::Service as _;
 use crate::app::App;
 use crate::reply::{Kind, Reply, Told};
 use crate::serve::Peer;
-use crate::{api, fleetlock, health, page};
+use crate::{api, fleetlock, health, page, remote};
 
 /// Every path there is, each protocol's in its own module.
 pub fn router(app: Arc<App>) -> Router {
@@ -24,6 +24,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/v1", any(api::answer))
         .route("/api/v1/", any(api::answer))
         .route("/api/v1/{*below}", any(api::answer))
+        .route("/api/v1/store/{*below}", any(remote::answer))
         .route("/healthz", any(health::healthz))
         .route("/readyz", any(health::readyz))
         .route("/metrics", any(health::metrics))
@@ -53,7 +54,7 @@ pub async fn answer(
     let limit = live.rate.as_ref().filter(|_| !is_for_watchers(route));
     let counted = limit.map_or(Ok(()), |rate| rate.count(peer.address.ip()));
     let refused = |reply: Reply| match route {
-        "api" => reply.into_problem(),
+        "api" | "store" => reply.into_problem(),
         _ => reply.into_response(live.settings.airlock_kinds),
     };
     let response = match (counted, format!("{path}{query}").parse::<Uri>()) {
@@ -111,6 +112,7 @@ fn route(path: &str) -> &'static str {
         "/sign-in" | "/sign-out" | "/operate" => "forms",
         "/page.css" | "/page.js" | "/icon.svg" => "files",
         "/api/v1" => "api",
+        path if path.starts_with("/api/v1/store/") => "store",
         path if path.starts_with("/api/v1/") => "api",
         _ => "other",
     }

@@ -6,7 +6,7 @@ const UNITS: [(char, u64); 5] = [('w', 604_800), ('d', 86_400), ('h', 3600), ('m
 
 /// Reads `30s`, `5m`, `1h30m` or `2d`; `0` needs no unit.
 pub fn parse(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a duration; write it as 30s, 5m or 1h30m");
+    let wrong = || format!("{text:?} is not a duration; write it as 30s, 5m, 1h30m or 7d");
     if text == "0" {
         return Ok(Duration::ZERO);
     }

@@ -9,7 +9,8 @@
 //! - [`view`]: all of it as programs and people see it.
 //! - [`wait`]: waiting for one's turn without polling.
 //! - [`window`]: when a reboot may begin, pure.
-//! - [`chance`], [`clock`], [`duration`], [`host`], [`config`], [`cli`], [`logging`], [`notify`]: what the programs have in common.
+//! - [`chance`], [`clock`], [`duration`], [`host`], [`http`], [`config`], [`cli`], [`logging`], [`notify`]: what the
+//!   programs have in common.
 //!
 //! Nothing here reboots anything, opens a port or talks to a bus.
 
@@ -20,6 +21,7 @@ pub mod config;
 pub mod duration;
 pub mod health;
 pub mod host;
+pub mod http;
 pub mod id;
 pub mod keys;
 pub mod lock;

@@ -18,6 +18,7 @@ mod repair;
 mod request;
 mod session;
 mod status;
+mod together;
 mod turn;
 
 use std::collections::BTreeMap;
@@ -39,12 +40,13 @@ pub use self::release::{Ended, Release, Released};
 pub use self::repair::Repair;
 pub use self::request::{Cancelled, Requested};
 pub use self::status::{GroupStatus, Holder};
+pub use self::together::{AT_ONCE, Left, Settled, Wish};
 pub use self::turn::{GivenBack, Queued, Turn};
 use crate::chance;
 use crate::clock::Clock;
 use crate::id::{Group, MachineId};
 use crate::keys::Keyspace;
-use crate::record::{Cooldown, Document, Hold, HolderRecord, Pause, UnixTime};
+use crate::record::{Cooldown, Document, Hold, HolderRecord, Pause, Stop, UnixTime};
 use crate::semaphore::Semaphore;
 use crate::semaphore::json::Damage;
 use crate::store::{Commit, Key, LeaseId, Select, SharedStore, Snapshot, StoreError, Txn};
@@ -70,7 +72,7 @@ pub enum LockError {
         max: u32,
     },
     /// Ask again when somebody has resumed.
-    #[error("{scope} is paused{}", by_whom(.pause.as_deref().map(Stop::from)))]
+    #[error("{scope} is paused{}", by_whom(.pause.as_deref()))]
     Paused {
         /// What is paused.
         scope: Scope,
@@ -78,7 +80,7 @@ pub enum LockError {
         pause: Option<Box<Pause>>,
     },
     /// Ask again when somebody has let it go.
-    #[error("{machine} is held{}", by_whom(.hold.as_deref().map(Stop::from)))]
+    #[error("{machine} is held{}", by_whom(.hold.as_deref()))]
     Held {
         /// Which machine must not reboot.
         machine: MachineId,
@@ -133,31 +135,12 @@ pub enum LockError {
     },
 }
 
-/// What a pause and a hold have in common.
-struct Stop<'a> {
-    by: &'a str,
-    reason: Option<&'a str>,
-    until: Option<UnixTime>,
-}
-
-impl<'a> From<&'a Pause> for Stop<'a> {
-    fn from(pause: &'a Pause) -> Self {
-        Self { by: &pause.by, reason: pause.reason.as_deref(), until: pause.until }
-    }
-}
-
-impl<'a> From<&'a Hold> for Stop<'a> {
-    fn from(hold: &'a Hold) -> Self {
-        Self { by: &hold.by, reason: hold.reason.as_deref(), until: hold.until }
-    }
-}
-
-fn by_whom(stop: Option<Stop<'_>>) -> String {
-    let Some(Stop { by, reason, until }) = stop else {
+fn by_whom(stop: Option<&Stop>) -> String {
+    let Some(Stop { by, reason, until, .. }) = stop else {
         return " (by whom cannot be read)".to_owned();
     };
     let until = until.map(|until| format!(" until {}", until.to_text())).unwrap_or_default();
-    let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     format!(" by {by}{until}{reason}")
 }
 

@@ -19,7 +19,7 @@ pub use self::act::{Act, Deed};
 pub use self::member::{Blocked, Health, Presence, RosterEntry};
 pub use self::past::{Day, Ending, OverdueReleases, Past};
 pub use self::session::Session;
-pub use self::stop::{Cooldown, Hold, Pause};
+pub use self::stop::{Cooldown, Hold, Pause, Stop};
 use crate::id::{BootId, Group, MachineId, Token};
 use crate::semaphore::json::Damage;
 

@@ -24,7 +24,7 @@ pub struct Credential {
     pub role: Option<Role>,
 }
 
-/// What a person may do.
+/// What a person, or an agent, may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
@@ -32,6 +32,8 @@ pub enum Role {
     Viewer,
     /// Act, too.
     Operator,
+    /// Do what an agent does on the store, and see everything.
+    Agent,
 }
 
 /// How somebody proves to be who it is.

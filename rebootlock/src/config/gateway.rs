@@ -31,6 +31,7 @@ pub struct GatewayFragment {
     body_timeout_secs: Option<Secs<1, 300>>,
     drain_secs: Option<Secs<0, 600>>,
     max_connections: Option<Count<1, 1_000_000>>,
+    max_watches: Option<Count<1, 1_000_000>>,
     requests_per_minute: Option<Count<0, 1_000_000>>,
     #[serde(deserialize_with = "full_path")]
     tls_cert_file: Option<PathBuf>,
@@ -44,6 +45,9 @@ pub struct GatewayFragment {
     credentials_file: Option<PathBuf>,
     public_view: Option<bool>,
     airlock_kinds: Option<bool>,
+    airlock_metrics: Option<bool>,
+    release_silent_after_secs: Option<Secs<600, 604_800>>,
+    release_budget: Option<Count<1, 1000>>,
     access_log: Option<bool>,
 }
 
@@ -70,6 +74,8 @@ pub struct GatewaySettings {
     pub drain: Duration,
     /// So many connections at once; more wait in the kernel.
     pub max_connections: usize,
+    /// So many of them may be watches on the store.
+    pub max_watches: usize,
     /// So many requests of one address in a minute; any number if there is none.
     pub requests_per_minute: Option<u32>,
     /// TLS, and whose certificates are asked for.
@@ -81,8 +87,22 @@ pub struct GatewaySettings {
     pub public_view: Option<bool>,
     /// Refusals are named as airlock names them.
     pub airlock_kinds: bool,
+    /// Figures have airlock's names too.
+    pub airlock_metrics: bool,
+    /// When the slot of a client that says nothing any more is given back without it; never if
+    /// there is none.
+    pub release_silent: Option<ReleaseSilent>,
     /// Whether every request is logged.
     pub access_log: bool,
+}
+
+/// Slots of clients that do not come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReleaseSilent {
+    /// So long after it took its slot, and after it last asked for it again.
+    pub after: Duration,
+    /// So many in each group on one day.
+    pub budget: u32,
 }
 
 /// TLS of the gateway, decided.
@@ -128,6 +148,7 @@ impl GatewayFragment {
             body_timeout_secs,
             drain_secs,
             max_connections,
+            max_watches,
             requests_per_minute,
             tls_cert_file,
             tls_key_file,
@@ -137,8 +158,28 @@ impl GatewayFragment {
             credentials_file,
             public_view,
             airlock_kinds,
+            airlock_metrics,
+            release_silent_after_secs,
+            release_budget,
             access_log
         )
+    }
+
+    fn release_silent(&self) -> Result<Option<ReleaseSilent>, ConfigError> {
+        let after = self.release_silent_after_secs.as_ref().map(|secs| secs.get());
+        let budget = self.release_budget.as_ref().map(|count| count.get());
+        match (after, budget) {
+            (None, None) => Ok(None),
+            // The bound is far below.
+            (Some(after), budget) => Ok(Some(ReleaseSilent {
+                after,
+                budget: budget.map_or(1, |count| u32::try_from(count).unwrap_or(u32::MAX)),
+            })),
+            (None, Some(_)) => Err(ConfigError::Setting {
+                setting: "gateway.release_budget",
+                problem: "says nothing without release_silent_after_secs".to_owned(),
+            }),
+        }
     }
 
     fn tls(&self) -> Result<Option<TlsSettings>, ConfigError> {
@@ -186,6 +227,8 @@ impl GatewayFragment {
             client_certificates: None,
             credentials_file: None,
             public_view: None,
+            release_silent_after_secs: None,
+            release_budget: None,
             ..self
         }
     }
@@ -194,7 +237,11 @@ impl GatewayFragment {
 impl GatewaySettings {
     pub(super) fn decide(fragment: GatewayFragment) -> Result<Self, ConfigError> {
         let tls = fragment.tls()?;
+        let release_silent = fragment.release_silent()?;
         let listen = fragment.listen.unwrap_or_else(|| vec![LISTEN]);
+        // The bound is far below.
+        let count = |count: Count<1, 1_000_000>| usize::try_from(count.get()).unwrap_or(usize::MAX);
+        let max_connections = fragment.max_connections.map_or(4096, count);
         let settings = Self {
             plain_http: fragment.plain_http.unwrap_or(false),
             prefixes: fragment.prefixes.unwrap_or_default(),
@@ -204,10 +251,8 @@ impl GatewaySettings {
             header_timeout: fragment.header_timeout_secs.map_or(secs(20), Secs::get),
             body_timeout: fragment.body_timeout_secs.map_or(secs(10), Secs::get),
             drain: fragment.drain_secs.map_or(secs(10), Secs::get),
-            max_connections: fragment.max_connections.map_or(4096, |count| {
-                // The bound is far below.
-                usize::try_from(count.get()).unwrap_or(usize::MAX)
-            }),
+            max_connections,
+            max_watches: fragment.max_watches.map_or(max_connections / 2, count),
             requests_per_minute: (fragment.requests_per_minute)
                 .map(|count| u32::try_from(count.get()).unwrap_or(u32::MAX))
                 .filter(|count| *count > 0),
@@ -215,6 +260,8 @@ impl GatewaySettings {
             credentials_file: fragment.credentials_file,
             public_view: fragment.public_view,
             airlock_kinds: fragment.airlock_kinds.unwrap_or(false),
+            airlock_metrics: fragment.airlock_metrics.unwrap_or(false),
+            release_silent,
             access_log: fragment.access_log.unwrap_or(true),
             listen,
         };
@@ -374,6 +421,7 @@ mod tests {
             ("client_ca_file = \"/a\"", "gateway.client_ca_file"),
             ("client_certificates = \"optional\"", "gateway.client_certificates"),
             ("client_name_is_id = true", "gateway.client_name_is_id"),
+            ("release_budget = 3", "gateway.release_budget"),
         ] {
             let error = decide(text).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{setting}: ")), "{text}: {error}");
