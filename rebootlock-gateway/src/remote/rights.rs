@@ -79,6 +79,8 @@ enum About {
     Hold(String),
     /// That a command lives.
     Alive,
+    /// What gateways alone write: who is signed in, and what was done by whom.
+    Gateways,
     /// The fleet, or what nobody knows.
     Fleet,
 }
@@ -108,6 +110,7 @@ fn about(keys: &Keyspace, key: &str) -> About {
         Some(("requests", id)) => About::Request(id.to_owned()),
         Some(("holds", id)) => About::Hold(id.to_owned()),
         Some(("alive", _)) => About::Alive,
+        Some(("sessions" | "acts", _)) => About::Gateways,
         _ => About::Fleet,
     }
 }
@@ -137,6 +140,7 @@ impl Writer {
             About::Member(group, id) => (Some(group), Some(Some(id))),
             About::Machine(id) | About::Request(id) | About::Hold(id) => (None, Some(Some(id))),
             About::Alive => (None, None),
+            About::Gateways => return Err("only gateways write it".to_owned()),
             About::Fleet => return self.caller.reaches(None, None),
         };
         if let Some(group) = group {
@@ -167,13 +171,16 @@ fn is_for_agents(about: &About, deleted: bool) -> bool {
     match about {
         About::Group(_) | About::Member(..) | About::Machine(_) | About::Alive => true,
         About::Request(_) => deleted,
-        About::Pause(_) | About::Hold(_) | About::Fleet => false,
+        About::Pause(_) | About::Hold(_) | About::Gateways | About::Fleet => false,
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use rebootlock::id::Token;
+    use rebootlock::record::UnixTime;
+
     use super::*;
 
     #[test]
@@ -198,6 +205,8 @@ mod tests {
         assert_eq!(of(keys.request(&machine)), About::Request("a".to_owned()));
         assert_eq!(of(keys.hold(&machine)), About::Hold("a".to_owned()));
         assert_eq!(of(keys.fleet_paused()), About::Fleet);
+        assert_eq!(of(keys.session(&[7; 32])), About::Gateways);
+        assert_eq!(of(keys.act(UnixTime(1), Token::random())), About::Gateways);
         for odd in ["x", "groups/%zz/semaphore", "groups/a/holds/x", "groups", "semaphore/x", ""] {
             assert_eq!(of(Key::new(format!("{keys}/{odd}"))), About::Fleet, "{odd}");
         }
