@@ -8,6 +8,7 @@
 //! - [`lock`]: the lock manager, which loads documents, changes them by their rules and commits them.
 //! - [`wait`]: waiting for one's turn without polling.
 //! - [`window`]: when a reboot may begin, pure.
+//! - [`process`]: commands, run so that nothing of them survives their deadline.
 //! - [`chance`], [`clock`], [`host`], [`config`], [`cli`], [`logging`], [`notify`]: what the programs have in common.
 //!
 //! Nothing here reboots anything, opens a port or talks to a bus.
@@ -23,6 +24,7 @@ pub mod keys;
 pub mod lock;
 pub mod logging;
 pub mod notify;
+pub mod process;
 pub mod queue;
 pub mod record;
 pub mod semaphore;

@@ -9,10 +9,10 @@ use std::time::Duration;
 use rebootlock::config::variables::Template;
 use rebootlock::config::{Isolation, RebootMethod};
 use rebootlock::id::BootId;
+use rebootlock::process::{How, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::logind::{Depth, Logind, OrderError};
-use crate::process::{How, Spec};
 use crate::unit::{self, Belongs, Systemd};
 
 /// Says `1` once a kernel has been loaded for kexec.

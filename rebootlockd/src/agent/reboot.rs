@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rebootlock::config::gate::Phase;
 use rebootlock::lock::{Advance, LockError};
+use rebootlock::process::How;
 use rebootlock::record::{HolderState, UnixTime};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -18,7 +19,6 @@ use crate::method::{MethodError, Order};
 use crate::metrics::{HookEnd, HookPhase};
 use crate::outcome::Outcome;
 use crate::policy::Event;
-use crate::process::How;
 use crate::want::Want;
 
 /// A permit older than this when it is to be used is asked for again: the process may have been
