@@ -27,7 +27,10 @@ pub use self::fragment::{
     AgentFragment, Fragment, LogFormat, LogFragment, MachineFragment, StoreFragment, Strategy,
 };
 pub use self::gate::GateSettings;
-pub use self::gateway::{ClientCertificates, GatewayFragment, GatewaySettings, TlsSettings};
+pub use self::gateway::{
+    ClientCertificates, ClusterSettings, CommandLine, GatewayFragment, GatewaySettings,
+    GoaheadSettings, Pattern, TlsSettings,
+};
 pub use self::group::GroupSettings;
 pub use self::hooks::{HooksFragment, HooksSettings, Isolation};
 pub use self::metrics::{Listen, MetricsFragment, MetricsSettings, Textfile};

@@ -14,6 +14,7 @@ mod overdue;
 mod pause;
 mod release;
 mod repair;
+mod rewrite;
 mod status;
 mod turn;
 

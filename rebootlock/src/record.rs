@@ -3,6 +3,7 @@
 //! Times are whole seconds since 1970-01-01 UTC, as rebootlockd wrote `startTime`. Members that
 //! are not known here are kept when a document is written again.
 
+mod goahead;
 mod member;
 mod past;
 mod stop;
@@ -13,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::goahead::{GoaheadAsk, GoaheadGrant};
 pub use self::member::{Blocked, Health, Presence, RosterEntry};
 pub use self::past::{Day, Ending, OverdueReleases, Past};
 pub use self::stop::{Cooldown, Hold, Pause};
@@ -98,6 +100,8 @@ pub enum Via {
     Exec,
     /// A FleetLock client, over HTTP.
     Fleetlock,
+    /// A goahead client, over HTTP.
+    Goahead,
     /// Something a newer version wrote, or another door.
     #[serde(untagged)]
     Other(String),
@@ -111,6 +115,7 @@ impl fmt::Display for Via {
             Self::CtlReboot => "ctl-reboot",
             Self::Exec => "exec",
             Self::Fleetlock => "fleetlock",
+            Self::Goahead => "goahead",
             Self::Other(text) => text,
         })
     }
@@ -277,6 +282,8 @@ pub struct Claim {
     pub via: Via,
     /// Place in the queue: higher goes first.
     pub priority: u32,
+    /// What its record says besides: members of the door it comes through.
+    pub members: Map<String, Value>,
 }
 
 impl Claim {
@@ -291,6 +298,7 @@ impl Claim {
             reason: None,
             via,
             priority: 0,
+            members: Map::new(),
         }
     }
 
@@ -314,7 +322,7 @@ impl Claim {
             down_since: None,
             expected_back: None,
             via: Some(self.via.clone()),
-            unknown: Map::new(),
+            unknown: self.members.clone(),
         }
     }
 

@@ -1,5 +1,8 @@
 //! `[gateway]`: the HTTP service.
 
+mod command;
+mod goahead;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,6 +10,9 @@ use std::time::Duration;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
+pub use self::command::CommandLine;
+use self::goahead::GoaheadTable;
+pub use self::goahead::{ClusterSettings, GoaheadSettings, Pattern};
 use super::ConfigError;
 use super::table::{Count, Secs, full_path};
 
@@ -44,6 +50,7 @@ pub struct GatewayFragment {
     credentials_file: Option<PathBuf>,
     airlock_kinds: Option<bool>,
     access_log: Option<bool>,
+    goahead: Option<GoaheadTable>,
 }
 
 /// `[gateway]`, decided.
@@ -79,6 +86,8 @@ pub struct GatewaySettings {
     pub airlock_kinds: bool,
     /// Whether every request is logged.
     pub access_log: bool,
+    /// goahead clients, if they are served.
+    pub goahead: Option<GoaheadSettings>,
 }
 
 /// TLS of the gateway, decided.
@@ -113,7 +122,8 @@ impl GatewayFragment {
         macro_rules! overlay {
             ($($member:ident),+) => { Self { $($member: over.$member.or(self.$member)),+ } };
         }
-        overlay!(
+        let goahead = GoaheadTable::overlaid(self.goahead.clone(), over.goahead.clone());
+        let whole = overlay!(
             listen,
             plain_http,
             prefixes,
@@ -132,8 +142,10 @@ impl GatewayFragment {
             client_name_is_id,
             credentials_file,
             airlock_kinds,
-            access_log
-        )
+            access_log,
+            goahead
+        );
+        Self { goahead, ..whole }
     }
 
     fn tls(&self) -> Result<Option<TlsSettings>, ConfigError> {
@@ -180,6 +192,7 @@ impl GatewayFragment {
             client_ca_file: None,
             client_certificates: None,
             credentials_file: None,
+            goahead: None,
             ..self
         }
     }
@@ -209,6 +222,7 @@ impl GatewaySettings {
             credentials_file: fragment.credentials_file,
             airlock_kinds: fragment.airlock_kinds.unwrap_or(false),
             access_log: fragment.access_log.unwrap_or(true),
+            goahead: fragment.goahead.map(GoaheadSettings::decide),
             listen,
         };
         match settings.listen.iter().find(|address| !settings.may_listen(**address)) {
