@@ -10,6 +10,7 @@ use rebootlock::lock::{LockError, LockManager};
 use rebootlock::store::SharedStore;
 use rebootlock::window::Windows;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::auth::Auth;
 use crate::metrics::Metrics;
@@ -135,6 +136,8 @@ pub struct App {
     pub metrics: Metrics,
     /// Ends requests that are held, and takes no new connections.
     pub stop: CancellationToken,
+    /// What goes on after its request was answered.
+    pub background: TaskTracker,
 }
 
 impl App {
@@ -147,6 +150,7 @@ impl App {
             live: RwLock::new(Arc::new(Live::of(settings, store)?)),
             metrics: Metrics::new(),
             stop: CancellationToken::new(),
+            background: TaskTracker::new(),
         }))
     }
 

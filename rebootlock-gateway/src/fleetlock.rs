@@ -123,7 +123,8 @@ fn check_protocol(headers: &HeaderMap) -> Result<(), Reply> {
     }
 }
 
-async fn read(body: Body, within: Duration) -> Result<Vec<u8>, Reply> {
+/// The whole body, unless it is too long or takes too long.
+pub(crate) async fn read(body: Body, within: Duration) -> Result<Vec<u8>, Reply> {
     let too_long =
         || Reply::new(Kind::TooLarge, format!("the body is longer than {MAX_BODY} bytes"));
     if body.size_hint().lower() > MAX_BODY as u64 {

@@ -3,6 +3,7 @@
 //! - [`options`]: flags, variables and files become settings; [`app`] is what they make.
 //! - [`listen`], [`serve`], [`tls`]: from a socket to a request; [`routes`]: from there to an answer.
 //! - [`fleetlock`]: FleetLock v1. One protocol a module; each translates to and from [`slots`].
+//! - [`goahead`]: goahead's two questions, and looking after those who may reboot.
 //! - [`slots`]: asking for a slot and giving it back, as every protocol here means it.
 //! - [`auth`], [`rate`]: who may ask, and how often.
 //! - [`groups`], [`health`], [`metrics`]: what is told to whoever watches over this.
@@ -13,6 +14,7 @@
 pub mod app;
 pub mod auth;
 pub mod fleetlock;
+pub mod goahead;
 pub mod groups;
 pub mod health;
 pub mod listen;

@@ -13,7 +13,7 @@ use rebootlock::{logging, notify, store};
 use rebootlock_gateway::app::App;
 use rebootlock_gateway::options::{Cli, Command, HashArgs, ServeArgs, read};
 use rebootlock_gateway::tls::Tls;
-use rebootlock_gateway::{auth, groups, listen, serve};
+use rebootlock_gateway::{auth, goahead, groups, listen, serve};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// More wait for one of these.
@@ -84,6 +84,7 @@ async fn run(common: &CommonArgs, flags: &ServeArgs, settings: Settings) -> Exit
     }
     let mut serving = tokio::spawn(serve::serve(app.clone(), listeners, tls.clone()));
     tokio::spawn(groups::watch(app.clone()));
+    let caretaker = tokio::spawn(goahead::watch(app.clone()));
     if let Some(tls) = tls.clone() {
         tokio::spawn(async move { tls.follow().await });
     }
@@ -108,6 +109,11 @@ async fn run(common: &CommonArgs, flags: &ServeArgs, settings: Settings) -> Exit
                 ),
             },
         }
+    }
+    app.background.close();
+    let rest = async { tokio::join!(caretaker, app.background.wait()) };
+    if tokio::time::timeout(app.live().settings.drain, rest).await.is_err() {
+        tracing::warn!("actions that still run are ended");
     }
     tracing::info!("stopped");
     ExitCode::SUCCESS

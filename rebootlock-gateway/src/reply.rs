@@ -26,6 +26,12 @@ pub enum Kind {
     Window,
     /// The machine has a slot that came about in another way.
     TakenOtherwise,
+    /// One who had a slot before should be back by now.
+    Overdue,
+    /// The machine has not been up for long enough.
+    TooYoung,
+    /// The question is asked twice, and this was the first time.
+    AskAgain,
     /// `fleet-lock-protocol: true` is missing.
     MissingHeader,
     /// The body is not the JSON that is expected.
@@ -67,6 +73,9 @@ impl Kind {
             (Self::CoolingDown, false) => "failed_lock_cooldown",
             (Self::Window, false) => "failed_lock_window",
             (Self::TakenOtherwise, false) => "failed_lock_taken_otherwise",
+            (Self::Overdue, false) => "failed_lock_overdue",
+            (Self::TooYoung, false) => "failed_lock_uptime",
+            (Self::AskAgain, _) => "ask_again",
             (Self::MissingHeader, false) => "missing_header",
             (Self::InvalidBody, false) => "invalid_body",
             (Self::InvalidParams, false) => "invalid_client_params",
@@ -79,6 +88,8 @@ impl Kind {
                 | Self::CoolingDown
                 | Self::Window
                 | Self::TakenOtherwise
+                | Self::Overdue
+                | Self::TooYoung
                 | Self::StoreDamaged,
                 true,
             ) => "failed_lock",
@@ -108,7 +119,10 @@ impl Kind {
             | Self::Held
             | Self::CoolingDown
             | Self::Window
-            | Self::TakenOtherwise => StatusCode::LOCKED,
+            | Self::TakenOtherwise
+            | Self::Overdue
+            | Self::TooYoung
+            | Self::AskAgain => StatusCode::LOCKED,
             Self::MissingHeader | Self::InvalidBody | Self::InvalidParams | Self::UnknownGroup => {
                 StatusCode::BAD_REQUEST
             }
@@ -202,7 +216,7 @@ impl Reply {
 mod tests {
     use super::*;
 
-    const ALL: [Kind; 21] = [
+    const ALL: [Kind; 24] = [
         Kind::Success,
         Kind::Full,
         Kind::Paused,
@@ -210,6 +224,9 @@ mod tests {
         Kind::CoolingDown,
         Kind::Window,
         Kind::TakenOtherwise,
+        Kind::Overdue,
+        Kind::TooYoung,
+        Kind::AskAgain,
         Kind::MissingHeader,
         Kind::InvalidBody,
         Kind::InvalidParams,

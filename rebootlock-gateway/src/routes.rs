@@ -13,7 +13,7 @@ use tower::Service as _;
 use crate::app::App;
 use crate::reply::{Kind, Reply, Told};
 use crate::serve::Peer;
-use crate::{fleetlock, health};
+use crate::{fleetlock, goahead, health};
 
 /// Every path there is, each protocol's in its own module.
 pub fn router(app: Arc<App>) -> Router {
@@ -35,7 +35,7 @@ async fn not_found(State(app): State<Arc<App>>) -> Response<Body> {
 
 /// Answers one request.
 pub async fn answer(
-    app: &App,
+    app: &Arc<App>,
     mut router: Router,
     peer: &Peer,
     mut request: Request<Body>,
@@ -44,7 +44,8 @@ pub async fn answer(
     let live = app.live();
     let method = request.method().clone();
     let path = straight(request.uri().path(), &live.settings.prefixes);
-    let route = route(&path);
+    let for_goahead = goahead::Route::of(&path, live.settings.goahead.as_ref());
+    let route = for_goahead.map_or_else(|| route(&path), goahead::Route::name);
     let limit = live.rate.as_ref().filter(|_| !is_for_watchers(route));
     let counted = limit.map_or(Ok(()), |rate| rate.count(peer.address.ip()));
     let response = match (counted, path.parse::<Uri>()) {
@@ -56,9 +57,12 @@ pub async fn answer(
         (Ok(()), Ok(uri)) => {
             *request.uri_mut() = uri;
             request.extensions_mut().insert(peer.clone());
-            match router.call(request).await {
-                Ok(response) => response,
-                Err(never) => match never {},
+            match for_goahead {
+                Some(route) => goahead::answer(app, route, request).await,
+                None => match router.call(request).await {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                },
             }
         }
     };

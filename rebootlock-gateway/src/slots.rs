@@ -45,7 +45,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(kind: Kind, text: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: Kind, text: impl Into<String>) -> Self {
         Self { kind, text: text.into() }
     }
 
@@ -182,10 +182,26 @@ async fn known(live: &Live, group: &Group) -> Result<(), Refusal> {
     Err(Refusal::new(Kind::UnknownGroup, text))
 }
 
-fn claim(ask: &Ask) -> Claim {
+/// What is claimed by asking.
+pub(crate) fn claim(ask: &Ask) -> Claim {
     let mut claim = Claim::new(ask.machine.clone(), [ask.group.clone()], ask.via.clone());
     claim.reason = Some(format!("asked for by {} from {}", ask.via, ask.address));
     claim
+}
+
+/// Asks once for what `claim` says, if anybody may be granted anything now. For protocols that have
+/// words of their own for how that ends.
+///
+/// # Errors
+/// As for [`acquire`], but that no slot is free is none.
+pub(crate) async fn ask_once(
+    live: &Live,
+    ask: &Ask,
+    claim: &Claim,
+    reserve: Duration,
+) -> Result<Turn, Refusal> {
+    permitted(live, ask).await?;
+    in_time(live, live.locks.acquire_in_turn(claim, reserve)).await
 }
 
 async fn once(live: &Live, claim: &Claim) -> Answer {
@@ -195,7 +211,11 @@ async fn once(live: &Live, claim: &Claim) -> Answer {
     }
 }
 
-fn granted(claim: &Claim, acquired: Acquired) -> Answer {
+/// What is said of a slot that is the machine's, and written to the log.
+///
+/// # Errors
+/// Refused if somebody else took it.
+pub(crate) fn granted(claim: &Claim, acquired: Acquired) -> Answer {
     let machine = &claim.machine;
     let group = claim.groups().iter().map(Group::as_str).collect::<Vec<_>>().join(", ");
     match acquired {
@@ -227,7 +247,7 @@ fn granted(claim: &Claim, acquired: Acquired) -> Answer {
 }
 
 /// Who has the slots, since when, and who goes first.
-async fn in_line(live: &Live, queued: &Queued) -> String {
+pub(crate) async fn in_line(live: &Live, queued: &Queued) -> String {
     let Queued { group, max, free, ahead } = queued;
     let before = match (*ahead, *free) {
         (0, _) => "you are the next".to_owned(),
@@ -264,7 +284,11 @@ async fn in_line(live: &Live, queued: &Queued) -> String {
     format!("all {max} slots of group {group} are taken{holders}; {before}")
 }
 
-async fn in_time<T>(
+/// What the lock answers, if it does so in time.
+///
+/// # Errors
+/// What clients are told instead.
+pub(crate) async fn in_time<T>(
     live: &Live,
     asked: impl Future<Output = Result<T, LockError>>,
 ) -> Result<T, Refusal> {
