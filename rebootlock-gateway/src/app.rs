@@ -54,7 +54,7 @@ impl Live {
             locks,
             windows: settings.windows.clone(),
             overdue_after: settings.reboot.overdue_after,
-            configured: settings.groups.iter().map(|group| group.name.clone()).collect(),
+            configured: configured(settings),
             unset: Mutex::new(settings.groups.iter().filter_map(slots).collect()),
             settings: gateway,
         })
@@ -126,6 +126,13 @@ impl Live {
     fn unset(&self) -> std::sync::MutexGuard<'_, BTreeMap<Group, u32>> {
         self.unset.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// All groups that the settings name.
+fn configured(settings: &Settings) -> BTreeSet<Group> {
+    let groups = settings.groups.iter().map(|group| &group.name);
+    let clusters = settings.gateway.goahead.iter().flat_map(|goahead| &goahead.clusters);
+    groups.chain(clusters.map(|cluster| &cluster.group)).cloned().collect()
 }
 
 /// The gateway.

@@ -159,7 +159,7 @@ fn no_name_reaches_a_command_or_a_key_that_is_none() {
         }
     }
     assert_eq!((fleet.revision(), fleet.read("out")), (written, String::new()));
-    goes(&gw, "a", "-5h");
-    until("the action", || fleet.read("out") == "a 0s\n");
+    goes(&gw, "a", "+5h");
+    until("the action", || fleet.read("out") == "a 5h\n");
     assert!(denied(&gw, "b", "5h").contains("Currently restarting hosts: a"));
 }
