@@ -7,6 +7,7 @@
 //! - [`slots`]: asking for a slot and giving it back, as every protocol here means it.
 //! - [`auth`], [`rate`]: who may ask, and how often.
 //! - [`groups`], [`health`], [`metrics`]: what is told to whoever watches over this.
+//! - [`import`]: other servers' configurations as ours.
 //!
 //! Nothing is kept in the process that another one could not find in the store: any number of
 //! gateways may serve one store.
@@ -17,6 +18,7 @@ pub mod fleetlock;
 pub mod goahead;
 pub mod groups;
 pub mod health;
+pub mod import;
 pub mod listen;
 pub mod metrics;
 pub mod options;

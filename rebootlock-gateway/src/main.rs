@@ -7,20 +7,20 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
-use rebootlock::cli::{CommonArgs, exit};
+use rebootlock::cli::exit;
 use rebootlock::config::Settings;
 use rebootlock::{logging, notify, store};
 use rebootlock_gateway::app::App;
-use rebootlock_gateway::options::{Cli, Command, HashArgs, ServeArgs, read};
+use rebootlock_gateway::options::{Cli, Command, HashArgs, Source, arguments};
 use rebootlock_gateway::tls::Tls;
-use rebootlock_gateway::{auth, goahead, groups, listen, serve};
+use rebootlock_gateway::{auth, goahead, groups, import, listen, serve};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// More wait for one of these.
 const MAX_BLOCKING_THREADS: usize = 32;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(arguments(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             // Nothing is left to be done about a terminal that takes no text.
@@ -28,13 +28,19 @@ fn main() -> ExitCode {
             return if error.use_stderr() { exit::USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
-    let serve = match cli.command {
-        Command::Serve(serve) => serve,
+    let source = match cli.command {
+        Command::Serve(serve) => Source::Ours(cli.common, serve),
+        Command::GoaheadCompat(args) if args.version => {
+            println!("rebootlock-gateway {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Command::GoaheadCompat(args) => Source::Goahead(cli.common, args),
+        Command::Import(args) => return import::run(&args).into(),
         Command::Hash(args) => return hash(&args),
     };
-    let settings = match read(&cli.common, &serve) {
+    let settings = match source.read() {
         Ok(settings) => settings,
-        Err(error) => return fail(&error.into(), exit::CONFIG),
+        Err(error) => return fail(&error, exit::CONFIG),
     };
     if let Err(error) = logging::start(&settings.log) {
         return fail(&error.into(), exit::CONFIG);
@@ -48,7 +54,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into(), exit::FAILED),
     };
-    let code = runtime.block_on(run(&cli.common, &serve, settings));
+    let code = runtime.block_on(run(&source, settings));
     // A blocking call into a store that hangs must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     code
@@ -59,7 +65,7 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
     code.into()
 }
 
-async fn run(common: &CommonArgs, flags: &ServeArgs, settings: Settings) -> ExitCode {
+async fn run(source: &Source, settings: Settings) -> ExitCode {
     // First of all: systemd's sockets are known by their numbers.
     let listeners = match listen::listen(&settings.gateway) {
         Ok(listeners) => listeners,
@@ -97,7 +103,7 @@ async fn run(common: &CommonArgs, flags: &ServeArgs, settings: Settings) -> Exit
             () = &mut watchdog => {}
             _ = term.recv() => stop(&app),
             _ = int.recv() => stop(&app),
-            _ = hup.recv() => match reload(common, flags, &app, tls.as_deref(), &settings) {
+            _ = hup.recv() => match reload(source, &app, tls.as_deref(), &settings) {
                 Ok(()) => {
                     tracing::info!("configuration read again");
                     slots.abort();
@@ -138,13 +144,12 @@ fn stop(app: &App) {
 
 /// Reads the configuration again. What cannot change without a restart is said.
 fn reload(
-    common: &CommonArgs,
-    flags: &ServeArgs,
+    source: &Source,
     app: &App,
     tls: Option<&Tls>,
     began_with: &Settings,
 ) -> anyhow::Result<()> {
-    let settings = read(common, flags)?;
+    let settings = source.read()?;
     // All of it, or nothing.
     let live = app.prepare(&settings)?;
     match (tls, settings.gateway.tls.clone()) {

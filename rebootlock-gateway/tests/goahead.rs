@@ -9,6 +9,8 @@ mod support;
 mod client;
 #[path = "goahead/commands.rs"]
 mod commands;
+#[path = "goahead/compat.rs"]
+mod compat;
 #[path = "goahead/course.rs"]
 mod course;
 #[path = "goahead/lock.rs"]
