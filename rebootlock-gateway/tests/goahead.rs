@@ -16,7 +16,7 @@ mod course;
 #[path = "goahead/lock.rs"]
 mod lock;
 
-use client::{INQUIRE, REQUEST, cluster, gateway, inquire, post, request, second};
+use client::{INQUIRE, REQUEST, cluster, gateway, inquire, post, request, second, settled};
 use serde_json::Value;
 use support::{Fleet, file};
 
@@ -148,6 +148,7 @@ fn without_the_table_there_are_no_such_paths() {
 #[test]
 fn what_cannot_be_used_is_refused_to_the_letter() {
     let (fleet, gw) = gateway(&cluster(""));
+    settled(&fleet);
     let written = fleet.revision();
     for path in [REQUEST, INQUIRE] {
         for (body, error) in [
@@ -235,6 +236,7 @@ fn who_is_in_no_cluster_is_unknown_and_nothing_is_kept_of_it() {
     let second = "[[gateway.goahead.cluster]]\nname = \"db\"\npattern = \"^db\"\n";
     let (fleet, gw) =
         gateway(&format!("{}{second}", cluster("except = [\"^web-9\", \"canary$\"]\n")));
+    settled(&fleet);
     let written = fleet.revision();
     for path in [REQUEST, INQUIRE] {
         for (fqdn, message) in [

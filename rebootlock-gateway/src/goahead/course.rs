@@ -141,3 +141,155 @@ fn enter(record: &mut HolderRecord, state: HolderState, now: UnixTime) {
     record.state = Some(state);
     record.state_since = Some(now);
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use rebootlock::config::{Fragment, Settings};
+    use rebootlock::id::{Group, MachineId};
+    use rebootlock::record::{Claim, Via};
+
+    use super::*;
+
+    const CLUSTER: &str = "[[gateway.goahead.cluster]]\nname = \"web\"\npattern = \"x\"\n";
+    const T: UnixTime = UnixTime(1_000_000);
+
+    fn settings(more: &str) -> GoaheadSettings {
+        let text = format!("[gateway.goahead]\naction_timeout_secs = 10\n{CLUSTER}{more}");
+        let fragment = Fragment::parse(Path::new("test.toml"), &text).unwrap();
+        Settings::decide(fragment).unwrap().gateway.goahead.unwrap()
+    }
+
+    fn record(uptime: &str) -> HolderRecord {
+        let (machine, group) = (MachineId::new("x").unwrap(), Group::new("web").unwrap());
+        let mut claim = Claim::new(machine, [group], Via::Goahead);
+        claim.members = GoaheadGrant::new("web", "abcdefgh", uptime, T).to_member();
+        claim.record(T)
+    }
+
+    fn says(record: &mut HolderRecord, uptime: &str) {
+        reported(record, uptime, uptime.parse().unwrap(), T);
+    }
+
+    fn next_at(more: &str, record: &HolderRecord, after: u64) -> Next {
+        let settings = settings(more);
+        let grant = GoaheadGrant::of(record).unwrap().unwrap();
+        next(&settings, &settings.clusters[0], record, &grant, T.plus_seconds(after))
+    }
+
+    fn grant(record: &HolderRecord) -> GoaheadGrant {
+        GoaheadGrant::of(record).unwrap().unwrap()
+    }
+
+    #[test]
+    fn only_a_shorter_uptime_is_a_reboot() {
+        let mut holder = record("5h");
+        for uptime in ["5h", "300m", "6h"] {
+            says(&mut holder, uptime);
+            assert_eq!(holder.state, Some(HolderState::Holding), "{uptime}");
+        }
+        assert_eq!(grant(&holder).uptime, "6h");
+        says(&mut holder, "5h59m");
+        assert_eq!(holder.state, Some(HolderState::Verifying));
+        assert_eq!(grant(&holder).uptime_after.as_deref(), Some("5h59m"));
+        // What it says afterwards starts nothing anew.
+        let before = holder.clone();
+        for uptime in ["1m", "7h"] {
+            says(&mut holder, uptime);
+            assert_eq!(holder, before, "{uptime}");
+        }
+    }
+
+    #[test]
+    fn an_uptime_that_cannot_be_read_proves_nothing() {
+        let mut holder = record("long");
+        says(&mut holder, "1s");
+        assert_eq!(holder.state, Some(HolderState::Holding));
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_check_is_never_a_success() {
+        let mut holder = record("5h");
+        // Looked for without having said anything.
+        for how in [How::Exited(0), How::TimedOut, How::NotStarted(String::new()), How::Killed(9)] {
+            checked(&mut holder, &how, T);
+            assert_eq!(holder.state, Some(HolderState::Holding), "{how}");
+        }
+        says(&mut holder, "1m");
+        checked(&mut holder, &How::Exited(0), T);
+        checked(&mut holder, &How::Exited(0), T);
+        assert_eq!(grant(&holder).successes, 2);
+        for how in [How::Exited(1), How::TimedOut, How::NotStarted(String::new()), How::Killed(9)] {
+            checked(&mut holder, &How::Exited(0), T);
+            checked(&mut holder, &how, T);
+            assert_eq!(grant(&holder).successes, 0, "{how}");
+        }
+    }
+
+    #[test]
+    fn one_that_a_check_took_to_be_away_may_say_that_it_is_not() {
+        let mut holder = record("5h");
+        checked(&mut holder, &How::Exited(2), T);
+        assert_eq!(holder.state, Some(HolderState::Verifying));
+        checked(&mut holder, &How::Exited(0), T);
+        says(&mut holder, "5h1m");
+        assert_eq!(
+            (holder.state.clone(), grant(&holder).successes),
+            (Some(HolderState::Holding), 0)
+        );
+    }
+
+    #[test]
+    fn nothing_is_finished_before_it_is_back() {
+        let check = "completion_check = \"x\"\ncompletion_check_successes = 2\n";
+        let mut holder = record("5h");
+        for more in ["", check] {
+            assert_eq!(next_at(more, &holder, 1_000_000), Next::Wait(None), "{more}");
+        }
+        says(&mut holder, "1m");
+        assert_eq!(next_at("", &holder, 0), Next::Finish);
+        assert_eq!(next_at(check, &holder, 0), Next::Check);
+        checked(&mut holder, &How::Exited(0), T);
+        assert_eq!(next_at(check, &holder, 0), Next::Check);
+        checked(&mut holder, &How::Exited(0), T);
+        assert_eq!(next_at(check, &holder, 0), Next::Finish);
+    }
+
+    #[test]
+    fn offset_alarm_and_lost_actions_have_their_times() {
+        let more = "completion_check = \"x\"\ncompletion_check_offset_secs = 60\n\
+                    panic_after_secs = 100\nactions = [\"a\", \"b\"]\n";
+        let mut holder = record("5h");
+        assert_eq!(next_at(more, &holder, 59), Next::Wait(Some(T.plus_seconds(60))));
+        assert_eq!(next_at(more, &holder, 60), Next::Check);
+        assert_eq!(next_at(more, &holder, 160), Next::Panic);
+        let overdue = |after| {
+            is_overdue(&settings(more).clusters[0], &grant(&record("5h")), T.plus_seconds(after))
+        };
+        assert!(!overdue(159) && overdue(160));
+        let mut due = grant(&holder);
+        (due.actions_due, due.panicked_at) = (true, Some(T));
+        due.write_into(&mut holder);
+        // Twice their time limit, and half a minute.
+        assert_eq!(next_at(more, &holder, 49), Next::Wait(Some(T.plus_seconds(50))));
+        assert_eq!(next_at(more, &holder, 160), Next::Actions);
+    }
+
+    #[test]
+    fn a_second_go_ahead_does_not_put_the_alarm_off_unless_it_has_rebooted() {
+        let again = |holder: &mut HolderRecord, uptime: &str| {
+            let later = T.plus_seconds(500);
+            let fresh = GoaheadGrant::new("web", "hgfedcba", uptime, later);
+            granted_again(holder, &fresh, uptime.parse().unwrap(), later);
+            grant(holder)
+        };
+        let mut holder = record("5h");
+        assert_eq!(again(&mut holder, "5h1m").granted_at, T);
+        says(&mut holder, "1m");
+        let grant = again(&mut holder, "2m");
+        assert_eq!((grant.granted_at, grant.uptime_after), (T.plus_seconds(500), None));
+        assert_eq!(holder.state, Some(HolderState::Holding));
+    }
+}

@@ -70,6 +70,12 @@ pub(crate) fn until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
+/// Waits until the gateway has said that it looks after the holders. Nothing is written of itself then.
+#[track_caller]
+pub(crate) fn settled(fleet: &Fleet) {
+    until("the caretaker", || fleet.document("goahead/caretaker").is_some());
+}
+
 /// Waits until nobody holds a slot of the cluster.
 #[track_caller]
 pub(crate) fn until_free(fleet: &Fleet) {

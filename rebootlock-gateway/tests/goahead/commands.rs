@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::client::{cluster, denied, first, goes, inquire, request, until};
+use crate::client::{cluster, denied, first, goes, inquire, request, settled, until};
 use crate::support::Fleet;
 
 fn lives(pid: &str) -> bool {
@@ -126,6 +126,7 @@ fn no_name_reaches_a_command_or_a_key_that_is_none() {
         "[[gateway.goahead.cluster]]\nname = \"all\"\npattern = \".*\"\nactions = [\"{script} {{:%fqdn%:}} {{:%uptime%:}}\"]\nchecks = [\"{script} {{:%fqdn%:}}\"]\n"
     ));
     let gw = fleet.start();
+    settled(&fleet);
     let written = fleet.revision();
     for fqdn in [
         "../all",
