@@ -25,6 +25,7 @@ DOCDIR  := $(PREFIX)/share/doc/rebootlock
 BASHDIR := $(PREFIX)/share/bash-completion/completions
 ZSHDIR  := $(PREFIX)/share/zsh/site-functions
 FISHDIR := $(PREFIX)/share/fish/vendor_completions.d
+MANDIR  := $(PREFIX)/share/man/man1
 CONFDIR := $(SYSCONFDIR)/rebootlock
 # systemd and the bus read these folders in /usr and in /etc, and in no other prefix.
 ifeq ($(PREFIX),/usr)
@@ -95,10 +96,10 @@ lint: ## formatting, clippy, dependencies
 deny: ## licences, sources and known faults of what we depend on
 	scripts/check-dependencies
 
-install: release ## programs, systemd/, documents and completions into DESTDIR
+install: release ## programs, systemd/, documents, manual pages and completions into DESTDIR
 	$(INSTALL) -d $(addprefix $(DESTDIR),$(BINDIR) $(DOCDIR)/proto-docs $(DOCDIR)/docs $(UNITDIR)/update-engine.service.wants \
 	  $(SYSUSERSDIR) $(TMPFILESDIR) $(DBUSDIR) $(CONFDIR)/rebootlock.d \
-	  $(CONFDIR)/pre-reboot.d $(CONFDIR)/post-reboot.d $(BASHDIR) $(ZSHDIR) $(FISHDIR))
+	  $(CONFDIR)/pre-reboot.d $(CONFDIR)/post-reboot.d $(BASHDIR) $(ZSHDIR) $(FISHDIR) $(MANDIR))
 	$(INSTALL) -m 0755 $(PROGRAMS:%=$(TARGET)/release/%) $(DESTDIR)$(BINDIR)
 	for unit in $(UNITS); do \
 	  sed 's,=/usr/bin/rebootlock,=$(BINDIR)/rebootlock,; s,/usr/share/doc/,$(PREFIX)/share/doc/,' \
@@ -118,15 +119,20 @@ install: release ## programs, systemd/, documents and completions into DESTDIR
 	$(INSTALL) -m 0644 $(LICENCES) $(DOCS) $(DESTDIR)$(DOCDIR)
 	cp -R proto-docs/. $(DESTDIR)$(DOCDIR)/proto-docs
 	$(INSTALL) -m 0644 docs/*.md docs/alerts.yml docs/grafana-dashboard.json $(DESTDIR)$(DOCDIR)/docs
-	$(TARGET)/release/rebootlockctl completions bash >$(DESTDIR)$(BASHDIR)/rebootlockctl
-	$(TARGET)/release/rebootlockctl completions zsh >$(DESTDIR)$(ZSHDIR)/_rebootlockctl
-	$(TARGET)/release/rebootlockctl completions fish >$(DESTDIR)$(FISHDIR)/rebootlockctl.fish
+	for program in $(PROGRAMS); do \
+	  built=$(TARGET)/release/$$program; \
+	  $$built completions bash >$(DESTDIR)$(BASHDIR)/$$program && \
+	  $$built completions zsh >$(DESTDIR)$(ZSHDIR)/_$$program && \
+	  $$built completions fish >$(DESTDIR)$(FISHDIR)/$$program.fish && \
+	  $$built manual $(DESTDIR)$(MANDIR) || exit 1; \
+	done
 
 uninstall: ## what install put there, but never the configuration or the state
 	rm -f $(PROGRAMS:%=$(DESTDIR)$(BINDIR)/%)
 	rm -f $(addprefix $(DESTDIR),$(UNITDIR)/update-engine.service.wants/rebootlockd.service \
 	  $(UNITS:%=$(UNITDIR)/%) $(SYSUSERSDIR)/rebootlock.conf $(TMPFILESDIR)/rebootlock.conf \
-	  $(DBUSDIR)/rebootlock.conf $(BASHDIR)/rebootlockctl $(ZSHDIR)/_rebootlockctl $(FISHDIR)/rebootlockctl.fish)
+	  $(DBUSDIR)/rebootlock.conf $(PROGRAMS:%=$(BASHDIR)/%) $(PROGRAMS:%=$(ZSHDIR)/_%) $(PROGRAMS:%=$(FISHDIR)/%.fish) \
+	  $(PROGRAMS:%=$(MANDIR)/%.1) $(PROGRAMS:%=$(MANDIR)/%-*.1))
 	rm -rf $(DESTDIR)$(DOCDIR)
 	-rmdir $(DESTDIR)$(UNITDIR)/update-engine.service.wants
 	@echo "left in place: $(DESTDIR)$(CONFDIR) and $(DESTDIR)/var/lib/rebootlock"

@@ -9,11 +9,13 @@ use rebootlock::id::Group;
 use rebootlock::lock::{LockError, LockManager};
 use rebootlock::store::SharedStore;
 use rebootlock::window::Windows;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Auth;
 use crate::metrics::Metrics;
+use crate::page::Page;
 use crate::rate::RateLimit;
 
 /// Between two tries to write the configured slots to a store that does not answer.
@@ -141,10 +143,14 @@ pub struct App {
     live: RwLock<Arc<Live>>,
     /// What is counted.
     pub metrics: Metrics,
+    /// What people see.
+    pub page: Page,
     /// Ends requests that are held, and takes no new connections.
     pub stop: CancellationToken,
     /// What goes on after its request was answered.
     pub background: TaskTracker,
+    /// So many more watches may be opened.
+    pub watches: Arc<Semaphore>,
 }
 
 impl App {
@@ -156,8 +162,10 @@ impl App {
         Ok(Arc::new(Self {
             live: RwLock::new(Arc::new(Live::of(settings, store)?)),
             metrics: Metrics::new(),
+            page: Page::default(),
             stop: CancellationToken::new(),
             background: TaskTracker::new(),
+            watches: Arc::new(Semaphore::new(settings.gateway.max_watches)),
         }))
     }
 

@@ -16,7 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use rebootlock::config::{ConfigError, GatewaySettings};
 use rebootlock::id::{Group, MachineId};
 
-pub use self::credentials::{Credential, Secret, new_token, read, token_digest};
+pub use self::credentials::{Credential, Role, Secret, new_token, read, token_digest};
 use self::passwords::Passwords;
 pub use self::passwords::hash;
 
@@ -44,6 +44,8 @@ pub enum Refused {
 pub struct Caller {
     /// What the file calls it; for logs.
     pub name: Option<String>,
+    /// What a person may do with these credentials.
+    pub role: Option<Role>,
     groups: Option<BTreeSet<Group>>,
     ids: Option<BTreeSet<MachineId>>,
     certificate: Option<CertificateNames>,
@@ -55,14 +57,70 @@ impl Caller {
     /// # Errors
     /// What stands against it, in words.
     pub fn may(&self, group: &Group, machine: &MachineId) -> Result<(), String> {
-        if self.groups.as_ref().is_some_and(|groups| !groups.contains(group)) {
-            return Err(format!("these credentials are not for group {group}"));
+        if self.role == Some(Role::Viewer) {
+            return Err("these credentials are for looking only".to_owned());
         }
-        if self.ids.as_ref().is_some_and(|ids| !ids.contains(machine)) {
-            return Err(format!("these credentials are not for id {machine}"));
-        }
+        self.reaches(Some(group), Some(machine))?;
+        self.is_named(machine)
+    }
+
+    /// Whether its certificate names this machine, where it has to.
+    ///
+    /// # Errors
+    /// What stands against it, in words.
+    pub fn is_named(&self, machine: &MachineId) -> Result<(), String> {
         if self.certificate.as_ref().is_some_and(|names| !names.contains(machine.as_str())) {
             return Err(format!("the client certificate does not name {machine}"));
+        }
+        Ok(())
+    }
+
+    /// Whether its credentials are not for everything.
+    pub fn is_limited(&self) -> bool {
+        self.groups.is_some() || self.ids.is_some()
+    }
+
+    /// Whether its credentials are for these, or if there is none, for all of them.
+    ///
+    /// # Errors
+    /// What stands against it, in words.
+    pub fn reaches(
+        &self,
+        group: Option<&Group>,
+        machine: Option<&MachineId>,
+    ) -> Result<(), String> {
+        self.reaches_group(group)?;
+        self.reaches_machine(machine)
+    }
+
+    /// Whether its credentials are for this group, or without one, for all of them.
+    ///
+    /// # Errors
+    /// What stands against it, in words.
+    pub fn reaches_group(&self, group: Option<&Group>) -> Result<(), String> {
+        if let Some(groups) = &self.groups
+            && !group.is_some_and(|group| groups.contains(group))
+        {
+            return Err(match group {
+                Some(group) => format!("these credentials are not for group {group}"),
+                None => "these credentials are for some groups only".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether its credentials are for this machine, or without one, for all of them.
+    ///
+    /// # Errors
+    /// What stands against it, in words.
+    pub fn reaches_machine(&self, machine: Option<&MachineId>) -> Result<(), String> {
+        if let Some(ids) = &self.ids
+            && !machine.is_some_and(|machine| ids.contains(machine))
+        {
+            return Err(match machine {
+                Some(machine) => format!("these credentials are not for id {machine}"),
+                None => "these credentials are for some machines only".to_owned(),
+            });
         }
         Ok(())
     }
@@ -73,6 +131,8 @@ impl Caller {
 pub struct Auth {
     users: BTreeMap<String, (Credential, String)>,
     tokens: BTreeMap<[u8; 32], Credential>,
+    /// By a name in their certificates.
+    shown: BTreeMap<String, Credential>,
     passwords: Passwords,
     /// Whether a certificate that the handshake has checked is enough.
     certificates: bool,
@@ -99,6 +159,18 @@ impl Auth {
                 Secret::Token(digest) => {
                     auth.tokens.insert(digest, credential);
                 }
+                Secret::Certificate(name) if !auth.certificates => {
+                    let problem = format!(
+                        "client {:?} shows certificate {name:?}, but there is no client_ca_file to \
+                         check it by",
+                        credential.name
+                    );
+                    let setting = "gateway.credentials_file";
+                    return Err(ConfigError::Setting { setting, problem });
+                }
+                Secret::Certificate(name) => {
+                    auth.shown.insert(name, credential);
+                }
             }
         }
         Ok(auth)
@@ -106,7 +178,16 @@ impl Auth {
 
     /// Whether anybody has to prove anything.
     pub fn is_needed(&self) -> bool {
-        self.certificates || !self.users.is_empty() || !self.tokens.is_empty()
+        self.certificates
+            || !self.users.is_empty()
+            || !self.tokens.is_empty()
+            || !self.shown.is_empty()
+    }
+
+    /// Whether there is anybody who can sign in at a page.
+    pub fn has_people(&self) -> bool {
+        let mut known = self.users.values().map(|(user, _)| user).chain(self.tokens.values());
+        known.any(|credential| credential.role.is_some())
     }
 
     /// Finds out who asks.
@@ -126,26 +207,70 @@ impl Auth {
             (Some(value), None) => {
                 // A certificate alone is enough; where no passwords are known one is of no matter.
                 if self.users.is_empty() && self.tokens.is_empty() && certificate.is_some() {
-                    Caller::default()
+                    self.by_certificate(certificate)?
                 } else {
                     let text = value.to_str().map_err(|_| Refused::Wrong)?;
-                    self.credential(text).await?.caller()
+                    self.credential(text).await?
                 }
             }
             (Some(_), Some(_)) => return Err(Refused::Wrong),
-            (None, _) if self.certificates && certificate.is_some() => Caller::default(),
+            (None, _) if self.certificates && certificate.is_some() => {
+                self.by_certificate(certificate)?
+            }
             (None, _) => return Err(Refused::Missing),
         };
         let certificate = certificate.filter(|_| self.name_is_id).cloned();
         Ok(Caller { certificate, ..caller })
     }
 
-    async fn credential(&self, text: &str) -> Result<&Credential, Refused> {
+    /// Who shows a certificate that the handshake has checked: a client that the file knows by one of
+    /// its names, or a machine.
+    fn by_certificate(&self, certificate: Option<&CertificateNames>) -> Result<Caller, Refused> {
+        let names = certificate.iter().flat_map(|names| names.iter());
+        let mut known = names.filter_map(|name| self.shown.get(name));
+        match (known.next(), known.next()) {
+            (None, _) => Ok(Caller::default()),
+            (Some(credential), None) => Ok(credential.caller()),
+            // Which of them it is nobody can tell.
+            (Some(_), Some(_)) => Err(Refused::Wrong),
+        }
+    }
+
+    /// Who has this name and this password; or this token, which people may type as one.
+    ///
+    /// # Errors
+    /// [`Refused`] if nobody has.
+    pub async fn user(&self, name: &str, password: &str) -> Result<Caller, Refused> {
+        let by_token = self.tokens.get(&token_digest(password));
+        if let Some(credential) = by_token.filter(|credential| credential.name == name) {
+            return Ok(credential.caller());
+        }
+        let known = self.users.get(name);
+        let hash = known.map(|(_, hash)| hash.as_str());
+        if self.passwords.is_right(name, password, hash).await? {
+            return known.map(|(credential, _)| credential.caller()).ok_or(Refused::Wrong);
+        }
+        Err(Refused::Wrong)
+    }
+
+    /// What is known now of `name`, who has proved to be it before; and what stands for the password or
+    /// token that would prove it now.
+    pub fn still_knows(&self, name: &str) -> Option<(Caller, [u8; 32])> {
+        if let Some((credential, hash)) = self.users.get(name) {
+            return Some((credential.caller(), token_digest(hash)));
+        }
+        let mut tokens = self.tokens.iter();
+        let (digest, credential) = tokens.find(|(_, credential)| credential.name == name)?;
+        Some((credential.caller(), *digest))
+    }
+
+    async fn credential(&self, text: &str) -> Result<Caller, Refused> {
         let (scheme, rest) = text.split_once(' ').ok_or(Refused::Wrong)?;
         let rest = rest.trim();
         if scheme.eq_ignore_ascii_case("bearer") {
             // Whoever can measure how long this takes learns about a digest, not about a token.
-            return self.tokens.get(&token_digest(rest)).ok_or(Refused::Wrong);
+            let known = self.tokens.get(&token_digest(rest));
+            return known.map(Credential::caller).ok_or(Refused::Wrong);
         }
         if !scheme.eq_ignore_ascii_case("basic") {
             return Err(Refused::Wrong);
@@ -153,12 +278,7 @@ impl Auth {
         let decoded = STANDARD.decode(rest).map_err(|_| Refused::Wrong)?;
         let decoded = String::from_utf8(decoded).map_err(|_| Refused::Wrong)?;
         let (name, password) = decoded.split_once(':').ok_or(Refused::Wrong)?;
-        let known = self.users.get(name);
-        let hash = known.map(|(_, hash)| hash.as_str());
-        if self.passwords.is_right(name, password, hash).await? {
-            return known.map(|(credential, _)| credential).ok_or(Refused::Wrong);
-        }
-        Err(Refused::Wrong)
+        self.user(name, password).await
     }
 }
 
@@ -168,6 +288,7 @@ impl Credential {
             name: Some(self.name.clone()),
             groups: self.groups.clone(),
             ids: self.ids.clone(),
+            role: self.role,
             certificate: None,
         }
     }
@@ -241,6 +362,44 @@ mod tests {
         let caller = auth.caller(&bearer(&token), None).await.unwrap();
         assert_eq!(caller.name.as_deref(), Some("t"));
         assert_eq!(auth.caller(&bearer("x"), None).await, Err(Refused::Wrong));
+    }
+
+    #[tokio::test]
+    async fn a_certificate_may_be_a_persons() {
+        let person = |name: &str, role| Credential {
+            name: name.to_owned(),
+            groups: None,
+            ids: None,
+            role: Some(role),
+        };
+        let shown = [
+            ("alice.example".to_owned(), person("alice", Role::Operator)),
+            ("screen.example".to_owned(), person("screen", Role::Viewer)),
+        ];
+        let auth = Auth { certificates: true, shown: shown.into(), ..Auth::default() };
+        let caller = async |names: &[&str]| {
+            let names = Arc::new(names.iter().map(ToString::to_string).collect());
+            auth.caller(&HeaderMap::new(), Some(&names)).await
+        };
+        let alice = caller(&["alice.example", "x"]).await.unwrap();
+        assert_eq!((alice.name.as_deref(), alice.role), (Some("alice"), Some(Role::Operator)));
+        assert_eq!(caller(&["x"]).await.unwrap(), Caller::default());
+        let both = caller(&["alice.example", "screen.example"]).await;
+        assert_eq!(both, Err(Refused::Wrong));
+        let viewer = caller(&["screen.example"]).await.unwrap();
+        assert!(viewer.may(&Group::default(), &MachineId::new("a").unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_certificate_that_nobody_checks_is_no_credential() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "[[client]]\nname = \"a\"\ncertificate = \"b\"").unwrap();
+        let text = format!("[gateway]\ncredentials_file = {:?}", file.path());
+        let path = std::path::Path::new("test.toml");
+        let fragment = rebootlock::config::Fragment::parse(path, &text).unwrap();
+        let settings = rebootlock::config::Settings::decide(fragment).unwrap();
+        let error = Auth::of(&settings.gateway).unwrap_err().to_string();
+        assert!(error.contains("there is no client_ca_file to check it by"), "{error}");
     }
 
     #[tokio::test]

@@ -26,10 +26,10 @@ use crate::serve::Peer;
 use crate::slots::{self, Answer, Ask};
 
 /// Guards against requests that were not meant for a lock.
-const PROTOCOL: HeaderName = HeaderName::from_static("fleet-lock-protocol");
+pub(crate) const PROTOCOL: HeaderName = HeaderName::from_static("fleet-lock-protocol");
 
 /// Longest body, in bytes.
-const MAX_BODY: usize = 64 * 1024;
+pub(crate) const MAX_BODY: usize = 64 * 1024;
 
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
@@ -72,7 +72,7 @@ async fn handle(app: &App, live: &Live, request: Request, call: Call) -> Result<
         let kind = if refused == Refused::Busy { Kind::Overloaded } else { Kind::Unauthorized };
         Reply::new(kind, refused.to_string())
     })?;
-    let body = read(body, live.settings.body_timeout).await?;
+    let body = read(body, MAX_BODY, live.settings.body_timeout).await?;
     let (machine, group) = names(&body)?;
     caller.may(&group, &machine).map_err(|why| {
         tracing::info!(
@@ -123,14 +123,16 @@ fn check_protocol(headers: &HeaderMap) -> Result<(), Reply> {
     }
 }
 
-/// The whole body, unless it is too long or takes too long.
-pub(crate) async fn read(body: Body, within: Duration) -> Result<Vec<u8>, Reply> {
-    let too_long =
-        || Reply::new(Kind::TooLarge, format!("the body is longer than {MAX_BODY} bytes"));
-    if body.size_hint().lower() > MAX_BODY as u64 {
+/// The whole body.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) async fn read(body: Body, limit: usize, within: Duration) -> Result<Vec<u8>, Reply> {
+    let too_long = || Reply::new(Kind::TooLarge, format!("the body is longer than {limit} bytes"));
+    if body.size_hint().lower() > limit as u64 {
         return Err(too_long());
     }
-    let read = tokio::time::timeout(within, Limited::new(body, MAX_BODY).collect()).await;
+    let read = tokio::time::timeout(within, Limited::new(body, limit).collect()).await;
     match read {
         Ok(Ok(body)) => Ok(body.to_bytes().to_vec()),
         Ok(Err(error)) if error.is::<LengthLimitError>() || is_too_long(&*error) => Err(too_long()),

@@ -59,7 +59,7 @@ use self::cluster::Found;
 use self::reply::Restart;
 use crate::app::{App, Live};
 use crate::auth::Refused;
-use crate::fleetlock::read;
+use crate::fleetlock::{MAX_BODY, read};
 use crate::reply::{Kind, Reply};
 use crate::serve::Peer;
 
@@ -140,7 +140,7 @@ async fn handle(
         let kind = if refused == Refused::Busy { Kind::Overloaded } else { Kind::Unauthorized };
         reply::refused(Reply::new(kind, refused.to_string()))
     })?;
-    let body = read(body, live.settings.body_timeout).await.map_err(reply::refused)?;
+    let body = read(body, MAX_BODY, live.settings.body_timeout).await.map_err(reply::refused)?;
     let said = body::parse(&body)
         .map_err(|text| reply::error(Kind::InvalidBody, StatusCode::BAD_REQUEST, &text))?;
     let mut answer = Restart::new(said.machine.as_str(), &said.uptime);

@@ -89,6 +89,7 @@ pub async fn watch(app: Arc<App>) {
         if let Some(rate) = &live.rate {
             rate.tidy();
         }
+        app.page.tidy();
         // That the store is away is said by those who wanted something of it.
         let Ok(looks) = look(&live, UnixTime::now()).await else { continue };
         let mut still = HashSet::new();

@@ -6,14 +6,20 @@
 //! - [`goahead`]: goahead's two questions, and looking after those who may reboot.
 //! - [`slots`]: asking for a slot and giving it back, as every protocol here means it.
 //! - [`auth`], [`rate`]: who may ask, and how often.
+//! - [`operators`]: people; [`fleet`]: what they see, [`act`]: what they do; [`api`]: both as JSON; [`page`]: both
+//!   in a browser.
+//! - [`remote`]: the store itself, for programs that cannot reach it.
 //! - [`groups`], [`health`], [`metrics`]: what is told to whoever watches over this.
 //! - [`import`]: other servers' configurations as ours.
 //!
 //! Nothing is kept in the process that another one could not find in the store: any number of
 //! gateways may serve one store.
 
+pub mod act;
+pub mod api;
 pub mod app;
 pub mod auth;
+pub mod fleet;
 pub mod fleetlock;
 pub mod goahead;
 pub mod groups;
@@ -21,8 +27,12 @@ pub mod health;
 pub mod import;
 pub mod listen;
 pub mod metrics;
+pub mod operators;
 pub mod options;
+pub mod page;
+mod patience;
 pub mod rate;
+pub mod remote;
 pub mod reply;
 pub mod routes;
 pub mod serve;

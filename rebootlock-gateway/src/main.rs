@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser;
-use rebootlock::cli::exit;
+use clap::{CommandFactory as _, Parser as _};
+use rebootlock::cli::{beside, exit};
 use rebootlock::config::Settings;
 use rebootlock::{logging, notify, store};
 use rebootlock_gateway::app::App;
@@ -37,6 +37,10 @@ fn main() -> ExitCode {
         Command::GoaheadCompat(args) => Source::Goahead(cli.common, args),
         Command::Import(args) => return import::run(&args).into(),
         Command::Hash(args) => return hash(&args),
+        Command::Completions(args) => {
+            return wrote(beside::print_completions(Cli::command(), &args));
+        }
+        Command::Manual(args) => return wrote(beside::write_manual(Cli::command(), &args)),
     };
     let settings = match source.read() {
         Ok(settings) => settings,
@@ -58,6 +62,10 @@ fn main() -> ExitCode {
     // A blocking call into a store that hangs must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     code
+}
+
+fn wrote(written: std::io::Result<()>) -> ExitCode {
+    written.map_or_else(|error| fail(&error.into(), exit::FAILED), |()| ExitCode::SUCCESS)
 }
 
 fn fail(error: &anyhow::Error, code: u8) -> ExitCode {

@@ -46,6 +46,7 @@ pub struct Metrics {
     requests: Family<Answered, Counter>,
     durations: Family<Route, Histogram, fn() -> Histogram>,
     connections: Gauge,
+    watches: Gauge,
     store_up: Gauge,
     slots: Groups,
     holders: Groups,
@@ -70,6 +71,7 @@ impl Metrics {
             requests: Family::default(),
             durations,
             connections: Gauge::default(),
+            watches: Gauge::default(),
             store_up: Gauge::default(),
             slots: Groups::default(),
             holders: Groups::default(),
@@ -88,6 +90,7 @@ impl Metrics {
             metrics.durations.clone(),
         );
         registry.register("connections", "Open connections", metrics.connections.clone());
+        registry.register("watches", "Open watches on the store", metrics.watches.clone());
         registry.register("store_up", "1 if the store answers", metrics.store_up.clone());
         registry.register("slots", "Slots of a group", metrics.slots.clone());
         registry.register("holders", "Machines that hold one of them", metrics.holders.clone());
@@ -117,6 +120,11 @@ impl Metrics {
     /// A client has connected.
     pub fn connected(&self) {
         self.connections.inc();
+    }
+
+    /// So many more watches are open.
+    pub fn watching(&self, more: i64) {
+        self.watches.inc_by(more);
     }
 
     /// A connection has ended.

@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use rebootlock::cli::CommonArgs;
+use rebootlock::cli::beside::{CompletionsArgs, ManualArgs};
 use rebootlock::config::{Fragment, Settings};
 use rebootlock::store::Endpoint;
 
@@ -47,6 +48,11 @@ pub enum Command {
     Import(ImportArgs),
     /// Print what the file with credentials needs for a password (read from stdin) or a new token
     Hash(HashArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Write the manual pages of this program into a folder
+    #[command(hide = true)]
+    Manual(ManualArgs),
 }
 
 /// Flags of `serve`.

@@ -48,6 +48,14 @@ pub enum Kind {
     NotFound,
     /// Not by this method.
     MethodNotAllowed,
+    /// The lease has ended.
+    LeaseGone,
+    /// The document that was to be written is damaged.
+    InvalidDocument,
+    /// It contradicts what is there.
+    Conflict,
+    /// The body is of another type than is read here.
+    UnsupportedMediaType,
     /// The body took too long.
     Timeout,
     /// The body is too long.
@@ -60,6 +68,8 @@ pub enum Kind {
     StoreUnavailable,
     /// A document in the store cannot be read. A person has to look.
     StoreDamaged,
+    /// The store answers, but does not do what was asked.
+    StoreFailed,
 }
 
 impl Kind {
@@ -102,6 +112,11 @@ impl Kind {
             (Self::Forbidden, _) => "forbidden",
             (Self::NotFound, _) => "not_found",
             (Self::MethodNotAllowed, _) => "method_not_allowed",
+            (Self::LeaseGone, _) => "lease_gone",
+            (Self::InvalidDocument, _) => "invalid_document",
+            (Self::StoreFailed, _) => "store_failed",
+            (Self::Conflict, _) => "conflict",
+            (Self::UnsupportedMediaType, _) => "unsupported_media_type",
             (Self::Timeout, _) => "timeout",
             (Self::TooLarge, _) => "body_too_large",
             (Self::RateLimited, _) => "rate_limited",
@@ -130,10 +145,14 @@ impl Kind {
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::LeaseGone => StatusCode::GONE,
+            Self::InvalidDocument => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Conflict => StatusCode::CONFLICT,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::Overloaded | Self::StoreUnavailable | Self::StoreDamaged => {
+            Self::Overloaded | Self::StoreUnavailable | Self::StoreDamaged | Self::StoreFailed => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
@@ -161,6 +180,15 @@ pub struct Told {
 struct Written<'a> {
     kind: &'a str,
     value: &'a str,
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: &'a str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    kind: &'a str,
 }
 
 impl Reply {
@@ -196,15 +224,34 @@ impl Reply {
         self.with(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1))
     }
 
+    /// What goes over the wire to those who read RFC 9457.
+    pub fn into_problem(self) -> Response<Body> {
+        let status = self.kind.status();
+        let problem = Problem {
+            r#type: "about:blank",
+            title: status.canonical_reason().unwrap_or_default(),
+            status: status.as_u16(),
+            detail: &self.value,
+            kind: self.kind.name(false),
+        };
+        // Strings and a number always have a JSON form.
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        self.response(body, "application/problem+json")
+    }
+
     /// What goes over the wire.
     pub fn into_response(self, airlock: bool) -> Response<Body> {
         let written = Written { kind: self.kind.name(airlock), value: &self.value };
         // Two strings always have a JSON form.
         let body = serde_json::to_vec(&written).unwrap_or_default();
+        self.response(body, "application/json")
+    }
+
+    fn response(self, body: Vec<u8>, content_type: &'static str) -> Response<Body> {
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.kind.status();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.extend(self.headers);
         response.extensions_mut().insert(Told { kind: self.kind });
@@ -216,7 +263,7 @@ impl Reply {
 mod tests {
     use super::*;
 
-    const ALL: [Kind; 24] = [
+    const ALL: [Kind; 29] = [
         Kind::Success,
         Kind::Full,
         Kind::Paused,
@@ -235,12 +282,17 @@ mod tests {
         Kind::Forbidden,
         Kind::NotFound,
         Kind::MethodNotAllowed,
+        Kind::LeaseGone,
+        Kind::InvalidDocument,
+        Kind::Conflict,
+        Kind::UnsupportedMediaType,
         Kind::Timeout,
         Kind::TooLarge,
         Kind::RateLimited,
         Kind::Overloaded,
         Kind::StoreUnavailable,
         Kind::StoreDamaged,
+        Kind::StoreFailed,
     ];
 
     #[test]

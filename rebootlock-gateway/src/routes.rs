@@ -13,7 +13,7 @@ use tower::Service as _;
 use crate::app::App;
 use crate::reply::{Kind, Reply, Told};
 use crate::serve::Peer;
-use crate::{fleetlock, goahead, health};
+use crate::{api, fleetlock, goahead, health, page, remote};
 
 /// Every path there is, each protocol's in its own module.
 pub fn router(app: Arc<App>) -> Router {
@@ -21,9 +21,14 @@ pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/pre-reboot", any(fleetlock::pre_reboot))
         .route("/v1/steady-state", any(fleetlock::steady_state))
+        .route("/api/v1", any(api::answer))
+        .route("/api/v1/", any(api::answer))
+        .route("/api/v1/{*below}", any(api::answer))
+        .route("/api/v1/store/{*below}", any(remote::answer))
         .route("/healthz", any(health::healthz))
         .route("/readyz", any(health::readyz))
         .route("/metrics", any(health::metrics))
+        .merge(page::routes())
         .fallback(not_found)
         .with_state(app)
 }
@@ -44,16 +49,20 @@ pub async fn answer(
     let live = app.live();
     let method = request.method().clone();
     let path = straight(request.uri().path(), &live.settings.prefixes);
+    let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
     let for_goahead = goahead::Route::of(&path, live.settings.goahead.as_ref());
     let route = for_goahead.map_or_else(|| route(&path), goahead::Route::name);
     let limit = live.rate.as_ref().filter(|_| !is_for_watchers(route));
     let counted = limit.map_or(Ok(()), |rate| rate.count(peer.address.ip()));
-    let response = match (counted, path.parse::<Uri>()) {
-        (Err(wait), _) => Reply::new(Kind::RateLimited, "too many requests from your address")
-            .retry_after(wait)
-            .into_response(live.settings.airlock_kinds),
-        (Ok(()), Err(_)) => Reply::new(Kind::NotFound, "there is nothing at this path")
-            .into_response(live.settings.airlock_kinds),
+    let refused = |reply: Reply| match route {
+        "api" | "store" => reply.into_problem(),
+        _ => reply.into_response(live.settings.airlock_kinds),
+    };
+    let response = match (counted, format!("{path}{query}").parse::<Uri>()) {
+        (Err(wait), _) => refused(
+            Reply::new(Kind::RateLimited, "too many requests from your address").retry_after(wait),
+        ),
+        (Ok(()), Err(_)) => refused(Reply::new(Kind::NotFound, "there is nothing at this path")),
         (Ok(()), Ok(uri)) => {
             *request.uri_mut() = uri;
             request.extensions_mut().insert(peer.clone());
@@ -80,8 +89,7 @@ pub async fn answer(
     response
 }
 
-/// The path with its doubled slashes made one and a configured prefix taken off. The query is of no use
-/// to anybody here.
+/// The path with its doubled slashes made one and a configured prefix taken off.
 fn straight(path: &str, prefixes: &[String]) -> String {
     let mut straight = String::with_capacity(path.len());
     for c in path.chars() {
@@ -103,6 +111,13 @@ fn route(path: &str) -> &'static str {
         "/healthz" => "healthz",
         "/readyz" => "readyz",
         "/metrics" => "metrics",
+        "/" => "page",
+        "/events" => "events",
+        "/sign-in" | "/sign-out" | "/operate" => "forms",
+        "/page.css" | "/page.js" | "/icon.svg" => "files",
+        "/api/v1" => "api",
+        path if path.starts_with("/api/v1/store/") => "store",
+        path if path.starts_with("/api/v1/") => "api",
         _ => "other",
     }
 }

@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::auth::CertificateNames;
+use crate::patience::Patient;
 use crate::routes;
 use crate::tls::{self, Tls};
 
@@ -40,12 +41,14 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The names in its certificate, if it showed one that counts.
     pub certificate: Option<CertificateNames>,
+    /// Whether this gateway can be reached from its own machine alone.
+    pub within: bool,
 }
 
 impl Default for Peer {
     fn default() -> Self {
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-        Self { address, certificate: None }
+        Self { address, certificate: None, within: false }
     }
 }
 
@@ -55,12 +58,17 @@ struct Service {
     app: Arc<App>,
     router: Router,
     tls: Option<Arc<Tls>>,
+    /// Whether all sockets are for this machine alone.
+    within: bool,
 }
 
 /// Serves until the app is told to stop, and then until all requests have ended or had the time that
 /// the settings give them.
 pub async fn serve(app: Arc<App>, listeners: Vec<TcpListener>, tls: Option<Arc<Tls>>) {
-    let service = Service { router: routes::router(app.clone()), app: app.clone(), tls };
+    let within = listeners
+        .iter()
+        .all(|listener| listener.local_addr().is_ok_and(|address| address.ip().is_loopback()));
+    let service = Service { router: routes::router(app.clone()), app: app.clone(), tls, within };
     let free = Arc::new(Semaphore::new(app.live().settings.max_connections));
     let (accepting, connections) = (TaskTracker::new(), TaskTracker::new());
     // Ends what the drain has not.
@@ -127,14 +135,16 @@ async fn connection(stream: TcpStream, address: SocketAddr, service: Service) {
     // Answers are small, and each is waited for.
     let _ = stream.set_nodelay(true);
     let Some(tls) = service.tls.clone() else {
-        return converse(stream, Peer { address, certificate: None }, service).await;
+        let peer = Peer { address, certificate: None, within: service.within };
+        return converse(stream, peer, service).await;
     };
     let within = service.app.live().settings.header_timeout;
     match tokio::time::timeout(within, tls.acceptor().accept(stream)).await {
         Ok(Ok(stream)) => {
             let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
             let certificate = shown.map(tls::names);
-            converse(stream, Peer { address, certificate }, service).await;
+            let peer = Peer { address, certificate, within: service.within };
+            converse(stream, peer, service).await;
         }
         Ok(Err(error)) => tracing::debug!(%address, %error, "no TLS"),
         Err(_) => tracing::debug!(%address, "the TLS handshake took too long"),
@@ -147,7 +157,9 @@ where
 {
     let (app, router) = (service.app, service.router);
     let stop = app.stop.clone();
-    let within = app.live().settings.header_timeout;
+    let live = app.live();
+    let (within, patience) = (live.settings.header_timeout, live.settings.body_timeout);
+    drop(live);
     let address = peer.address;
     let answer = service_fn(move |request: hyper::Request<Incoming>| {
         let (app, router, peer) = (app.clone(), router.clone(), peer.clone());
@@ -161,7 +173,7 @@ where
         .header_read_timeout(within)
         .max_header_size(MAX_HEADER_BYTES)
         .max_buf_size(2 * MAX_HEADER_BYTES)
-        .serve_connection(TokioIo::new(stream), answer);
+        .serve_connection(TokioIo::new(Patient::new(stream, patience)), answer);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -49,7 +49,7 @@ impl Refusal {
         Self { kind, text: text.into() }
     }
 
-    fn of(error: &LockError) -> Self {
+    pub(crate) fn of(error: &LockError) -> Self {
         match error {
             LockError::Paused { .. } => Self::new(Kind::Paused, error.to_string()),
             LockError::Held { .. } => Self::new(Kind::Held, error.to_string()),

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Answer, Fleet, Gateway, at_once, request};
+use support::{Answer, Fleet, Gateway, PROTOCOL, at_once, params, request};
 
 /// A server that is killed when this is dropped.
 struct Etcd {
@@ -79,6 +79,45 @@ fn of_twenty_clients_of_two_gateways_exactly_ten_get_ten_slots() {
     one.pre_reboot("x").is_granted();
     two.pre_reboot("x").is_granted();
     two.steady_state("x").is_granted();
+}
+
+#[test]
+fn what_an_operator_does_at_one_gateway_counts_at_the_other_and_is_seen_there() {
+    let etcd = Etcd::start();
+    let fleet = Fleet::new("");
+    let (token, line) = rebootlock_gateway::auth::new_token();
+    let text = format!("[[client]]\nname = \"alice\"\nrole = \"operator\"\n{line}\n");
+    let credentials = support::file(&fleet, "credentials.toml", &text);
+    fleet.configure(&format!(
+        "[gateway]\nanswer_within_secs = 1\ncredentials_file = {credentials:?}\n"
+    ));
+    let (one, two) = (start(&fleet, &etcd), start(&fleet, &etcd));
+    let bearer = format!("authorization: Bearer {token}\r\n");
+    let act = |path: &str, body: &str| {
+        let headers = format!("{bearer}content-type: application/json\r\n");
+        one.post(&format!("/api/v1{path}"), &headers, body)
+    };
+    let see = |path: &str| two.send(request("GET", path, &bearer, "").as_bytes());
+    assert_eq!(act("/groups/default/set-max", r#"{"reason":"grown","max":2}"#).status, 200);
+    assert_eq!(act("/fleet/pause", r#"{"reason":"why","forSecs":60}"#).status, 200);
+    let ask = || two.post("/v1/pre-reboot", &(bearer.clone() + PROTOCOL), &params("a", "default"));
+    ask().is(423, "failed_lock_paused");
+    assert_eq!(act("/fleet/resume", r#"{"reason":"mended"}"#).status, 200);
+    ask().is_granted();
+    let seen = see("/api/v1/fleet").json();
+    assert_eq!(seen["groups"][0]["holders"][0]["machineID"], "a");
+    assert_eq!(seen["groups"][0]["available"], 1);
+    let deeds = seen["acts"].as_array().unwrap().iter();
+    let deeds: Vec<_> = deeds.map(|act| act["deed"].as_str().unwrap()).collect();
+    assert_eq!(deeds, ["set-max", "pause", "resume"]);
+    assert_eq!(act("/machines/a/unlock", r#"{"reason":"gone"}"#).status, 200);
+    let past = see("/api/v1/history?since=1h").json();
+    assert_eq!((&past[0]["ended"], &past[0]["by"]), (&"unlocked".into(), &"alice".into()));
+    etcd.signal(Signal::STOP);
+    for answer in [see("/api/v1/fleet"), act("/fleet/pause", r#"{"reason":"x"}"#)] {
+        assert_eq!((answer.status, answer.kind().as_str()), (503, "store_unavailable"));
+    }
+    etcd.signal(Signal::CONT);
 }
 
 #[test]

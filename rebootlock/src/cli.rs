@@ -12,6 +12,8 @@ use crate::config::{
 use crate::id::Group;
 use crate::store::Endpoint;
 
+pub mod beside;
+
 /// Exit codes that scripts can rely on.
 pub mod exit {
     /// It failed.
@@ -40,8 +42,8 @@ pub struct CommonArgs {
     #[arg(long, value_name = "FILE", env = "REBOOTLOCK_CONFIG", global = true)]
     pub config: Option<PathBuf>,
 
-    /// Where the lock lives: http(s)://HOST:2379, sqlite:PATH or memory:; repeat it or separate
-    /// several by commas [default: http://127.0.0.1:2379]
+    /// Where the lock lives: http(s)://HOST:2379, gateway+http(s)://HOST:PORT, sqlite:PATH or
+    /// memory:; repeat it or separate several by commas [default: http://127.0.0.1:2379]
     #[arg(
         long,
         value_name = "URL",
@@ -71,11 +73,11 @@ pub struct CommonArgs {
     )]
     pub prefix: Option<crate::keys::Keyspace>,
 
-    /// Certificate authorities to trust for etcd, PEM; a client certificate is not needed with it
+    /// Certificate authorities to trust for etcd or a gateway, PEM; a client certificate is not needed with it
     #[arg(long, value_name = "FILE", env = "REBOOTLOCK_ETCD_CAFILE", global = true)]
     pub etcd_cafile: Option<PathBuf>,
 
-    /// Our client certificate for etcd, PEM
+    /// Our client certificate for etcd or a gateway, PEM
     #[arg(long, value_name = "FILE", env = "REBOOTLOCK_ETCD_CERTFILE", global = true)]
     pub etcd_certfile: Option<PathBuf>,
 
@@ -83,13 +85,17 @@ pub struct CommonArgs {
     #[arg(long, value_name = "FILE", env = "REBOOTLOCK_ETCD_KEYFILE", global = true)]
     pub etcd_keyfile: Option<PathBuf>,
 
-    /// User name for etcd
+    /// User name for etcd or a gateway
     #[arg(long, value_name = "NAME", env = "REBOOTLOCK_ETCD_USERNAME", global = true)]
     pub etcd_username: Option<String>,
 
-    /// File whose first line is the password for etcd
+    /// File whose first line is the password for etcd or a gateway
     #[arg(long, value_name = "FILE", env = "REBOOTLOCK_ETCD_PASSWORD_FILE", global = true)]
     pub etcd_password_file: Option<PathBuf>,
+
+    /// File whose first line is a token that a gateway knows, instead of a user and a password
+    #[arg(long, value_name = "FILE", env = "REBOOTLOCK_TOKEN_FILE", global = true)]
+    pub token_file: Option<PathBuf>,
 
     /// Longest time one request to the store may take, in seconds [default: 5]
     #[arg(
@@ -130,6 +136,7 @@ impl CommonArgs {
                 key_file: self.etcd_keyfile.clone(),
                 username: self.etcd_username.clone(),
                 password_file: self.etcd_password_file.clone(),
+                token_file: self.token_file.clone(),
                 password: None,
                 prefix: self.prefix.clone(),
                 timeout_secs: self.timeout_secs,

@@ -34,7 +34,7 @@ pub use self::gateway::{
 pub use self::group::GroupSettings;
 pub use self::hooks::{HooksFragment, HooksSettings, Isolation};
 pub use self::metrics::{Listen, MetricsFragment, MetricsSettings, Textfile};
-pub use self::reboot::{OnOverdue, RebootFragment, RebootMethod, RebootSettings};
+pub use self::reboot::{Announce, OnOverdue, RebootFragment, RebootMethod, RebootSettings};
 pub use self::table::{Count, Secs};
 pub use self::window::{WindowRule, WindowSettings, local_zone};
 use crate::id::Group;
@@ -87,6 +87,10 @@ pub struct StoreSettings {
     pub username: Option<String>,
     /// Password, out of a file.
     pub password: Option<String>,
+    /// That file, for what reads it anew each time.
+    pub password_file: Option<PathBuf>,
+    /// File with a token, for a gateway.
+    pub token_file: Option<PathBuf>,
     /// Above all keys.
     pub keys: Keyspace,
     /// Longest time one request may take.
@@ -236,14 +240,15 @@ impl StoreSettings {
             .endpoints
             .and_then(given)
             .unwrap_or_else(|| vec![Endpoint::Etcd("http://127.0.0.1:2379".to_owned())]);
-        let etcd = |endpoint: &&Endpoint| matches!(endpoint, Endpoint::Etcd(_));
-        let etcds = endpoints.iter().filter(etcd).count();
+        let count = |kind: fn(&Endpoint) -> bool| endpoints.iter().filter(|e| kind(e)).count();
+        let etcds = count(|endpoint| matches!(endpoint, Endpoint::Etcd(_)));
+        let gateways = count(|endpoint| matches!(endpoint, Endpoint::Gateway(_)));
         let fault = |setting, problem: &str| {
             Err(ConfigError::Setting { setting, problem: problem.to_owned() })
         };
-        if etcds != endpoints.len() && endpoints.len() > 1 {
-            let problem =
-                "several endpoints must all be etcd's; a sqlite: or memory: one stands alone";
+        if endpoints.len() > 1 && ![etcds, gateways].contains(&endpoints.len()) {
+            let problem = "several endpoints must all be etcd's, or all gateways of one store; a \
+                           sqlite: or memory: one stands alone";
             return fault("store.endpoints", problem);
         }
         if store.cert_file.is_some() != store.key_file.is_some() {
@@ -252,6 +257,11 @@ impl StoreSettings {
         }
         if store.username.is_some() && store.password_file.is_none() && store.password.is_none() {
             return fault("store.username", "a user name needs a password_file");
+        }
+        if store.username.is_some() && store.token_file.is_some() {
+            let problem = "stands for who we are, and so do username and password_file; only one \
+                           of both can be sent";
+            return fault("store.token_file", problem);
         }
         let password = match (store.password, &store.password_file) {
             (Some(password), _) => Some(password),
@@ -265,6 +275,8 @@ impl StoreSettings {
             key_file: store.key_file,
             username: store.username,
             password,
+            password_file: store.password_file,
+            token_file: store.token_file,
             keys: store.prefix.unwrap_or_default(),
             timeout: secs(store.timeout_secs, 5),
         })
@@ -320,7 +332,7 @@ mod tests {
             ),
             (
                 "[store]\nendpoints = [\"host:1\"]",
-                "test.toml:2:13: `endpoints`: endpoint \"host:1\" has no scheme that is known; expected http://host:2379, https://host:2379, sqlite:/path or memory:",
+                "test.toml:2:13: `endpoints`: endpoint \"host:1\" has no scheme that is known; expected http://host:2379, https://host:2379, gateway+https://host, sqlite:/path or memory:",
             ),
             (
                 "[store]\ntimeout_secs = \"5\"",
@@ -351,6 +363,8 @@ mod tests {
         for text in [
             "[store]\nendpoints = [\"memory:\", \"http://h:1\"]",
             "[store]\ncert_file = \"/x\"",
+            "[store]\nendpoints = [\"http://h:1\", \"gateway+http://h:1\"]",
+            "[store]\nusername = \"u\"\npassword_file = \"/dev/null\"\ntoken_file = \"/x\"",
             "[store]\nusername = \"u\"",
             "[store]\ntimeout_secs = 0",
             "[store]\ntimeout_secs = 3153600001",

@@ -139,8 +139,7 @@ impl Keyspace {
 
     /// What came of one acquisition, begun at `start`. Keys sort by that time.
     pub fn past(&self, group: &Group, start: UnixTime, token: Token) -> Key {
-        let start = start.0.clamp(0, 999_999_999_999);
-        Key::new(format!("{}/history/{start:012}-{token}", self.base(group)))
+        Key::new(format!("{}/history/{}-{token}", self.base(group), sortable(start)))
     }
 
     /// Present while one machine must not reboot.
@@ -183,6 +182,28 @@ impl Keyspace {
         Key::new(format!("{}/alive/{token}", self.prefix))
     }
 
+    /// What an operator did. Keys sort by the time.
+    pub fn act(&self, at: UnixTime, token: Token) -> Key {
+        Key::new(format!("{}/acts/{}-{token}", self.prefix, sortable(at)))
+    }
+
+    /// Below it, what operators did.
+    pub fn acts(&self) -> Key {
+        Key::new(format!("{}/acts/", self.prefix))
+    }
+
+    /// Below it, all wishes that machines reboot.
+    pub fn requests(&self) -> Key {
+        Key::new(format!("{}/requests/", self.prefix))
+    }
+
+    /// Somebody who is signed in at a gateway, under a digest of what their browser shows: who reads
+    /// this learns nothing that would let them in.
+    pub fn session(&self, digest: &[u8; 32]) -> Key {
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        Key::new(format!("{}/sessions/{digest}", self.prefix))
+    }
+
     /// Presence of one agent.
     pub fn machine(&self, machine: &MachineId) -> Key {
         Key::new(format!("{}/machines/{machine}", self.prefix))
@@ -214,6 +235,11 @@ impl Keyspace {
 /// Last segment of `key`, for keys that end in an id.
 pub fn last_segment(key: &Key) -> &str {
     key.as_str().rsplit('/').next().unwrap_or_default()
+}
+
+/// A time whose texts sort as times do.
+fn sortable(time: UnixTime) -> String {
+    format!("{:012}", time.0.clamp(0, 999_999_999_999))
 }
 
 fn encode(name: &str) -> String {
@@ -277,6 +303,7 @@ mod tests {
                 keys.holder(&group, &machine),
                 keys.machine(&machine),
                 keys.alive(token),
+                keys.act(UnixTime(1), token),
                 keys.semaphore(&other),
             ] {
                 assert!(!span.contains(&key), "{key}");

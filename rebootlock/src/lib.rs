@@ -6,10 +6,12 @@
 //!   rules, pure. They alone read and write JSON.
 //! - [`store`]: values that change only together; one backend a file below it.
 //! - [`lock`]: the lock manager, which loads documents, changes them by their rules and commits them.
+//! - [`view`]: all of it as programs and people see it.
 //! - [`wait`]: waiting for one's turn without polling.
 //! - [`window`]: when a reboot may begin, pure.
 //! - [`process`]: commands, run so that nothing of them survives their deadline.
-//! - [`chance`], [`clock`], [`host`], [`config`], [`cli`], [`logging`], [`notify`]: what the programs have in common.
+//! - [`chance`], [`clock`], [`duration`], [`host`], [`http`], [`config`], [`cli`], [`logging`], [`notify`]: what the
+//!   programs have in common.
 //!
 //! Nothing here reboots anything, opens a port or talks to a bus.
 
@@ -17,8 +19,10 @@ pub mod chance;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod duration;
 pub mod health;
 pub mod host;
+pub mod http;
 pub mod id;
 pub mod keys;
 pub mod lock;
@@ -29,5 +33,6 @@ pub mod queue;
 pub mod record;
 pub mod semaphore;
 pub mod store;
+pub mod view;
 pub mod wait;
 pub mod window;

@@ -7,6 +7,7 @@
 //! preconditions and can therefore only have happened if nothing else did in between.
 
 mod acquire;
+mod acts;
 mod advance;
 mod fleet;
 mod history;
@@ -14,7 +15,9 @@ mod overdue;
 mod pause;
 mod release;
 mod repair;
+mod request;
 mod rewrite;
+mod session;
 mod status;
 mod turn;
 
@@ -26,6 +29,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use self::acquire::Acquired;
+use self::acts::Note;
+pub use self::acts::{ACTS_KEPT, Done};
 pub use self::advance::Advance;
 pub use self::fleet::{Forgetting, Forgotten};
 pub use self::history::{HISTORY_KEPT, Remembered};
@@ -33,13 +38,14 @@ pub use self::overdue::OverdueRelease;
 pub use self::pause::{Held, Resumed, Scope, Unheld};
 pub use self::release::{Ended, Release, Released};
 pub use self::repair::Repair;
+pub use self::request::{Cancelled, Requested};
 pub use self::status::{GroupStatus, Holder};
 pub use self::turn::{GivenBack, Queued, Turn};
 use crate::chance;
 use crate::clock::Clock;
 use crate::id::{Group, MachineId};
 use crate::keys::Keyspace;
-use crate::record::{Cooldown, Document, Hold, HolderRecord, Pause, UnixTime};
+use crate::record::{Cooldown, Document, Hold, HolderRecord, Pause, Stop, UnixTime};
 use crate::semaphore::Semaphore;
 use crate::semaphore::json::Damage;
 use crate::store::{Commit, Key, LeaseId, Select, SharedStore, Snapshot, StoreError, Txn};
@@ -65,7 +71,7 @@ pub enum LockError {
         max: u32,
     },
     /// Ask again when somebody has resumed.
-    #[error("{scope} is paused{}", by_whom(.pause.as_deref().map(Stop::from)))]
+    #[error("{scope} is paused{}", by_whom(.pause.as_deref()))]
     Paused {
         /// What is paused.
         scope: Scope,
@@ -73,7 +79,7 @@ pub enum LockError {
         pause: Option<Box<Pause>>,
     },
     /// Ask again when somebody has let it go.
-    #[error("{machine} is held{}", by_whom(.hold.as_deref().map(Stop::from)))]
+    #[error("{machine} is held{}", by_whom(.hold.as_deref()))]
     Held {
         /// Which machine must not reboot.
         machine: MachineId,
@@ -128,31 +134,12 @@ pub enum LockError {
     },
 }
 
-/// What a pause and a hold have in common.
-struct Stop<'a> {
-    by: &'a str,
-    reason: Option<&'a str>,
-    until: Option<UnixTime>,
-}
-
-impl<'a> From<&'a Pause> for Stop<'a> {
-    fn from(pause: &'a Pause) -> Self {
-        Self { by: &pause.by, reason: pause.reason.as_deref(), until: pause.until }
-    }
-}
-
-impl<'a> From<&'a Hold> for Stop<'a> {
-    fn from(hold: &'a Hold) -> Self {
-        Self { by: &hold.by, reason: hold.reason.as_deref(), until: hold.until }
-    }
-}
-
-fn by_whom(stop: Option<Stop<'_>>) -> String {
-    let Some(Stop { by, reason, until }) = stop else {
+fn by_whom(stop: Option<&Stop>) -> String {
+    let Some(Stop { by, reason, until, .. }) = stop else {
         return " (by whom cannot be read)".to_owned();
     };
     let until = until.map(|until| format!(" until {}", until.to_text())).unwrap_or_default();
-    let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     format!(" by {by}{until}{reason}")
 }
 
@@ -195,6 +182,7 @@ pub struct LockManager {
     cooldowns: BTreeMap<Group, Duration>,
     recent: Recent,
     clock: Clock,
+    note: Option<Note>,
 }
 
 impl LockManager {
@@ -202,7 +190,7 @@ impl LockManager {
     pub fn new(store: SharedStore, keys: Keyspace) -> Self {
         let (deadline, cooldowns) = (DEFAULT_DEADLINE, BTreeMap::new());
         let (recent, clock) = (Recent::default(), Clock::default());
-        Self { store, keys, deadline, cooldowns, recent, clock }
+        Self { store, keys, deadline, cooldowns, recent, clock, note: None }
     }
 
     /// The same manager, giving up on an operation after `deadline`.
@@ -298,8 +286,19 @@ impl LockManager {
         let deadline = Instant::now() + self.deadline;
         let store_error = |source| LockError::Store { action: action.to_owned(), source };
         let mut unsettled: Option<StoreError> = None;
+        // What to answer if that commit happened all the same.
+        let mut unanswered: Option<T> = None;
         let mut attempt = 0;
         loop {
+            if let (Some(note), Some(_)) = (&self.note, &unanswered) {
+                let key = std::slice::from_ref(&note.key);
+                let found = self.in_time(deadline, self.store.load(key)).await;
+                if found.map_err(store_error)?.get(&note.key).is_some()
+                    && let Some(done) = unanswered.take()
+                {
+                    return Ok((done, None));
+                }
+            }
             let believed = known.take().and_then(|known| match decide(&known) {
                 Ok(Decision::Commit(txn, done)) => Some((known, txn, done)),
                 _ => None,
@@ -317,12 +316,21 @@ impl LockManager {
                     }
                 }
             };
+            let txn = match &self.note {
+                Some(note) => {
+                    txn.when_absent(note.key.clone()).put(note.key.clone(), note.value.clone())
+                }
+                None => txn,
+            };
             match self.in_time(deadline, self.store.commit(&txn)).await {
                 Ok(Commit::Won(revision)) => {
                     return Ok((done, Some(txn.applied_to(before, revision))));
                 }
                 Ok(Commit::Lost) => {}
-                Err(error) if error.is_transient() => unsettled = Some(error),
+                Err(error) if error.is_transient() => {
+                    unsettled = Some(error);
+                    unanswered = Some(done);
+                }
                 Err(error) => return Err(store_error(error)),
             }
             tokio::time::sleep(backoff(attempt)).await;

@@ -3,9 +3,11 @@
 //! Times are whole seconds since 1970-01-01 UTC, as rebootlockd wrote `startTime`. Members that
 //! are not known here are kept when a document is written again.
 
+mod act;
 mod goahead;
 mod member;
 mod past;
+mod session;
 mod stop;
 
 use std::fmt;
@@ -14,10 +16,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::act::{Act, Deed};
 pub use self::goahead::{GoaheadAsk, GoaheadGrant};
 pub use self::member::{Blocked, Health, Presence, RosterEntry};
 pub use self::past::{Day, Ending, OverdueReleases, Past};
-pub use self::stop::{Cooldown, Hold, Pause};
+pub use self::session::Session;
+pub use self::stop::{Cooldown, Hold, Pause, Stop};
 use crate::id::{BootId, Group, MachineId, Token};
 use crate::semaphore::json::Damage;
 
@@ -406,6 +410,7 @@ mod tests {
             let _ = (Hold::from_json(&bytes), Cooldown::from_json(&bytes));
             let _ = (Presence::from_json(&bytes), RosterEntry::from_json(&bytes));
             let _ = (Past::from_json(&bytes), OverdueReleases::from_json(&bytes));
+            let _ = Session::from_json(&bytes);
         }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod conformance;
 mod etcd;
+mod gateway;
 mod lease;
 mod memory;
 mod open;
@@ -19,9 +20,12 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 pub use self::etcd::{EndpointReport, EndpointStatus, EtcdOptions, EtcdStore};
+pub use self::gateway::{
+    GatewayOptions, GatewayReport, GatewayStatus, GatewayStore, recognise, wire,
+};
 pub use self::lease::LeaseKeeper;
 pub use self::memory::MemoryStore;
-pub use self::open::{Endpoint, InvalidEndpoint, etcd_options, open};
+pub use self::open::{Endpoint, InvalidEndpoint, etcd_options, gateway_options, open};
 pub use self::sqlite::SqliteStore;
 
 /// Where a value lives. Segments are joined by slashes, without a leading one.

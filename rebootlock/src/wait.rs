@@ -10,6 +10,7 @@
 
 mod front;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -169,7 +170,7 @@ impl Waiting {
             obstacles,
             cancel: cancel.clone(),
             place: None,
-            moved_up: false,
+            moved_up: None,
             last_loss: None,
             unsettled: unsettled.clone(),
         };
@@ -244,8 +245,8 @@ struct Waiter {
     obstacles: watch::Sender<Obstacle>,
     cancel: CancellationToken,
     place: Option<Place>,
-    /// Whether the one that was watched from far behind is gone.
-    moved_up: bool,
+    /// Those between the one that was watched from far behind, and that is gone now, and us.
+    moved_up: Option<Neighbours>,
     /// When a place was lost last.
     last_loss: Option<Instant>,
     /// Whether an acquisition was sent and never answered.
@@ -313,13 +314,13 @@ impl Waiter {
                 taken => taken?,
             }
         }
-        if std::mem::take(&mut self.moved_up) {
-            return self.front().await;
+        if let Some(neighbours) = self.moved_up.take() {
+            return self.front(Some(neighbours)).await;
         }
         match self.guard().await? {
-            Guard::None => self.front().await,
+            Guard::None => self.front(None).await,
             Guard::Gone => Ok(Round::PlaceLost),
-            Guard::Behind(group, key, after) => self.behind(group, &key, after).await,
+            Guard::Behind(group, neighbours, after) => self.behind(group, neighbours, after).await,
         }
     }
 
@@ -408,9 +409,12 @@ impl Waiter {
                 })
                 .await?;
             if before.entries.len() == FRONT
-                && let Some((key, _)) = before.entries.iter().min_by_key(|(_, e)| e.created)
+                && let Some((guard, _)) = before.entries.iter().min_by_key(|(_, e)| e.created)
             {
-                return Ok(Guard::Behind(group.clone(), key.clone(), before.revision));
+                let guard = guard.clone();
+                let between = before.entries.into_keys().filter(|key| *key != guard).collect();
+                let neighbours = Neighbours { guard, between };
+                return Ok(Guard::Behind(group.clone(), neighbours, before.revision));
             }
         }
         Ok(Guard::None)
@@ -420,10 +424,11 @@ impl Waiter {
     async fn behind(
         &mut self,
         group: Group,
-        guard: &Key,
+        neighbours: Neighbours,
         after: Revision,
     ) -> Result<Round, LockError> {
         self.report(Obstacle::Queued { group, ahead: None });
+        let guard = &neighbours.guard;
         let mut changes = self.locks.store().watch(&guard.into(), after);
         let poll = tokio::time::sleep(self.poll_interval());
         tokio::pin!(poll);
@@ -438,7 +443,9 @@ impl Waiter {
                     Some(Event::Changed { key, entry: None, .. }) if key == *guard => {
                         // Nobody can have come in between, so if all before the guard are gone
                         // too this one is among the first; if not, it will see.
-                        self.moved_up = self.claim.groups().len() == 1;
+                        if self.claim.groups().len() == 1 {
+                            self.moved_up = Some(neighbours);
+                        }
                         return Ok(Round::Again);
                     }
                     Some(Event::Lost { .. } | Event::Resumed) | None => return Ok(Round::Again),
@@ -557,7 +564,15 @@ enum Guard {
     /// It has no place of its own.
     Gone,
     /// The one so far before it in this group, present at that revision.
-    Behind(Group, Key, Revision),
+    Behind(Group, Neighbours, Revision),
+}
+
+/// The places right before ours.
+struct Neighbours {
+    /// The one that is watched.
+    guard: Key,
+    /// Those that came after it.
+    between: BTreeSet<Key>,
 }
 
 #[cfg(test)]

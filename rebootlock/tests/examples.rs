@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use rebootlock::record::{
-    Cooldown, Document, GoaheadAsk, GoaheadGrant, Hold, HolderRecord, HolderState, OverdueReleases,
-    Past, Pause, Presence, Request, RosterEntry, Via, Waiter,
+    Act, Cooldown, Deed, Document, GoaheadAsk, GoaheadGrant, Hold, HolderRecord, HolderState,
+    OverdueReleases, Past, Pause, Presence, Request, RosterEntry, Session, Via, Waiter,
 };
 use rebootlock::semaphore::Semaphore;
 
@@ -70,10 +70,15 @@ fn the_other_documents_are_printed_as_they_are_written() {
         assert_eq!(printed::<Past>(name), text(name));
         assert!(Past::from_json(text(name).as_bytes()).unwrap().unknown.is_empty());
     }
+    for name in ["act.json", "act-fleet.json"] {
+        assert_eq!(printed::<Act>(name), text(name));
+    }
+    assert_eq!(Act::from_json(text("act.json").as_bytes()).unwrap().deed, Deed::Unlock);
     assert_eq!(printed::<OverdueReleases>("overdue-releases.json"), text("overdue-releases.json"));
     assert_eq!(printed::<RosterEntry>("roster.json"), text("roster.json"));
     assert_eq!(printed::<Presence>("presence-unhealthy.json"), text("presence-unhealthy.json"));
     assert_eq!(printed::<Request>("request.json"), text("request.json"));
+    assert_eq!(printed::<Session>("session.json"), text("session.json"));
     assert_eq!(printed::<Presence>("presence.json"), text("presence.json"));
     assert_eq!(printed::<GoaheadAsk>("goahead-ask.json"), text("goahead-ask.json"));
     assert_eq!(printed::<HolderRecord>("holder-goahead.json"), text("holder-goahead.json"));

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use clap_complete::Shell;
 use rebootlock::cli::CommonArgs;
+use rebootlock::cli::beside::{CompletionsArgs, ManualArgs};
+use rebootlock::duration;
 use rebootlock::id::MachineId;
-
-use crate::duration;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -235,10 +234,10 @@ not: see `unlock`.")]
     #[command(after_help = "\
 Example:
   rebootlockctl completions bash > /usr/share/bash-completion/completions/rebootlockctl")]
-    Completions {
-        /// Which shell
-        shell: Shell,
-    },
+    Completions(CompletionsArgs),
+    /// Write the manual pages of this program into a folder
+    #[command(hide = true)]
+    Manual(ManualArgs),
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,5 @@
 //! The subcommands, one a file.
 
-mod completions;
 mod doctor;
 mod exec;
 mod explain;
@@ -24,40 +23,54 @@ mod windows;
 
 use std::process::ExitCode;
 
+use clap::CommandFactory as _;
+use rebootlock::cli::beside;
 use rebootlock::id::Group;
 
 use crate::cli::{Cli, Command, Scope};
+use crate::output::print;
 use crate::session::Session;
 
 /// Does what the command line says.
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let open = || Session::open(&cli.common);
+    let open = async || Session::open(&cli.common).await;
     match cli.command {
-        Command::Status(args) => status::run(open()?, args).await,
-        Command::Lock(args) => lock::run(open()?, args).await,
-        Command::Unlock(args) => unlock::run(open()?, args).await,
-        Command::Exec(args) => exec::run(open()?, args).await,
-        Command::SetMax { max } => set_max::run(open()?, max).await,
-        Command::Reboot(args) => reboot::run(open()?, args).await,
+        Command::Status(args) => status::run(open().await?, args).await,
+        Command::Lock(args) => lock::run(open().await?, args).await,
+        Command::Unlock(args) => unlock::run(open().await?, args).await,
+        Command::Exec(args) => exec::run(open().await?, args).await,
+        Command::SetMax { max } => set_max::run(open().await?, max).await,
+        Command::Reboot(args) => reboot::run(open().await?, args).await,
         Command::SendNeedReboot => send_need_reboot::run(&cli.common).await,
-        Command::Queue { scope, output } => queue::run(open()?, scope, output).await,
-        Command::Groups { output } => groups::run(open()?, output).await,
-        Command::Machines { output } => machines::run(open()?, output).await,
-        Command::Explain { machine, output } => explain::run(open()?, machine, output).await,
+        Command::Queue { scope, output } => queue::run(open().await?, scope, output).await,
+        Command::Groups { output } => groups::run(open().await?, output).await,
+        Command::Machines { output } => machines::run(open().await?, output).await,
+        Command::Explain { machine, output } => explain::run(open().await?, machine, output).await,
         Command::Windows(args) => windows::run(&cli.common, args).await,
-        Command::Pause { reason, fleet, time } => pause::pause(open()?, reason, fleet, time).await,
-        Command::Resume { fleet } => pause::resume(open()?, fleet).await,
-        Command::Request { machine, reason, priority } => {
-            request::request(open()?, machine, reason, priority).await
+        Command::Pause { reason, fleet, time } => {
+            pause::pause(open().await?, reason, fleet, time).await
         }
-        Command::Cancel { machine } => request::cancel(open()?, machine).await,
-        Command::Hold { target, time, reason } => hold::hold(open()?, target, time, reason).await,
-        Command::Unhold { target } => hold::unhold(open()?, target).await,
-        Command::History(args) => history::run(open()?, args).await,
-        Command::Forget { machine, force } => forget::run(open()?, machine, force).await,
-        Command::Repair { scope, yes } => repair::run(open()?, scope, yes).await,
+        Command::Resume { fleet } => pause::resume(open().await?, fleet).await,
+        Command::Request { machine, reason, priority } => {
+            request::request(open().await?, machine, reason, priority).await
+        }
+        Command::Cancel { machine } => request::cancel(open().await?, machine).await,
+        Command::Hold { target, time, reason } => {
+            hold::hold(open().await?, target, time, reason).await
+        }
+        Command::Unhold { target } => hold::unhold(open().await?, target).await,
+        Command::History(args) => history::run(open().await?, args).await,
+        Command::Forget { machine, force } => forget::run(open().await?, machine, force).await,
+        Command::Repair { scope, yes } => repair::run(open().await?, scope, yes).await,
         Command::Doctor { output } => doctor::run(&cli.common, output).await,
-        Command::Completions { shell } => completions::run(shell),
+        Command::Completions(args) => {
+            print(&beside::completions(Cli::command(), &args))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Manual(args) => {
+            beside::write_manual(Cli::command(), &args)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

@@ -3,7 +3,6 @@
 mod bus;
 mod cli;
 mod commands;
-mod duration;
 mod failure;
 mod output;
 mod session;

@@ -10,7 +10,7 @@ use rebootlock::id::{Group, MachineId};
 use rebootlock::lock::LockManager;
 use rebootlock::logging;
 use rebootlock::record::{Claim, Via};
-use rebootlock::store::{self, SharedStore, etcd_options};
+use rebootlock::store::{self, Endpoint, SharedStore};
 
 use crate::failure::{BadConfiguration, Usage};
 
@@ -34,19 +34,23 @@ pub(crate) fn settings(common: &CommonArgs) -> anyhow::Result<Settings> {
     Ok(settings)
 }
 
-/// Opens the store. Options that no etcd could satisfy are the configuration's fault.
-pub(crate) fn open_store(settings: &StoreSettings) -> anyhow::Result<SharedStore> {
-    store::open(settings).map_err(|error| match etcd_options(settings) {
-        Some(_) => BadConfiguration(error.to_string()).into(),
-        None => anyhow::Error::from(error).context("cannot open the store"),
+/// Opens the store. A URL may be an etcd's or a gateway's: what answers is noted in the settings.
+/// Options that no server could satisfy are the configuration's fault.
+pub(crate) async fn open_store(settings: &mut StoreSettings) -> anyhow::Result<SharedStore> {
+    let bad = |error: store::StoreError| BadConfiguration(error.to_string());
+    store::recognise(settings).await.map_err(bad)?;
+    store::open(settings).map_err(|error| match settings.endpoints.first() {
+        Some(Endpoint::Etcd(_) | Endpoint::Gateway(_)) => bad(error).into(),
+        _ => anyhow::Error::from(error).context("cannot open the store"),
     })
 }
 
 impl Session {
     /// Opens what `common` and everything below it describe.
-    pub(crate) fn open(common: &CommonArgs) -> anyhow::Result<Self> {
-        let settings = settings(common)?;
-        let locks = LockManager::new(open_store(&settings.store)?, settings.store.keys.clone());
+    pub(crate) async fn open(common: &CommonArgs) -> anyhow::Result<Self> {
+        let mut settings = settings(common)?;
+        let store = open_store(&mut settings.store).await?;
+        let locks = LockManager::new(store, settings.store.keys.clone());
         Ok(Self { settings, locks })
     }
 

@@ -1,18 +1,12 @@
 //! A group as a person sees it.
 
-pub(crate) mod json;
-
+use rebootlock::duration;
 use rebootlock::lock::{GroupStatus, Held, Holder, Scope};
 use rebootlock::queue::Ticket;
 use rebootlock::record::{Cooldown, HolderRecord, Pause, UnixTime};
+pub(crate) use rebootlock::view::{is_overdue, obstacle};
 
-use crate::duration;
 use crate::output::{Field, clean, table};
-
-/// Whether it should have been back by now.
-pub(crate) fn is_overdue(record: &HolderRecord, now: UnixTime) -> bool {
-    record.expected_back.is_some_and(|expected| expected < now)
-}
 
 /// The group under what stops it, its holders and its queue. With only a semaphore in the store this is to
 /// the letter what CoreOS printed.
@@ -155,50 +149,6 @@ pub(crate) fn waiter(ticket: &Ticket, now: UnixTime) -> Vec<Field> {
 /// What a ticket's owner says of its urgency.
 pub(crate) fn priority(ticket: &Ticket) -> u32 {
     ticket.waiter.as_ref().map_or(0, |waiter| waiter.priority)
-}
-
-/// Why the one at `position` of a group's queue has no slot yet.
-pub(crate) fn obstacle(status: &GroupStatus, position: usize) -> String {
-    if let Some((scope, pause)) = status.paused.first() {
-        let by = pause.as_ref().map(|pause| format!(" by {}", pause.by)).unwrap_or_default();
-        return clean(&format!("{scope} is paused{by}"));
-    }
-    let machine = status.queue.get(position).map(|ticket| &ticket.machine);
-    if let Some(held) = status.held.iter().find(|held| Some(&held.machine) == machine) {
-        let by = held.hold.as_ref().map(|hold| format!(" by {}", hold.by)).unwrap_or_default();
-        return clean(&format!("it is held{by}"));
-    }
-    if position > 0 {
-        return format!("{position} before it");
-    }
-    if status.semaphore.max() == 0 {
-        return "max is 0".to_owned();
-    }
-    if status.semaphore.available() > 0 {
-        return match &status.cooldown {
-            None => "nothing here".to_owned(),
-            Some(Err(_)) => "the group cools down".to_owned(),
-            Some(Ok(cooldown)) => {
-                let name = clean(cooldown.name());
-                format!("the group cools down after the reboot of {name}")
-            }
-        };
-    }
-    let max = status.semaphore.max();
-    let slots =
-        format!("{} of {max} slot{} held", status.holders.len(), if max == 1 { "" } else { "s" });
-    match &status.holders[..] {
-        [holder] => format!("{slots} by {}", clean(&name(holder))),
-        _ => slots,
-    }
-}
-
-/// What people call a holder.
-fn name(holder: &Holder) -> String {
-    match &holder.record {
-        Some(Ok(HolderRecord { hostname: Some(host), .. })) => host.clone(),
-        _ => holder.machine.to_string(),
-    }
 }
 
 #[cfg(test)]

@@ -1,24 +1,25 @@
 //! The loop around the policy: one action at a time, each answered with one event.
 
+mod before;
 mod health;
 mod overdue;
 mod reboot;
 mod release;
 mod slot;
+mod telling;
 mod tried;
+mod users;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt as _;
 use rebootlock::cli::exit;
-use rebootlock::config::gate::Phase;
 use rebootlock::config::{DetectorSettings, Strategy};
 use rebootlock::host;
 use rebootlock::id::{BootId, Group, MachineId, Token};
-use rebootlock::lock::{LockError, LockManager, Scope};
-use rebootlock::notify;
-use rebootlock::record::{Blocked, Claim, HolderRecord, Presence, UnixTime, Via};
+use rebootlock::lock::{LockError, LockManager};
+use rebootlock::record::{Claim, HolderRecord, Presence, UnixTime, Via};
 use rebootlock::wait::Waiting;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -30,12 +31,12 @@ use crate::hooks::Hooks;
 use crate::logind::Logind;
 use crate::lookout::{Closed, Lookout};
 use crate::memento::MementoFile;
-use crate::method::Method;
-use crate::metrics::{Metrics, Required};
+use crate::method::{Boot, Method};
+use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::outcome::Outcome;
 use crate::pass::Report;
-use crate::policy::{Action, Event, START, State, step};
+use crate::policy::{Action, Event, START, step};
 use crate::presence::Shown;
 use crate::want::{Want, Wants};
 use crate::{presence, requests, update_engine};
@@ -74,6 +75,8 @@ pub struct Agent {
     options: Options,
     locks: Arc<LockManager>,
     machine: MachineId,
+    boot: Boot,
+    /// All of it in one.
     boot_id: BootId,
     hostname: String,
     coordinator: Coordinator,
@@ -81,8 +84,10 @@ pub struct Agent {
     wants: Wants,
     /// They end when the agent does.
     sources: Vec<AbortOnDropHandle<()>>,
-    /// Where requests will be told, until they are listened to.
-    requests: Option<watch::Sender<Want>>,
+    /// Where requests are told; nothing for a strategy without a store.
+    requests: Option<Arc<watch::Sender<Want>>>,
+    /// Whether they are listened to.
+    listening: bool,
     /// What the others see of us.
     shown: Arc<watch::Sender<Shown>>,
     /// What speaks against a reboot.
@@ -104,6 +109,10 @@ pub struct Agent {
     ordered: bool,
     /// Whether the next one passes over inhibitors.
     force: bool,
+    /// Since when this agent lives.
+    began: tokio::time::Instant,
+    /// Since when inhibitors have been found in the way of what is wanted, each time it was looked.
+    held_up_since: Option<tokio::time::Instant>,
     /// Whether the machine is back from a reboot, and well.
     verified: bool,
     /// Since when a reboot has been wanted without a break.
@@ -143,10 +152,11 @@ impl Agent {
         options: Options,
         locks: Arc<LockManager>,
         machine: MachineId,
-        boot_id: BootId,
+        boot: Boot,
         coordinator: Coordinator,
         metrics: Metrics,
     ) -> Self {
+        let boot_id = boot.whole_id();
         let settings = &options.settings;
         let mut receivers = Vec::new();
         let mut sources = Vec::new();
@@ -190,7 +200,7 @@ impl Agent {
             };
             let (want, receiver) = watch::channel(initially);
             receivers.push(receiver);
-            requests = Some(want);
+            requests = Some(Arc::new(want));
             let groups = options.settings.machine.groups.clone();
             let present = Presence {
                 machine_id: machine.to_string(),
@@ -217,6 +227,7 @@ impl Agent {
             wants: Wants::new(receivers),
             sources,
             requests,
+            listening: false,
             shown,
             lookout,
             detectors,
@@ -231,6 +242,8 @@ impl Agent {
             looked: false,
             ordered: false,
             force: false,
+            began: tokio::time::Instant::now(),
+            held_up_since: None,
             verified: false,
             wanted_since: None,
             back_off: BackOff::None,
@@ -242,6 +255,7 @@ impl Agent {
             options,
             locks,
             machine,
+            boot,
             boot_id,
             coordinator,
         };
@@ -287,7 +301,10 @@ impl Agent {
                     self.prepare(event);
                     (state, action) = (next, then);
                     self.show_state(state);
-                    self.coordinate(coordinator_state(state, self.options.settings.agent.strategy));
+                    self.coordinate(telling::coordinator_state(
+                        state,
+                        self.options.settings.agent.strategy,
+                    ));
                 }
                 Err(unexpected) => {
                     tracing::error!(%unexpected, "starting over");
@@ -355,8 +372,9 @@ impl Agent {
 
     /// Only after the request that this boot has fulfilled is gone: it must not be fulfilled twice.
     fn listen_to_requests(&mut self) {
-        if let Some(want) = self.requests.take() {
-            let follow = requests::follow(self.locks.clone(), self.machine.clone(), want);
+        if let Some(want) = self.requests.as_ref().filter(|_| !self.listening) {
+            self.listening = true;
+            let follow = requests::follow(self.locks.clone(), self.machine.clone(), want.clone());
             self.sources.push(AbortOnDropHandle::new(tokio::spawn(follow)));
         }
     }
@@ -365,7 +383,8 @@ impl Agent {
     fn prepare(&mut self, event: Event) {
         self.back_off = match event {
             Event::Obstructed | Event::SlotLost | Event::SlotOccupied => BackOff::AWhile,
-            Event::NotOrdered => BackOff::UntilWishesChange,
+            Event::NotOrdered if self.options.run.dry_run => BackOff::UntilWishesChange,
+            Event::NotOrdered => BackOff::AWhile,
             Event::Released => self.back_off,
             _ => BackOff::None,
         };
@@ -390,203 +409,6 @@ impl Agent {
         self.outcome.as_ref().map_or(exit::FAILED, |closed| closed.outcome.exit_code())
     }
 
-    /// Says how the present pass ends: in the log when it is news, to the others, and in figures.
-    fn conclude(&mut self, closed: Closed) {
-        self.metrics.pass_ended(closed.outcome);
-        let news = self
-            .outcome
-            .as_ref()
-            .is_none_or(|before| (before.outcome, &before.why) != (closed.outcome, &closed.why));
-        let (status, why) = (closed.outcome.as_str(), closed.why.as_str());
-        if news {
-            let dry_run = self.options.run.dry_run;
-            let usual = matches!(
-                closed.outcome,
-                Outcome::LockUnavailable | Outcome::WindowOutsideAllow | Outcome::CooldownActive
-            );
-            if usual || closed.outcome.exit_code() == 0 {
-                tracing::info!(status, why, dry_run, "pass ended");
-            } else {
-                tracing::warn!(status, why, dry_run, "pass ended");
-            }
-        }
-        self.metrics.set_still_required(closed.outcome == Outcome::StillRequired);
-        self.metrics.set_held(Some(closed.outcome == Outcome::Held));
-        let idle = matches!(closed.outcome, Outcome::NoAction | Outcome::Ready);
-        let wanted = match self.wants.now() {
-            Want::Reboot { reason, .. } => Some(reason),
-            _ => None,
-        };
-        self.shown.send_if_modified(|shown| {
-            let before = shown.blocked.as_ref();
-            let same = before.is_some_and(|b| b.outcome == status && b.why == why);
-            let blocked = (!idle).then(|| Blocked {
-                outcome: status.to_owned(),
-                why: why.to_owned(),
-                since: before.filter(|_| same).map_or_else(UnixTime::now, |b| b.since),
-                wanted,
-            });
-            let changed = blocked != shown.blocked;
-            shown.blocked = blocked;
-            changed
-        });
-        self.outcome = Some(closed);
-    }
-
-    /// Nothing keeps this machine any more.
-    fn go_on(&mut self) {
-        self.outcome = None;
-        self.tell_pauses(None);
-        self.shown.send_if_modified(|shown| shown.blocked.take().is_some());
-    }
-
-    /// In figures: what is paused, as far as this agent was stopped by it.
-    pub(super) fn tell_pauses(&self, paused: Option<&Scope>) {
-        let groups = self.options.settings.machine.groups.iter().cloned().map(Scope::Group);
-        let since = |scope: &Scope| (paused == Some(scope)).then(UnixTime::now);
-        let all = groups.chain([Scope::Fleet]).map(|scope| {
-            let since = since(&scope);
-            (scope, since)
-        });
-        self.metrics.set_pauses(all);
-    }
-
-    fn show_state(&self, state: State) {
-        self.metrics.set_state(state, UnixTime::now());
-        self.shown.send_if_modified(|shown| std::mem::replace(&mut shown.state, state) != state);
-    }
-
-    async fn await_want(&mut self) -> Result<Event, PassOver> {
-        if self.options.settings.agent.strategy == Strategy::Off {
-            self.say("switched off; this machine is never rebooted");
-        } else {
-            self.say("no reboot is wanted");
-        }
-        self.clear_trouble();
-        // Of an earlier life that ended before it could.
-        self.undo_hooks().await;
-        let mut failure = "a detector failed".to_owned();
-        if self.options.run.once {
-            // First what may speak against it, as the detectors need not run then.
-            if let Some(closed) = self.lookout.glance(Phase::PreLock) {
-                self.conclude(closed);
-                return Err(PassOver::Concluded);
-            }
-            if let Some(failed) = self.ask_detectors(Phase::PreLock).await {
-                failure = failed.why;
-            }
-        }
-        let give_up = tokio::time::sleep(ONCE_PATIENCE);
-        tokio::pin!(give_up);
-        let mut monitor = tokio::time::Instant::now();
-        loop {
-            match self.wants.now() {
-                Want::Reboot { reason, .. } => {
-                    tracing::info!(reason, "a reboot is wanted");
-                    let since = *self.wanted_since.get_or_insert_with(UnixTime::now);
-                    self.metrics.set_required(Required::Since(since));
-                    return Ok(Event::Wanted);
-                }
-                Want::Nothing => {
-                    self.wanted_since = None;
-                    self.metrics.set_required(Required::No);
-                    self.forget_tried();
-                    if self.options.run.once || tokio::time::Instant::now() >= monitor {
-                        self.monitor().await;
-                        monitor = tokio::time::Instant::now() + self.check_interval();
-                    }
-                    if self.options.run.once {
-                        return Err(PassOver::Concluded);
-                    }
-                }
-                Want::Unknown => {
-                    self.metrics.set_required(Required::Unknown);
-                    if self.options.run.once && *self.detected.borrow() == Want::Unknown {
-                        return Err(PassOver::Failed(failure));
-                    }
-                }
-            }
-            let look_again = self.look_again_after();
-            let monitored = self.lookout.has_gates(Phase::Monitor);
-            tokio::select! {
-                () = self.wants.changed() => {}
-                () = tokio::time::sleep_until(monitor), if monitored => {}
-                // The store was away, or an answer was lost: a slot may wait to be freed.
-                () = tokio::time::sleep(look_again), if !self.looked => {
-                    if let Some(found) = self.look_again().await {
-                        return Ok(found);
-                    }
-                }
-                () = &mut give_up, if self.options.run.once => {
-                    let why = "whether a reboot is wanted is not known: update-engine or the \
-                               store does not answer";
-                    return Err(PassOver::Failed(why.to_owned()));
-                }
-            }
-        }
-    }
-
-    /// Until windows and gates are open.
-    async fn await_gates(&mut self) -> Result<Event, PassOver> {
-        loop {
-            if self.wants.now() == Want::Nothing {
-                self.go_on();
-                return Ok(Event::Unwanted);
-            }
-            let closed = match (self.still_required(), self.method.check().await) {
-                (Some(closed), _) => Some(closed),
-                (None, Err(error)) => Some(Closed::new(Outcome::HealthBlocked, error.to_string())),
-                (None, Ok(())) => self.look(Phase::PreLock).await,
-            };
-            let Some(closed) = closed else {
-                self.go_on();
-                return Ok(Event::GatesOpen);
-            };
-            let sentence = format!("a reboot is wanted; {}", closed.why);
-            let until = closed.until;
-            let left = until.map(|at| at.duration_since(jiff::Timestamp::now()).unsigned_abs());
-            let pause = match closed.outcome {
-                // Not for long at a time: clocks are set, and machines sleep.
-                Outcome::WindowDenied | Outcome::WindowOutsideAllow | Outcome::KillSwitchActive => {
-                    left.unwrap_or(WINDOW_TICK).min(WINDOW_TICK).min(self.check_interval())
-                }
-                _ => self.check_interval(),
-            };
-            self.conclude(closed);
-            self.say(&sentence);
-            if self.options.run.once {
-                return Err(PassOver::Concluded);
-            }
-            let look_again = self.look_again_after();
-            tokio::select! {
-                () = tokio::time::sleep(pause.max(Duration::from_millis(10))) => {}
-                () = self.wants.changed() => {}
-                () = tokio::time::sleep(look_again), if !self.looked => {
-                    if let Some(found) = self.look_again().await {
-                        return Ok(found);
-                    }
-                }
-            }
-        }
-    }
-
-    async fn back_off(&mut self) -> Event {
-        // A slot that was taken away is not given back, but what was drained is needed again.
-        self.undo_hooks().await;
-        match self.back_off {
-            BackOff::None => {}
-            BackOff::AWhile => tokio::time::sleep(self.poll()).await,
-            BackOff::UntilWishesChange => {
-                // A source that only now says that it wants nothing changes nothing.
-                let before = self.wants.now();
-                while self.wants.now() == before {
-                    self.wants.changed().await;
-                }
-            }
-        }
-        Event::PauseOver
-    }
-
     fn poll(&self) -> Duration {
         self.options.settings.agent.poll.mul_f64(rand::rng().random_range(1.0..1.2))
     }
@@ -598,7 +420,7 @@ impl Agent {
     /// A claim of its own for every acquisition.
     fn claim(&self, groups: Vec<Group>) -> Claim {
         let (reason, wished) = match self.wants.now() {
-            Want::Reboot { reason, priority } => (Some(reason), priority),
+            Want::Reboot { reason, priority, .. } => (Some(reason), priority),
             _ => (None, 0),
         };
         let mut claim = Claim::new(self.machine.clone(), groups, Via::Agent);
@@ -607,12 +429,6 @@ impl Agent {
         claim.reason = reason;
         claim.priority = wished.max(self.options.settings.agent.priority);
         claim
-    }
-
-    /// Says what the agent is doing, in `systemctl status`.
-    fn say(&self, sentence: &str) {
-        tracing::debug!(sentence, "status");
-        notify::status(sentence);
     }
 
     /// Says why nothing goes on, in the log only when it is news, and waits before the next try:
@@ -633,15 +449,6 @@ impl Agent {
         self.trouble = None;
     }
 
-    fn coordinate(&mut self, state: CoordinatorState) {
-        if let Err(error) = self.coordinator.set(state) {
-            tracing::warn!(
-                error = format!("{:#}", anyhow::Error::from(error)),
-                "update-engine's tools are not told"
-            );
-        }
-    }
-
     async fn logind(&mut self) -> zbus::Result<Logind> {
         match &self.logind {
             Some(logind) => Ok(logind.clone()),
@@ -651,15 +458,5 @@ impl Agent {
                 Ok(logind)
             }
         }
-    }
-}
-
-fn coordinator_state(state: State, strategy: Strategy) -> CoordinatorState {
-    match state {
-        State::Starting => CoordinatorState::Starting,
-        _ if strategy == Strategy::Off => CoordinatorState::Disabled,
-        State::Idle | State::Verifying => CoordinatorState::Running,
-        State::Rebooting => CoordinatorState::Rebooting,
-        _ => CoordinatorState::RebootPlanned,
     }
 }

@@ -123,7 +123,7 @@ impl Findings {
         if reasons.is_empty() {
             return Want::Nothing;
         }
-        Want::Reboot { reason: reasons.join("; "), priority: 0 }
+        Want::Reboot { reason: reasons.join("; "), priority: 0, requested: false }
     }
 }
 

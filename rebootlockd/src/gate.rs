@@ -7,7 +7,6 @@
 
 mod answer;
 mod busy_file;
-mod fetch;
 mod http;
 mod inhibitor;
 mod prometheus;
@@ -18,11 +17,13 @@ mod systemd;
 mod tests;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use rebootlock::config::GateSettings;
 use rebootlock::config::gate::GateKind;
 pub use rebootlock::config::gate::Phase;
+use rebootlock::http::{Access, Credentials, SecretFile};
 use tokio::time::{Instant, timeout};
 
 pub use self::answer::{Answer, Answers, Verdict};
@@ -134,4 +135,15 @@ impl Gate {
         });
         answer(verdict)
     }
+}
+
+/// How the web server of a gate is talked to.
+fn access(ca_file: Option<&PathBuf>, bearer_token_file: Option<&PathBuf>) -> Access {
+    let credentials = match bearer_token_file {
+        None => Credentials::None,
+        Some(path) => {
+            Credentials::Bearer(SecretFile { setting: "bearer_token_file", path: path.clone() })
+        }
+    };
+    Access { ca_file: ca_file.cloned(), credentials, ..Access::default() }
 }

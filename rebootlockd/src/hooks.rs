@@ -227,7 +227,7 @@ impl Hooks {
             env: env.variables(phase),
             timeout: self.timeout,
         };
-        let unit = unit::unit_name(&format!("hook-{}", hook.name), &env.token);
+        let unit = unit::unit_name(&format!("hook-{}", hook.name), &env.machine_id);
         tracing::info!(phase = phase.as_str(), hook = hook.name, "hook runs");
         let finished = unit::run(self.isolation, &unit, &spec, Belongs::ToTheCaller).await;
         log(phase, hook, &finished);
@@ -276,11 +276,14 @@ fn find_now(folder: &Path) -> Result<Vec<Hook>, HookError> {
     for entry in entries {
         let entry = entry.map_err(unreadable(folder))?;
         let path = entry.path();
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            // Before it is looked at: an editor's lock is a link that leads nowhere.
+            tracing::warn!(path = %path.display(), why_not = "hidden", "not run as a hook");
+            continue;
+        }
         // A link is what it leads to; one that leads nowhere was meant to be a hook.
         let about = path.metadata().map_err(unreadable(&path))?;
-        let why_not = if entry.file_name().as_encoded_bytes().starts_with(b".") {
-            Some("hidden")
-        } else if !about.is_file() {
+        let why_not = if !about.is_file() {
             Some("not a file")
         } else if about.permissions().mode() & 0o111 == 0 {
             Some("not executable")

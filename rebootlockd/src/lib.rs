@@ -12,10 +12,11 @@
 //!   configuration. [`import`]: other reboot managers' configurations as ours. [`version`].
 //! - [`status`]: one look at everything that decides a reboot; [`pass`]: what such a look found.
 //! - [`outcome`]: how a pass ends, by name and exit code. [`metrics`]: figures for Prometheus.
-//! - [`options`]: flags, variables and files become settings.
+//! - [`options`]: flags, variables and files become settings. [`command`]: what commands have in common.
 
 pub mod agent;
 pub mod bus;
+pub mod command;
 pub mod coordinator;
 pub mod detect;
 pub mod environment;

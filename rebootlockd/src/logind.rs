@@ -5,9 +5,10 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rebootlock::notify::printable;
+use serde::{Deserialize, Serialize};
 use zbus::{Connection, OwnedObjectPath};
 
 use crate::bus;
@@ -30,8 +31,12 @@ trait Manager {
     fn list_inhibitors(&self) -> zbus::Result<Vec<InhibitorRow>>;
     fn list_sessions(&self) -> zbus::Result<Vec<SessionRow>>;
     fn set_wall_message(&self, message: &str, enable: bool) -> zbus::Result<()>;
+    fn schedule_shutdown(&self, what: &str, at_usec: u64) -> zbus::Result<()>;
+    fn cancel_scheduled_shutdown(&self) -> zbus::Result<bool>;
     #[zbus(property(emits_changed_signal = "false"))]
     fn preparing_for_shutdown(&self) -> zbus::Result<bool>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn scheduled_shutdown(&self) -> zbus::Result<(String, u64)>;
     #[zbus(signal)]
     fn session_removed(&self, id: String, path: OwnedObjectPath) -> zbus::Result<()>;
 }
@@ -124,6 +129,35 @@ fn is_unknown_method(error: &zbus::Error) -> bool {
     }
 }
 
+fn is_unknown_property(error: &zbus::Error) -> bool {
+    match error {
+        zbus::Error::FDO(error) => matches!(**error, zbus::fdo::Error::UnknownProperty(_)),
+        zbus::Error::MethodError(name, ..) => {
+            name.as_str() == "org.freedesktop.DBus.Error.UnknownProperty"
+        }
+        _ => false,
+    }
+}
+
+/// What logind is to do at a time. With `dry-` before it, it tells users and does nothing.
+const ANNOUNCEMENT: &str = "dry-reboot";
+
+/// A shutdown that logind has in its book.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scheduled {
+    /// `reboot`, `poweroff` and others.
+    pub what: String,
+    /// When, since 1970.
+    pub at: Duration,
+}
+
+impl Scheduled {
+    /// Nothing will happen; users are told as if it did.
+    pub fn is_dry(&self) -> bool {
+        self.what.starts_with("dry-")
+    }
+}
+
 /// Somebody who is logged in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoggedIn {
@@ -196,28 +230,7 @@ impl Logind {
     /// # Errors
     /// What logind answers.
     pub async fn logged_in(&self) -> zbus::Result<Vec<LoggedIn>> {
-        let mut found = Vec::new();
-        for (_, _, user, _, path) in self.manager.list_sessions().await? {
-            let session = SessionProxy::builder(self.manager.inner().connection())
-                .path(path)
-                .cache_properties(zbus::proxy::CacheProperties::No)
-                .build()
-                .await?;
-            let details = async {
-                let (class, state) = (session.class().await?, session.state().await?);
-                Ok::<_, zbus::Error>((class, state, session.tty().await?))
-            };
-            match details.await {
-                Ok((class, state, tty)) => {
-                    if is_somebody(&class, &state) {
-                        found.push(LoggedIn { user: printable(&user), tty });
-                    }
-                }
-                // It ended between the two questions.
-                Err(error) => tracing::debug!(%error, user, "a session cannot be looked at"),
-            }
-        }
-        Ok(found)
+        Ok(self.in_use().await?.into_iter().map(|session| session.by).collect())
     }
 
     /// Returns when somebody logs out, or the bus goes.
@@ -249,8 +262,7 @@ impl Logind {
         Ok(all.map(|(what, who, why, mode, ..)| Inhibiting { what, who, why, mode }).collect())
     }
 
-    /// Sessions of users, as [`Self::logged_in`] counts them, and which of them are idle. None is
-    /// left out that is still there.
+    /// Sessions of users, and which of them are idle. None is left out that is still there.
     ///
     /// # Errors
     /// What logind answers.
@@ -277,7 +289,7 @@ impl Logind {
             .cache_properties(zbus::proxy::CacheProperties::No)
             .build()
             .await?;
-        if !session.class().await?.starts_with("user") || session.state().await? == "closing" {
+        if !is_somebody(&session.class().await?, &session.state().await?) {
             return Ok(None);
         }
         let mut idle_since = None;
@@ -286,16 +298,67 @@ impl Logind {
             // Zero is "not known".
             idle_since = Some(since).filter(|since| !since.is_zero());
         }
-        let by = LoggedIn { user, tty: session.tty().await? };
+        let by = LoggedIn { user: printable(&user), tty: session.tty().await? };
         Ok(Some(Used { by, idle_since }))
     }
 
-    /// Whether a shutdown or reboot is under way.
+    /// Whether a shutdown or reboot is under way, or somebody has scheduled one, as
+    /// `shutdown -r +5` does and then ends well.
     ///
     /// # Errors
     /// What logind answers.
     pub async fn is_going_down(&self) -> zbus::Result<bool> {
-        self.manager.preparing_for_shutdown().await
+        if self.manager.preparing_for_shutdown().await? {
+            return Ok(true);
+        }
+        Ok(self.scheduled().await?.is_some_and(|scheduled| !scheduled.is_dry()))
+    }
+
+    /// What is scheduled. Nothing in a logind that schedules nothing.
+    ///
+    /// # Errors
+    /// What logind answers.
+    pub async fn scheduled(&self) -> zbus::Result<Option<Scheduled>> {
+        match self.manager.scheduled_shutdown().await {
+            Ok((what, _)) if what.is_empty() => Ok(None),
+            Ok((what, at)) => Ok(Some(Scheduled { what, at: Duration::from_micros(at) })),
+            Err(error) if is_unknown_property(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has logind tell users, again and again, that the machine reboots in `time`, and why. It only
+    /// tells: the order is ours to give. What somebody else has scheduled stays, and then logind tells
+    /// about that.
+    ///
+    /// # Errors
+    /// What logind answers, or that there is something else.
+    pub async fn announce(&self, message: &str, time: Duration) -> zbus::Result<Scheduled> {
+        if let Some(other) = self.scheduled().await?.filter(|scheduled| !scheduled.is_dry()) {
+            let what = format!("somebody has scheduled a {}", printable(&other.what));
+            return Err(zbus::Error::Failure(what));
+        }
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let at = Duration::from_micros(u64::try_from((now + time).as_micros()).unwrap_or(u64::MAX));
+        let ours = Scheduled { what: ANNOUNCEMENT.to_owned(), at };
+        self.manager.set_wall_message(message, true).await?;
+        let micros = u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
+        self.manager.schedule_shutdown(&ours.what, micros).await?;
+        Ok(ours)
+    }
+
+    /// Takes an announcement back, if it is still the one that is scheduled. Users hear of it if the
+    /// reboot is `called_off`; else it comes now, and they must not.
+    ///
+    /// # Errors
+    /// What logind answers.
+    pub async fn withdraw(&self, ours: &Scheduled, called_off: bool) -> zbus::Result<()> {
+        if self.scheduled().await?.as_ref() != Some(ours) {
+            return Ok(());
+        }
+        self.manager.set_wall_message("", called_off).await?;
+        self.manager.cancel_scheduled_shutdown().await?;
+        Ok(())
     }
 
     /// Whether we may order a reboot: `yes`, or why not.

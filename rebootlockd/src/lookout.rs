@@ -121,16 +121,6 @@ impl Lookout {
         answers.iter().find(unwell).map(|answer| format!("{phase}: {}", answer.sentence()))
     }
 
-    /// What the windows say, and when the next one opens.
-    pub fn judge_windows(&self, now: Timestamp) -> (Verdict<'_>, Option<Timestamp>) {
-        let verdict = self.windows.judge(now, &self.machine);
-        let next = match verdict.is_open() {
-            true => None,
-            false => self.windows.next_start(now, &self.machine),
-        };
-        (verdict, next)
-    }
-
     /// Whether somebody pulled the emergency brake of this machine.
     pub fn kill_switch(&self, phase: Phase) -> Option<Closed> {
         let path = self.kill_switch.display();
@@ -150,7 +140,11 @@ impl Lookout {
 
     /// Whether a window keeps it.
     pub fn window(&self, now: Timestamp) -> Option<Closed> {
-        let (verdict, next) = self.judge_windows(now);
+        let verdict = self.windows.judge(now, &self.machine);
+        let next = match verdict.is_open() {
+            true => None,
+            false => self.windows.next_start(now, &self.machine),
+        };
         self.metrics.window_evaluated(match verdict {
             Verdict::Open { .. } => WindowAnswer::Allowed,
             Verdict::Denied { .. } => WindowAnswer::Denied,

@@ -4,18 +4,19 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser;
-use rebootlock::cli::{CommonArgs, exit};
-use rebootlock::config::RebootMethod;
+use clap::{CommandFactory as _, Parser as _};
+use rebootlock::cli::{CommonArgs, beside, exit};
+use rebootlock::id::MachineId;
 use rebootlock::lock::LockManager;
 use rebootlock::record::UnixTime;
 use rebootlock::{host, logging, notify, store};
 use rebootlockd::agent::{Agent, Ending};
+use rebootlockd::command::{self, fail};
 use rebootlockd::coordinator::Coordinator;
-use rebootlockd::method::Boot;
+use rebootlockd::method::{Boot, BootError};
 use rebootlockd::metrics::{Export, Metrics};
 use rebootlockd::options::{Cli, Command, Options, RunArgs, read};
-use rebootlockd::{import, simulate, status, validate, version};
+use rebootlockd::{import, simulate, status, unit, validate, version};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -40,31 +41,33 @@ fn main() -> ExitCode {
         }
         Command::Import(args) => return import::run(&args).into(),
         Command::Version(args) => return version::run(&args).into(),
+        Command::Completions(args) => {
+            return wrote(beside::print_completions(Cli::command(), &args)).into();
+        }
+        Command::Manual(args) => return wrote(beside::write_manual(Cli::command(), &args)).into(),
     };
     let options = match read(&cli.common, &run, |name| std::env::var_os(name)) {
         Ok(options) => options,
-        Err(error) => return fail(&error.into(), exit::CONFIG),
+        Err(error) => return fail(&error.into(), exit::CONFIG).into(),
     };
     if let Err(error) = logging::start(&options.settings.log) {
-        return fail(&error.into(), exit::CONFIG);
+        return fail(&error.into(), exit::CONFIG).into();
     }
-    // One thread: an agent waits nearly all of its life, and every thread costs memory.
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match command::runtime() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&error.into(), exit::FAILED),
+        Err(error) => return fail(&error.into(), exit::FAILED).into(),
     };
     let code = runtime.block_on(serve(&cli.common, &run, options));
     // A blocking call into a store that hangs must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
-    code
-}
-
-fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
-    eprintln!("error: {error:#}");
     code.into()
 }
 
-async fn serve(common: &CommonArgs, run: &RunArgs, mut options: Options) -> ExitCode {
+fn wrote(written: std::io::Result<()>) -> u8 {
+    written.map_or_else(|error| fail(&error.into(), exit::FAILED), |()| 0)
+}
+
+async fn serve(common: &CommonArgs, run: &RunArgs, mut options: Options) -> u8 {
     let strategy = options.settings.agent.strategy.as_str();
     let metrics = Metrics::new(UnixTime::now());
     let mut export = Export::start(metrics.clone(), &options.settings.metrics);
@@ -84,12 +87,17 @@ async fn serve(common: &CommonArgs, run: &RunArgs, mut options: Options) -> Exit
         }
     };
     let mut watchdog = std::pin::pin!(notify::feed_watchdog());
+    let mut parts = match Parts::gather(&options).await {
+        Ok(parts) => parts,
+        // systemd would not start it again after a bad configuration.
+        Err(error) if matches!(error.downcast_ref(), Some(BootError::Uncounted)) => {
+            return fail(&error, exit::FAILED);
+        }
+        Err(error) => return fail(&error, exit::CONFIG),
+    };
     loop {
         coordinator.set_strategy(options.settings.agent.strategy.as_str());
-        let agent = match assemble(&options, coordinator, metrics.clone()).await {
-            Ok(agent) => agent,
-            Err(error) => return fail(&error, exit::CONFIG),
-        };
+        let agent = parts.assemble(&options, coordinator, metrics.clone());
         notify::ready();
         // A child, so that a reload ends this agent and not the daemon.
         let pause = stop.child_token();
@@ -101,7 +109,7 @@ async fn serve(common: &CommonArgs, run: &RunArgs, mut options: Options) -> Exit
                 () = &mut watchdog => {}
                 _ = term.recv() => stop.cancel(),
                 _ = int.recv() => stop.cancel(),
-                _ = hup.recv() => match reread(common, run) {
+                _ = hup.recv() => match reread(common, run).await {
                     Ok(new) => {
                         tracing::info!("configuration read again");
                         reloaded = Some(new);
@@ -113,54 +121,63 @@ async fn serve(common: &CommonArgs, run: &RunArgs, mut options: Options) -> Exit
                     ),
                 },
             }
-            if pause.is_cancelled() {
+            // A reload takes the time that leaving the queue of a store takes that does not answer.
+            if stop.is_cancelled() {
                 break tokio::time::timeout(STOP_TIMEOUT, &mut running).await.ok();
             }
         };
+        // The agent is gone; what it was waiting for must be too.
+        unit::all_told().await;
         match (ended, reloaded) {
             (Some(Ending { code: Some(code), report, .. }), _) => {
                 if let Some(report) = report {
                     report.print(run.output);
                 }
                 notify::stopping();
-                return code.into();
+                return code;
             }
             (Some(Ending { coordinator: taken, .. }), Some(new)) if !stop.is_cancelled() => {
                 coordinator = taken;
-                options = new;
+                (options, parts) = new;
                 export.change(&options.settings.metrics).await;
                 metrics.forget_now();
             }
             _ => {
                 notify::stopping();
                 tracing::info!("stopped");
-                return ExitCode::SUCCESS;
+                return 0;
             }
         }
     }
 }
 
-/// Reads the configuration again, and tries whether its store can be opened.
-fn reread(common: &CommonArgs, run: &RunArgs) -> anyhow::Result<Options> {
+/// Reads the configuration again, and tries everything of it that could end the daemon.
+async fn reread(common: &CommonArgs, run: &RunArgs) -> anyhow::Result<(Options, Parts)> {
     let options = read(common, run, |name| std::env::var_os(name))?;
-    store::open(&options.settings.store)?;
-    Ok(options)
+    let parts = Parts::gather(&options).await?;
+    Ok((options, parts))
 }
 
-async fn assemble(
-    options: &Options,
-    coordinator: Coordinator,
-    metrics: Metrics,
-) -> anyhow::Result<Agent> {
-    let settings = &options.settings;
-    let machine = host::machine_id(&settings.machine.id_file)?;
-    let boot_id = host::boot_id(&settings.machine.boot_id_file)?;
-    let boot_id = match settings.reboot.method {
-        RebootMethod::SoftReboot => Boot::now(boot_id).await.whole_id(),
-        _ => boot_id,
-    };
-    let store = store::open(&settings.store)?;
-    let locks = LockManager::new(store, settings.store.keys.clone());
-    let locks = Arc::new(locks.with_cooldowns(settings.cooldowns()));
-    Ok(Agent::new(options.clone(), locks, machine, boot_id, coordinator, metrics))
+/// What an agent is made of besides its settings: what can be missing.
+struct Parts {
+    machine: MachineId,
+    boot: Boot,
+    locks: Arc<LockManager>,
+}
+
+impl Parts {
+    async fn gather(options: &Options) -> anyhow::Result<Self> {
+        let settings = &options.settings;
+        let machine = host::machine_id(&settings.machine.id_file)?;
+        let boot = Boot::of(&settings.machine, &settings.reboot.method).await?;
+        let store = store::open(&settings.store)?;
+        let locks = LockManager::new(store, settings.store.keys.clone());
+        let locks = Arc::new(locks.with_cooldowns(settings.cooldowns()));
+        Ok(Self { machine, boot, locks })
+    }
+
+    fn assemble(&self, options: &Options, coordinator: Coordinator, metrics: Metrics) -> Agent {
+        let (machine, boot) = (self.machine.clone(), self.boot.clone());
+        Agent::new(options.clone(), self.locks.clone(), machine, boot, coordinator, metrics)
+    }
 }

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use rebootlock::id::{BootId, Group, Token};
 use serde::{Deserialize, Serialize};
 
+use crate::logind::Scheduled;
+
 /// The file's content.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -24,6 +26,10 @@ pub struct Memento {
     pub hooks_done: Vec<String>,
     /// Whether the reboot was ordered in that boot.
     pub ordered: bool,
+    /// What logind was told to announce, and may still.
+    pub announced: Option<Scheduled>,
+    /// For which reason a reboot was counted in that boot: one that was ordered, and may not come.
+    pub counted: Option<String>,
     /// What this machine has rebooted for while it did not go away.
     pub tried: Vec<Tried>,
 }
@@ -56,7 +62,11 @@ impl MementoFile {
                 tracing::warn!(path = %self.path.display(), %error, "forgotten: the file is damaged");
                 Memento::default()
             }),
-            Err(_) => Memento::default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Memento::default(),
+            Err(error) => {
+                tracing::warn!(path = %self.path.display(), %error, "forgotten: the file cannot be read");
+                Memento::default()
+            }
         }
     }
 
@@ -72,6 +82,7 @@ impl MementoFile {
         serde_json::to_writer(&mut file, memento)?;
         file.flush()?;
         file.sync_all()?;
-        std::fs::rename(&new, &self.path)
+        std::fs::rename(&new, &self.path)?;
+        std::fs::File::open(folder)?.sync_all()
     }
 }

@@ -7,16 +7,24 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rebootlock::config::variables::Template;
-use rebootlock::config::{Isolation, RebootMethod};
+use rebootlock::config::{Isolation, MachineSettings, RebootMethod};
+use rebootlock::host::{self, HostError};
 use rebootlock::id::BootId;
 use rebootlock::process::{How, Spec};
-use serde::{Deserialize, Serialize};
 
 use crate::logind::{Depth, Logind, OrderError};
-use crate::unit::{self, Belongs, Systemd};
+use crate::unit::{self, Belongs, NoSystemd, Systemd};
 
 /// Says `1` once a kernel has been loaded for kexec.
 const KEXEC_LOADED: &str = "/sys/kernel/kexec_loaded";
+
+/// What the unit of a reboot command is for, as [`Systemd::runs`] knows it.
+pub const REBOOT_UNIT: &str = "reboot";
+
+/// For systemd to say how many soft reboots there were: it may be busy with itself.
+const COUNTED_WITHIN: Duration = Duration::from_secs(10);
+/// Between two questions.
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// An order to go down.
 #[derive(Debug, Clone, Default)]
@@ -25,8 +33,8 @@ pub struct Order {
     pub message: String,
     /// What a command is given, by name; also what stands in its arguments.
     pub variables: Vec<(String, String)>,
-    /// The acquisition, for the name of a command's unit.
-    pub token: String,
+    /// The machine, for the name of a command's unit.
+    pub machine_id: String,
     /// Pass over inhibitors. A command is not subject to them: see to them before.
     pub force: bool,
 }
@@ -124,7 +132,7 @@ async fn by_command(
     order: &Order,
 ) -> Result<(), MethodError> {
     let spec = Spec { argv: expand(argv, &order.variables), env: order.variables.clone(), timeout };
-    let name = unit::unit_name("reboot", &order.token);
+    let name = unit::unit_name(REBOOT_UNIT, &order.machine_id);
     let finished = unit::run(Isolation::Auto, &name, &spec, Belongs::ToItself).await;
     match finished.how {
         How::Exited(0) => Ok(()),
@@ -159,28 +167,40 @@ fn check_kexec(file: &Path) -> Result<(), MethodError> {
 ///
 /// A soft reboot keeps the kernel, so the boot id stays what it was. systemd counts them since the
 /// kernel came up (`SoftRebootsCount`), and services do not live through one: a daemon that starts
-/// and finds a higher count under the same boot id has been through a soft reboot. What was counted
-/// when the order was given must therefore be kept where it survives, beside the boot id.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// and finds a higher count under the same boot id has been through a soft reboot. So the count is part
+/// of the id under which slots are taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Boot {
     /// The kernel's.
     pub id: BootId,
     /// How many soft reboots it has seen. Nothing where that is unknown.
-    #[serde(default)]
     pub soft_reboots: Option<u32>,
 }
 
 impl Boot {
-    /// The present one, on a machine with this boot id.
-    pub async fn now(id: BootId) -> Self {
-        let soft_reboots = match Systemd::connect().await {
-            Ok(systemd) => systemd.soft_reboots().await.unwrap_or_else(|error| {
-                tracing::warn!(%error, "systemd does not say how many soft reboots there were");
-                None
-            }),
-            Err(_) => None,
-        };
-        Self { id, soft_reboots }
+    /// The present one. Soft reboots are counted where they are the method, and there it waits for a
+    /// systemd that is busy: a count that is missing once would make a restart of the daemon look
+    /// like a reboot, and free the slot of a machine that is going down.
+    ///
+    /// # Errors
+    /// [`BootError`].
+    pub async fn of(settings: &MachineSettings, method: &RebootMethod) -> Result<Self, BootError> {
+        let id = host::boot_id(&settings.boot_id_file)?;
+        let mut soft_reboots = None;
+        if *method == RebootMethod::SoftReboot {
+            let counted = async {
+                loop {
+                    match count_soft_reboots().await {
+                        Ok(count) => break count,
+                        Err(error) => tracing::debug!(%error, "soft reboots are not counted yet"),
+                    }
+                    tokio::time::sleep(ATTEMPT_PAUSE).await;
+                }
+            };
+            let counted = tokio::time::timeout(COUNTED_WITHIN, counted).await;
+            soft_reboots = counted.map_err(|_| BootError::Uncounted)?;
+        }
+        Ok(Self { id, soft_reboots })
     }
 
     /// Both in one: another one after a soft reboot too. Before the first it is the kernel's.
@@ -190,15 +210,40 @@ impl Boot {
         whole.unwrap_or_else(|| self.id.clone())
     }
 
-    /// Whether the machine has been down between `before` and this. Where soft reboots were or are
-    /// not counted the kernel's boot id decides alone: not knowing is never a yes.
-    pub fn is_after(&self, before: &Self) -> bool {
-        let soft = match (before.soft_reboots, self.soft_reboots) {
-            (Some(before), Some(now)) => now > before,
-            _ => false,
+    /// Whether what bears the id `written` is of this boot. Where soft reboots are not counted, or
+    /// `written` is of a program that never does, the kernel decides alone: that the machine has been
+    /// down since must be known, and is not to be guessed.
+    pub fn is(&self, written: &BootId, counted: bool) -> bool {
+        let kernel = |id: &BootId| {
+            let id = id.as_str();
+            id.split_once('+').map_or(id, |(kernel, _)| kernel).to_owned()
         };
-        self.id != before.id || soft
+        let counted = counted && self.soft_reboots.is_some();
+        *written == self.whole_id() || (!counted && kernel(written) == kernel(&self.id))
     }
+}
+
+async fn count_soft_reboots() -> Result<Option<u32>, NoSystemd> {
+    match Systemd::connect().await {
+        Ok(systemd) => Ok(systemd.soft_reboots().await?),
+        // Then there is none that could do one.
+        Err(NoSystemd::Absent) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Why it is not known in which boot this machine is.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The kernel's part of it.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The rest of it.
+    #[error(
+        "systemd does not say how many soft reboots there were, and without that a restart of the \
+         daemon cannot be told from one; see systemctl status dbus"
+    )]
+    Uncounted,
 }
 
 #[cfg(test)]
@@ -214,14 +259,24 @@ mod tests {
     fn a_soft_reboot_is_told_by_its_count_and_a_reboot_by_its_boot_id() {
         let (one, two) =
             ("9e2f4a64-93c1-4a2e-8c1d-6d7c1f4f0a11", "1b7c7a52-0b0e-4e58-9f5e-0a5e4c1f2d22");
-        let before = boot(one, Some(1));
-        assert!(boot(one, Some(2)).is_after(&before));
-        assert!(boot(two, Some(0)).is_after(&before));
-        assert!(boot(two, None).is_after(&before));
-        assert!(!boot(one, Some(1)).is_after(&before));
-        assert!(!boot(one, Some(0)).is_after(&before));
-        assert!(!boot(one, None).is_after(&before));
-        assert!(!boot(one, Some(5)).is_after(&boot(one, None)));
+        let id = |text: &str| BootId::new(text).unwrap();
+        let first = boot(one, Some(1)).whole_id();
+        assert_eq!(first.as_str(), format!("{one}+1"));
+        assert_eq!(boot(one, Some(0)).whole_id(), id(one));
+        for (now, same) in [
+            (boot(one, Some(1)), true),
+            (boot(one, Some(2)), false),
+            (boot(two, Some(0)), false),
+            (boot(two, None), false),
+            // Nobody counts: it may be the same, and so it is.
+            (boot(one, None), true),
+        ] {
+            assert_eq!(now.is(&first, true), same, "{now:?}");
+        }
+        // rebootlockctl does not count, so what it took may be of this boot.
+        assert!(boot(one, Some(2)).is(&id(one), false));
+        assert!(!boot(one, Some(2)).is(&id(one), true));
+        assert!(!boot(two, Some(2)).is(&id(one), false));
     }
 
     #[test]

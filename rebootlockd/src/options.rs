@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use rebootlock::cli::beside::{CompletionsArgs, ManualArgs};
 use rebootlock::cli::{CommonArgs, locksmith_fragment};
 use rebootlock::config::{
     AgentFragment, ConfigError, Fragment, Settings, Strategy, local_zone, or_first_fault,
@@ -53,6 +54,11 @@ pub enum Command {
     ValidateConfig(ValidateArgs),
     /// Print the configuration of another reboot manager as ours
     Import(ImportArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Write the manual pages of this program into a folder
+    #[command(hide = true)]
+    Manual(ManualArgs),
     /// Print name, version and target
     Version(VersionArgs),
     /// Look at everything that decides a reboot, as a pass would, and take nothing

@@ -71,6 +71,8 @@ pub enum Event {
     HoldsPermit,
     /// It holds one with the permit, and may be going down at this moment.
     GoingDown,
+    /// It holds one from earlier in this boot that is of no use any more: its groups were changed.
+    HoldsOthers,
     /// It holds one from before this boot.
     CameBack,
     /// A slot was found that the store could not tell of before.
@@ -170,6 +172,7 @@ pub fn step(state: State, event: Event) -> Result<(State, Action), Unexpected> {
         // under a permit that is asked for again.
         (Starting, HoldsPermit) => (Permitting, AskForPermit),
         (Starting, GoingDown) => (Rebooting, AwaitEnd),
+        (Starting, HoldsOthers) => (Releasing, Release),
         (Starting, CameBack) => (Verifying, Verify),
 
         (Idle | Closed, SlotFound) => START,
@@ -222,12 +225,13 @@ mod tests {
         State::BackingOff,
     ];
 
-    const EVENTS: [Event; 25] = [
+    const EVENTS: [Event; 26] = [
         Event::SlotFound,
         Event::HoldsNothing,
         Event::GoingDown,
         Event::HoldsStill,
         Event::HoldsPermit,
+        Event::HoldsOthers,
         Event::CameBack,
         Event::Wanted,
         Event::Unwanted,

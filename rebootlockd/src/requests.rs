@@ -10,11 +10,11 @@ use rebootlock::record::{Document, Request};
 use rebootlock::store::{Entry, Event, Span, Txn};
 use tokio::sync::watch;
 
-use crate::want::{REQUESTED, Want};
+use crate::want::Want;
 
 /// Follows the request for this machine for as long as anybody wants to know. It also says, once a
 /// change, whether the store can be reached.
-pub async fn follow(locks: Arc<LockManager>, machine: MachineId, want: watch::Sender<Want>) {
+pub async fn follow(locks: Arc<LockManager>, machine: MachineId, want: Arc<watch::Sender<Want>>) {
     let key = locks.keys().request(&machine);
     let mut away = false;
     loop {
@@ -67,7 +67,7 @@ fn tell(want: &watch::Sender<Want>, entry: Option<&Entry>) {
         None => Want::Nothing,
         Some(Ok(Request { by, reason, priority, .. })) => {
             let why = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
-            Want::Reboot { reason: format!("{REQUESTED}{by}{why}"), priority }
+            Want::Reboot { reason: format!("requested by {by}{why}"), priority, requested: true }
         }
         // Not knowing is never a yes.
         Some(Err(damage)) => {
@@ -80,6 +80,21 @@ fn tell(want: &watch::Sender<Want>, entry: Option<&Entry>) {
         *before = now;
         changed
     });
+}
+
+/// Looks at the request now: a watch may be late, and a request that was taken back must not
+/// reboot anything.
+///
+/// # Errors
+/// What the store says; then nothing is told.
+pub async fn look(
+    locks: &LockManager,
+    machine: &MachineId,
+    want: &watch::Sender<Want>,
+) -> rebootlock::store::Result<()> {
+    let key = locks.keys().request(machine);
+    tell(want, locks.store().load(std::slice::from_ref(&key)).await?.get(&key));
+    Ok(())
 }
 
 /// Takes away the request that a reboot has fulfilled.

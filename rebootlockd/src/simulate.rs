@@ -7,8 +7,8 @@ use clap::{Args, ValueEnum};
 use rebootlock::cli::{CommonArgs, exit};
 use rebootlock::config::{DetectorSettings, Fragment, LogSettings, Settings, StoreFragment};
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 
+use crate::command::{self, fail};
 use crate::detect::{Detectors, Finding, Findings, Verdict};
 use crate::want::Want;
 
@@ -42,26 +42,11 @@ pub fn run(common: &CommonArgs, args: &SimulateArgs) -> u8 {
     if let Err(error) = rebootlock::logging::start(&log) {
         return fail(&error.into(), exit::CONFIG);
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&error.into(), exit::FAILED),
-    };
-    let findings = runtime.block_on(async {
-        let (mut term, mut int) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let asked = Detectors::new(&detectors);
-        // Dropped, the commands are killed with all they have started.
-        tokio::select! {
-            findings = asked.ask() => Ok(findings),
-            _ = term.recv() => anyhow::bail!("stopped before all detectors had answered"),
-            _ = int.recv() => anyhow::bail!("stopped before all detectors had answered"),
-        }
-    });
-    // A look at a file system that hangs must not keep the process.
-    runtime.shutdown_background();
-    let findings = match findings {
+    let asked = Detectors::new(&detectors);
+    let asking = async { Ok(asked.ask().await) };
+    let findings = match command::look("all detectors had answered", asking) {
         Ok(findings) => findings,
-        Err(error) => return fail(&error, exit::FAILED),
+        Err(code) => return code,
     };
     let text = match args.output {
         Output::Text => text(&detectors, &findings),
@@ -70,11 +55,6 @@ pub fn run(common: &CommonArgs, args: &SimulateArgs) -> u8 {
     // A reader that has gone needs no answer.
     let _ = std::io::stdout().write_all(text.as_bytes());
     if findings.failed().is_empty() { 0 } else { exit::DETECTOR_FAILED }
-}
-
-fn fail(error: &anyhow::Error, code: u8) -> u8 {
-    eprintln!("error: {error:#}");
-    code
 }
 
 /// The detectors, and how to log. What is said of the store is not even looked at: its password may

@@ -8,16 +8,16 @@ use anyhow::Context as _;
 use clap::Args;
 use rebootlock::cli::{CommonArgs, exit};
 use rebootlock::config::gate::Phase;
-use rebootlock::config::{DetectorSettings, RebootMethod, Strategy};
-use rebootlock::id::{BootId, MachineId};
+use rebootlock::config::{DetectorSettings, Strategy};
+use rebootlock::id::MachineId;
 use rebootlock::lock::{Acquired, LockManager};
 use rebootlock::record::{Claim, UnixTime, Via};
 use rebootlock::{host, logging, store};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::agent::{self, ONCE_PATIENCE};
+use crate::command::{self, fail};
 use crate::detect::Detectors;
 use crate::environment::Facts;
 use crate::lookout::{Closed, Lookout};
@@ -70,35 +70,14 @@ pub fn run(common: &CommonArgs, args: &StatusArgs) -> u8 {
     if let Err(error) = logging::start(&options.settings.log) {
         return fail(&error.into(), exit::CONFIG);
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&error.into(), exit::FAILED),
-    };
-    let looked = runtime.block_on(async {
-        let (mut term, mut int) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let looking = async { Look::new(&options, args).await?.look().await };
-        // Dropped, the commands are killed with all they have started.
-        tokio::select! {
-            report = looking => report,
-            _ = term.recv() => anyhow::bail!("stopped before everything was looked at"),
-            _ = int.recv() => anyhow::bail!("stopped before everything was looked at"),
-        }
-    });
-    // A look at a file system that hangs must not keep the process.
-    runtime.shutdown_background();
-    match looked {
+    let looking = async { Look::new(&options, args).await?.look().await };
+    match command::look("everything was looked at", looking) {
         Ok(report) => {
             report.print(args.output);
             report.outcome.map_or(exit::FAILED, Outcome::exit_code)
         }
-        Err(error) => fail(&error, exit::FAILED),
+        Err(code) => code,
     }
-}
-
-fn fail(error: &anyhow::Error, code: u8) -> u8 {
-    eprintln!("error: {error:#}");
-    code
 }
 
 /// One look at everything.
@@ -106,7 +85,7 @@ struct Look<'a> {
     options: &'a Options,
     args: &'a StatusArgs,
     machine: MachineId,
-    boot_id: BootId,
+    boot: Boot,
     /// Where the lock is, if it is looked at.
     locks: Option<Arc<LockManager>>,
     lookout: Lookout,
@@ -117,11 +96,7 @@ impl<'a> Look<'a> {
     async fn new(options: &'a Options, args: &'a StatusArgs) -> anyhow::Result<Self> {
         let settings = &options.settings;
         let machine = host::machine_id(&settings.machine.id_file)?;
-        let boot_id = host::boot_id(&settings.machine.boot_id_file)?;
-        let boot_id = match settings.reboot.method {
-            RebootMethod::SoftReboot => Boot::now(boot_id).await.whole_id(),
-            _ => boot_id,
-        };
+        let boot = Boot::of(&settings.machine, &settings.reboot.method).await?;
         let with_store =
             matches!(settings.agent.strategy, Strategy::EtcdLock | Strategy::BestEffort);
         let locks = match with_store && !args.skip_lock {
@@ -136,7 +111,7 @@ impl<'a> Look<'a> {
         let lookout = Lookout::new(settings, windows, machine.clone(), locks.clone(), metrics);
         let mut report = Report { dry_run: true, ..Report::default() };
         report.slot.groups = settings.machine.groups.clone();
-        Ok(Self { options, args, machine, boot_id, locks, lookout, report })
+        Ok(Self { options, args, machine, boot, locks, lookout, report })
     }
 
     async fn look(mut self) -> anyhow::Result<Report> {
@@ -169,7 +144,7 @@ impl<'a> Look<'a> {
         let memento = MementoFile::new(&self.args.state_dir).load();
         if !requested
             && let Some(closed) =
-                agent::still_required(&memento, &reason, settings.reboot.max_attempts)
+                agent::still_required(&memento, &self.boot, &reason, settings.reboot.max_attempts)
         {
             return Ok(closed);
         }
@@ -204,7 +179,7 @@ impl<'a> Look<'a> {
             let best_effort = self.options.settings.agent.strategy == Strategy::BestEffort;
             let (want, receiver) =
                 watch::channel(if best_effort { Want::Nothing } else { Want::Unknown });
-            let follow = requests::follow(locks.clone(), self.machine.clone(), want);
+            let follow = requests::follow(locks.clone(), self.machine.clone(), Arc::new(want));
             tasks.push(AbortOnDropHandle::new(tokio::spawn(follow)));
             receivers.push(receiver);
         }
@@ -243,7 +218,7 @@ impl<'a> Look<'a> {
             skip_health: self.args.skip_health,
             skip_lock: self.args.skip_lock,
             lock_enabled: self.locks.is_some(),
-            ..agent::configured(self.options, &self.machine, &self.boot_id)
+            ..agent::configured(self.options, &self.machine, &self.boot.whole_id())
         };
         let answers = self.lookout.ask(phase, &facts).await;
         let closed = crate::lookout::closed_by(&answers);

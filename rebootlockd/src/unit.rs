@@ -3,12 +3,12 @@
 //!
 //! Where systemd is not on the bus, [`rebootlock::process`] runs them.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
+mod asks;
+
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -17,9 +17,11 @@ use rebootlock::process::{self, Finished, How, Output, Spec};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio_util::task::TaskTracker;
 use zbus::names::{BusName, WellKnownName};
-use zbus::{Connection, Fd, OwnedObjectPath, Variant};
+use zbus::{Connection, OwnedObjectPath, Variant};
 
+use self::asks::{ManagerProxy, ServiceProxy, UnitProxy, find_program, how, properties};
 use crate::bus;
 
 const SERVICE: &str = "org.freedesktop.systemd1";
@@ -40,60 +42,10 @@ const ATTEMPTS: u32 = 20;
 /// Between two of them.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// States of a unit whose processes may still run.
+const ALIVE: [&str; 4] = ["activating", "active", "reloading", "deactivating"];
+
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
-
-#[zbus::proxy(
-    interface = "org.freedesktop.systemd1.Manager",
-    default_service = "org.freedesktop.systemd1",
-    default_path = "/org/freedesktop/systemd1"
-)]
-trait Manager {
-    fn start_transient_unit(
-        &self,
-        name: &str,
-        mode: &str,
-        properties: &[(&str, Variant<'_>)],
-        aux: &[(&str, Vec<(&str, Variant<'_>)>)],
-    ) -> zbus::Result<OwnedObjectPath>;
-    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
-    fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
-    fn unref_unit(&self, name: &str) -> zbus::Result<()>;
-    fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
-    fn get_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
-    fn subscribe(&self) -> zbus::Result<()>;
-    #[zbus(signal)]
-    fn job_removed(
-        &self,
-        id: u32,
-        job: OwnedObjectPath,
-        unit: String,
-        result: String,
-    ) -> zbus::Result<()>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn soft_reboots_count(&self) -> zbus::Result<u32>;
-}
-
-#[zbus::proxy(
-    interface = "org.freedesktop.systemd1.Unit",
-    default_service = "org.freedesktop.systemd1"
-)]
-trait Unit {
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn active_state(&self) -> zbus::Result<String>;
-}
-
-#[zbus::proxy(
-    interface = "org.freedesktop.systemd1.Service",
-    default_service = "org.freedesktop.systemd1"
-)]
-trait Service {
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn result(&self) -> zbus::Result<String>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn exec_main_code(&self) -> zbus::Result<i32>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn exec_main_status(&self) -> zbus::Result<i32>;
-}
 
 /// Nothing can run as a unit here.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +73,17 @@ pub struct Systemd {
     manager: ManagerProxy<'static>,
 }
 
+/// Units that nobody waits for any more, while systemd is told so.
+static STOPPING: LazyLock<TaskTracker> = LazyLock::new(TaskTracker::new);
+
+/// Until systemd has been told of all units that nobody waits for any more, or for a moment. To be
+/// called before the runtime ends, else they would run on.
+pub async fn all_told() {
+    STOPPING.close();
+    let _ = timeout(DRAIN, STOPPING.wait()).await;
+    STOPPING.reopen();
+}
+
 /// Runs a command as a unit or in a process group, as `isolation` wants it. A process group has the
 /// daemon's own rights and limits.
 pub async fn run(isolation: Isolation, name: &str, spec: &Spec, belongs: Belongs) -> Finished {
@@ -140,12 +103,15 @@ pub async fn run(isolation: Isolation, name: &str, spec: &Spec, belongs: Belongs
     }
 }
 
-/// The name of the unit for `what`, as `hook-drain`, of the acquisition with this token.
-pub fn unit_name(what: &str, token: &str) -> String {
+/// The name of the unit for `what`, as `hook-drain`, of the agent of this machine. It is always the
+/// same, so that an agent finds what an earlier life of it has left running.
+pub fn unit_name(what: &str, machine_id: &str) -> String {
     let allowed = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
     let what: String = what.chars().take(LONGEST_NAME).map(allowed).collect();
-    let token: String = token.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
-    format!("rebootlock-{what}-{token}.service")
+    let machine_id = machine_id.replace(|c: char| !c.is_ascii_alphanumeric(), "");
+    // The end: where ids are names it is what tells them apart.
+    let machine = &machine_id[machine_id.len().saturating_sub(8)..];
+    format!("rebootlock-{what}-{machine}.service")
 }
 
 impl Systemd {
@@ -188,6 +154,15 @@ impl Systemd {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether any unit for `what`, of whichever acquisition, still runs.
+    ///
+    /// # Errors
+    /// What systemd answers.
+    pub async fn runs(&self, what: &str) -> zbus::Result<bool> {
+        let pattern = format!("rebootlock-{what}-*.service");
+        Ok(!self.manager.list_units_by_patterns(&ALIVE, &[&pattern]).await?.is_empty())
     }
 
     /// Runs a command as the unit `name` to its end, or to its deadline. One of that name that is
@@ -360,82 +335,6 @@ impl Systemd {
     }
 }
 
-/// What systemd says of a unit that has ended. `code` is why its process ended, as `waitid` has it.
-fn how(result: &str, code: i32, status: i32) -> How {
-    const EXITED: i32 = 1;
-    const KILLED: i32 = 2;
-    const DUMPED: i32 = 3;
-    match (result, code) {
-        ("timeout", _) => How::TimedOut,
-        // Something else in the unit was killed: it did not do all of its work.
-        ("oom-kill", _) => How::Killed(9),
-        ("success", EXITED) if status == 0 => How::Exited(0),
-        ("exit-code", EXITED) => How::Exited(status),
-        (_, KILLED | DUMPED) => How::Killed(status),
-        (result, _) => How::NotStarted(format!("systemd could not run it: {result}")),
-    }
-}
-
-fn properties<'a>(
-    name: &'a str,
-    program: &Path,
-    spec: &'a Spec,
-    output: Option<&'a OwnedFd>,
-) -> Vec<(&'a str, Variant<'a>)> {
-    let program = program.to_string_lossy().into_owned();
-    // systemd would replace variables in arguments.
-    let argv: Vec<String> = spec.argv.iter().map(|argument| argument.replace('$', "$$")).collect();
-    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX - 1);
-    let mut properties = vec![
-        ("Description", Variant::from(format!("rebootlock: {}", spec.argv[0]))),
-        ("Type", Variant::from("oneshot")),
-        ("ExecStart", Variant::from(vec![(program, argv, false)])),
-        ("Environment", Variant::from(environment(spec))),
-        ("KillMode", Variant::from("control-group")),
-        ("TimeoutStartUSec", Variant::from(micros(spec.timeout))),
-        ("TimeoutStopUSec", Variant::from(micros(GRACE))),
-        // What has failed is forgotten too, but not before we have looked at it.
-        ("CollectMode", Variant::from("inactive-or-failed")),
-        ("AddRef", Variant::from(true)),
-        // As everywhere but in units.
-        ("IgnoreSIGPIPE", Variant::from(false)),
-        ("SyslogIdentifier", Variant::from(name.trim_end_matches(".service"))),
-    ];
-    if let Some(output) = output {
-        properties.push(("StandardOutputFileDescriptor", Variant::from(Fd::from(output))));
-        properties.push(("StandardErrorFileDescriptor", Variant::from(Fd::from(output))));
-    }
-    properties
-}
-
-/// What the command is given, and what the daemon was told by variables of ours, for a hook that
-/// calls `rebootlockctl`. The rest is systemd's.
-fn environment(spec: &Spec) -> Vec<String> {
-    let text = |(name, value): (OsString, OsString)| {
-        Some((name.into_string().ok()?, value.into_string().ok()?))
-    };
-    let own = |name: &str| spec.env.iter().any(|(known, _)| known == name);
-    let variables: BTreeMap<_, _> = process::environment(spec)
-        .into_iter()
-        .filter_map(text)
-        .filter(|(name, _)| name.starts_with("REBOOTLOCK_") || own(name))
-        .collect();
-    variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
-}
-
-/// systemd wants the full path of a program. It must be there and executable, as it says otherwise
-/// only by an exit code that scripts may use too.
-fn find_program(program: &str) -> Option<PathBuf> {
-    let runs = |path: &PathBuf| {
-        path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
-    };
-    if program.contains('/') {
-        return std::path::absolute(program).ok().filter(runs);
-    }
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(program)).find(runs)
-}
-
 async fn read(from: &mut Option<pipe::Receiver>, buffer: &mut [u8]) -> usize {
     let Some(receiver) = from else { return std::future::pending().await };
     match receiver.read(buffer).await {
@@ -473,12 +372,13 @@ impl Drop for Hold {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let (systemd, name) = (self.systemd.clone(), std::mem::take(&mut self.name));
             let stop = self.stop;
-            runtime.spawn(async move {
+            let stopping = async move {
                 if stop && let Err(error) = systemd.manager.stop_unit(&name, "replace").await {
                     tracing::debug!(unit = name, %error, "a unit cannot be stopped");
                 }
                 let _ = systemd.manager.unref_unit(&name).await;
-            });
+            };
+            STOPPING.spawn_on(stopping, &runtime);
         }
     }
 }
@@ -489,48 +389,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_systemd_says_is_never_read_as_a_success_it_was_not() {
-        for (result, code, status, expected) in [
-            ("success", 1, 0, How::Exited(0)),
-            ("exit-code", 1, 3, How::Exited(3)),
-            ("signal", 2, 11, How::Killed(11)),
-            ("core-dump", 3, 6, How::Killed(6)),
-            ("timeout", 2, 15, How::TimedOut),
-            ("timeout", 1, 0, How::TimedOut),
-            ("oom-kill", 1, 0, How::Killed(9)),
-        ] {
-            assert_eq!(how(result, code, status), expected);
-        }
-        for (result, code, status) in [("success", 0, 0), ("resources", 0, 0), ("protocol", 1, 0)] {
-            assert!(matches!(how(result, code, status), How::NotStarted(_)), "{result}");
-        }
-    }
-
-    #[test]
     fn a_units_name_has_only_what_systemd_allows() {
-        let token = "0b5c1a52-9b9e-4a53";
+        let id = "0b5c1a529b9e4a539f1f0a5e4c1f2d22";
         assert_eq!(
-            unit_name("hook-10-drain.sh", token),
-            "rebootlock-hook-10-drain.sh-0b5c1a52.service"
+            unit_name("hook-10-drain.sh", id),
+            "rebootlock-hook-10-drain.sh-4c1f2d22.service"
         );
+        assert_eq!(unit_name("reboot", "wéb-1.example"), "rebootlock-reboot-1example.service");
         assert_eq!(unit_name("hook-ä b/@", ""), "rebootlock-hook-__b__-.service");
-        assert!(unit_name(&"x".repeat(1000), token).len() < 255);
-    }
-
-    #[test]
-    fn arguments_are_not_systemds_to_expand() {
-        let argv = ["/bin/sh", "-c", "echo $$ ${HOME}"].map(str::to_owned).to_vec();
-        let spec = Spec { argv, env: vec![], timeout: Duration::from_secs(1) };
-        let properties = properties("x.service", Path::new("/bin/sh"), &spec, None);
-        let shown = format!("{:?}", properties.iter().find(|(name, _)| *name == "ExecStart"));
-        assert!(shown.contains("echo $$$$ $${HOME}"), "{shown}");
-    }
-
-    #[test]
-    fn a_program_is_found_where_a_shell_would() {
-        assert!(find_program("sh").unwrap().is_absolute());
-        assert_eq!(find_program("/bin/sh").unwrap(), Path::new("/bin/sh"));
-        assert_eq!(find_program("no-such-program-anywhere"), None);
-        assert_eq!(find_program("/etc/passwd"), None);
+        assert!(unit_name(&"x".repeat(1000), id).len() < 255);
     }
 }

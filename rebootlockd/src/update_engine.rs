@@ -188,7 +188,7 @@ fn wish(message: &Message) -> zbus::Result<Want> {
     }
     let version = if version.is_empty() { String::new() } else { format!(" to {version}") };
     let reason = format!("update-engine installed an update{version}");
-    Ok(Want::Reboot { reason, priority: 0 })
+    Ok(Want::Reboot { reason, priority: 0, requested: false })
 }
 
 #[cfg(test)]

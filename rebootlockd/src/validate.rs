@@ -15,6 +15,7 @@ use rebootlock::store::Endpoint;
 use rebootlock::{host, store};
 use serde_json::{Value, json};
 
+use crate::command;
 use crate::options::{Legacy, decide};
 use crate::simulate::Output;
 
@@ -142,11 +143,10 @@ impl Report {
 /// What keeps the store from being opened. No server is asked. A database would be made by opening
 /// it, so it is not.
 fn opened(settings: &Settings) -> Option<anyhow::Error> {
-    if !matches!(settings.store.endpoints.first(), Some(Endpoint::Etcd(_))) {
+    if !matches!(settings.store.endpoints.first(), Some(Endpoint::Etcd(_) | Endpoint::Gateway(_))) {
         return None;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match runtime {
+    match command::runtime() {
         Ok(runtime) => {
             runtime.block_on(async { store::open(&settings.store).err() }).map(Into::into)
         }

@@ -2,9 +2,6 @@
 
 use tokio::sync::watch;
 
-/// How the reason of an operator's request begins.
-pub const REQUESTED: &str = "requested by ";
-
 /// What a source of wishes says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Want {
@@ -19,6 +16,8 @@ pub enum Want {
         reason: String,
         /// Place in the queue that the wish asks for.
         priority: u32,
+        /// An operator asked for it: a decision, and not something that was found.
+        requested: bool,
     },
 }
 
@@ -38,24 +37,24 @@ impl Wants {
     pub fn now(&self) -> Want {
         let wants: Vec<Want> = self.sources.iter().map(|source| source.borrow().clone()).collect();
         let mut reasons = Vec::new();
-        let mut highest = 0;
+        let (mut highest, mut by_operator) = (0, false);
         for want in &wants {
-            if let Want::Reboot { reason, priority } = want {
+            if let Want::Reboot { reason, priority, requested } = want {
                 reasons.push(reason.as_str());
                 highest = highest.max(*priority);
+                by_operator |= requested;
             }
         }
         if !reasons.is_empty() {
-            return Want::Reboot { reason: reasons.join("; "), priority: highest };
+            let (reason, priority) = (reasons.join("; "), highest);
+            return Want::Reboot { reason, priority, requested: by_operator };
         }
         if wants.contains(&Want::Unknown) { Want::Unknown } else { Want::Nothing }
     }
 
     /// Whether an operator's request is among the wishes.
     pub fn is_requested(&self) -> bool {
-        self.sources.iter().any(|source| {
-            matches!(&*source.borrow(), Want::Reboot { reason, .. } if reason.starts_with(REQUESTED))
-        })
+        matches!(self.now(), Want::Reboot { requested: true, .. })
     }
 
     /// Returns when a source says something new. What a source said last stands when it ends. Safe
@@ -81,10 +80,24 @@ mod tests {
         let (second, b) = watch::channel(Want::Nothing);
         let wants = Wants::new(vec![a, b]);
         assert_eq!(wants.now(), Want::Unknown);
-        second.send_replace(Want::Reboot { reason: "kernel".into(), priority: 3 });
-        assert_eq!(wants.now(), Want::Reboot { reason: "kernel".into(), priority: 3 });
+        let kernel = Want::Reboot { reason: "kernel".into(), priority: 3, requested: false };
+        second.send_replace(kernel.clone());
+        assert_eq!(wants.now(), kernel);
         second.send_replace(Want::Nothing);
         first.send_replace(Want::Nothing);
         assert_eq!(wants.now(), Want::Nothing);
+    }
+
+    #[test]
+    fn a_request_is_one_by_what_it_is_and_not_by_what_it_says() {
+        let wish = |reason: &str, requested| {
+            let reason = reason.to_owned();
+            watch::channel(Want::Reboot { reason, priority: 0, requested })
+        };
+        let (detector, a) = wish("requested by nobody: the text of a detector", false);
+        let (operator, b) = wish("because", true);
+        assert!(!Wants::new(vec![a.clone()]).is_requested());
+        assert!(Wants::new(vec![a, b]).is_requested());
+        drop((detector, operator));
     }
 }

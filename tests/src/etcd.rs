@@ -14,12 +14,10 @@ use tempfile::TempDir;
 
 pub use self::versions::{Version, system, versions};
 use crate::pki::Pki;
+use crate::process::wait_until_still;
 
 /// Longest time until a server that was started answers.
 const READY_WITHIN: Duration = Duration::from_secs(30);
-
-/// Longest time until a server that was told to stops in its tracks.
-const FROZEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// What kind of etcd to start.
 #[derive(Debug, Clone)]
@@ -305,14 +303,8 @@ impl EtcdServer {
     /// Stops it in its tracks (SIGSTOP): it still holds its connections, and answers nothing.
     pub fn freeze(&self) -> Result<()> {
         self.signal(Signal::STOP)?;
-        // The signal is only noted at first: a thread that runs may still answer somebody.
         let pid = self.child.as_ref().map(Child::id).context("it does not run")?;
-        let deadline = Instant::now() + FROZEN_WITHIN;
-        while !stands_still(pid)? {
-            ensure!(Instant::now() < deadline, "{} does not stand still", self.endpoint);
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
+        wait_until_still(pid).with_context(|| self.endpoint.to_string())
     }
 
     /// Lets it go on.
@@ -370,17 +362,4 @@ impl Drop for EtcdServer {
 fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
-}
-
-/// Whether no thread of a process runs.
-fn stands_still(pid: u32) -> Result<bool> {
-    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread that has just ended does not run.
-        let Ok(stat) = std::fs::read_to_string(task?.path().join("stat")) else { continue };
-        let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
-        if !state.starts_with('T') {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }

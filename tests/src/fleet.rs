@@ -168,6 +168,8 @@ impl Onlooker {
             key_file: None,
             username: None,
             password: None,
+            password_file: None,
+            token_file: None,
             keys: Keyspace::default(),
             timeout: Duration::from_secs(5),
         };
@@ -247,7 +249,8 @@ impl Onlooker {
             until: None,
             unknown,
         };
-        Ok(self.locks.pause(&Scope::Fleet, &pause).await?)
+        self.locks.pause(&Scope::Fleet, &pause).await?;
+        Ok(())
     }
 
     /// Ends that pause.

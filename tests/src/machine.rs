@@ -6,7 +6,6 @@ mod bus;
 pub mod logind;
 mod notify;
 mod pty;
-mod service_manager;
 pub mod systemd;
 pub mod update_engine;
 
@@ -20,7 +19,6 @@ pub use bus::Bus;
 pub use logind::Logind;
 pub use notify::NotifySocket;
 pub use pty::Pty;
-pub use service_manager::ServiceManager;
 pub use systemd::Systemd;
 pub use update_engine::UpdateEngine;
 

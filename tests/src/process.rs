@@ -5,9 +5,9 @@ mod transcript;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
@@ -115,6 +115,13 @@ impl Process {
             .with_context(|| format!("cannot send {signal:?} to {}", self.name))
     }
 
+    /// Stops it in its tracks (SIGSTOP): it still holds its connections, and answers nothing.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        let pid = self.child.id().with_context(|| format!("{} has ended", self.name))?;
+        wait_until_still(pid).with_context(|| self.name.clone())
+    }
+
     /// Kills it as a power cut would (SIGKILL), and waits until it is gone.
     pub async fn kill(&mut self) -> Result<()> {
         if self.ended.is_some() {
@@ -154,4 +161,30 @@ async fn collect(stream: impl AsyncRead + Unpin, transcript: Transcript) {
         transcript.push(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']));
         line.clear();
     }
+}
+
+/// Longest time until a process that was told to stops in its tracks.
+const FROZEN_WITHIN: Duration = Duration::from_secs(5);
+
+/// SIGSTOP is only noted at first: a thread that runs may still answer somebody.
+pub(crate) fn wait_until_still(pid: u32) -> Result<()> {
+    let deadline = Instant::now() + FROZEN_WITHIN;
+    while !stands_still(pid)? {
+        ensure!(Instant::now() < deadline, "it does not stand still");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Whether no thread of a process runs.
+fn stands_still(pid: u32) -> Result<bool> {
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread that has just ended does not run.
+        let Ok(stat) = std::fs::read_to_string(task?.path().join("stat")) else { continue };
+        let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
+        if !state.starts_with('T') {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

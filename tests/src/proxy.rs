@@ -47,6 +47,10 @@ enum Loss {
     ArmedFor(&'static str),
     /// The reply on this HTTP/2 stream of this connection is the one.
     Awaited { connection: u32, stream: u32 },
+    /// The next HTTP/1.1 request with this in it is the one.
+    ArmedForPlain(&'static str),
+    /// Whatever comes next on this connection is the reply.
+    AwaitedPlain { connection: u32 },
 }
 
 impl Proxy {
@@ -84,6 +88,12 @@ impl Proxy {
     /// frame and not compressed, in the same way.
     pub fn cut_after_request_with(&self, text: &'static str) {
         *self.shared.loss() = Loss::ArmedFor(text);
+    }
+
+    /// Loses the reply to the next HTTP/1.1 request (without TLS) that has `text` in it, in the same
+    /// way.
+    pub fn cut_after_plain_request_with(&self, text: &'static str) {
+        *self.shared.loss() = Loss::ArmedForPlain(text);
     }
 
     /// How many replies were lost so far.
@@ -159,6 +169,7 @@ async fn accept(listener: TcpListener, target: SocketAddr, shared: Arc<Shared>) 
 async fn upward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared, number: u32) {
     let mut frames = Frames::of_client();
     let mut body = Body::default();
+    let mut plain = Vec::new();
     let mut buffer = vec![0; 64 << 10];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
         // One at a time, to know which bytes are a body's.
@@ -166,10 +177,17 @@ async fn upward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared
             let frame = frames.feed(std::slice::from_ref(byte)).pop();
             body.take(frame, *byte);
             let mut loss = shared.loss();
+            if let Loss::ArmedForPlain(text) = *loss {
+                plain.push(*byte);
+                if plain.ends_with(text.as_bytes()) {
+                    *loss = Loss::AwaitedPlain { connection: number };
+                }
+                continue;
+            }
             let wanted = match *loss {
                 Loss::Armed => frame.filter(|frame| frame.kind == HEADERS).map(|f| f.stream),
                 Loss::ArmedFor(text) => body.stream_if_it_ends_with(text),
-                Loss::Idle | Loss::Awaited { .. } => None,
+                _ => None,
             };
             if let Some(stream) = wanted {
                 *loss = Loss::Awaited { connection: number, stream };
@@ -211,6 +229,12 @@ async fn downward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shar
     let mut buffer = vec![0; 64 << 10];
     let mut withholding = false;
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        let plain = Loss::AwaitedPlain { connection: number };
+        if *shared.loss() == plain {
+            *shared.loss() = Loss::Idle;
+            shared.lost.send_modify(|lost| *lost += 1);
+            return;
+        }
         for frame in frames.feed(&buffer[..read]) {
             let awaited = Loss::Awaited { connection: number, stream: frame.stream };
             let mut loss = shared.loss();

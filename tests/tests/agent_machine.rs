@@ -3,13 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rebootlock::id::{Group, MachineId};
 use rebootlock::record::HolderState;
 use rebootlock_tests::eventually;
 use rebootlock_tests::fleet::{Member, Onlooker, SOON};
-use rebootlock_tests::machine::Pty;
 use rebootlock_tests::machine::logind::RebootFailure;
 use rebootlock_tests::machine::update_engine::{self, Answers, NEED_REBOOT};
 use rebootlock_tests::process::{Process, Signal};
@@ -158,54 +157,6 @@ async fn a_bus_that_restarts_is_connected_to_again() {
     member.machine.restart_bus().await.unwrap();
     member.reboot_and_give_back().await.unwrap();
     look.wait_free().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn users_are_told_on_their_terminals_and_the_last_to_leave_ends_the_wait() {
-    let Setting { mut member, _folder, look: _ } = set_up("[agent]\nwarn_users_secs = 300\n").await;
-    let mut terminal = Pty::open().unwrap();
-    let stopped = Pty::open().unwrap();
-    stopped.stop_output().unwrap();
-    let ann = member.machine.logind.add_session("ann", terminal.name()).await.unwrap();
-    let bob = member.machine.logind.add_session("bob", stopped.name()).await.unwrap();
-    member.start().await.unwrap();
-    member.machine.update_engine.need_reboot().await.unwrap();
-    let told = terminal.read_until("log out.", SOON).await.unwrap();
-    assert!(told.contains("will reboot in 5 minutes: update-engine installed an update"), "{told}");
-    member.wait_status("reboots in 300 s; told ann, bob").await.unwrap();
-    member.machine.logind.remove_session(&ann).await.unwrap();
-    member.machine.logind.remove_session(&bob).await.unwrap();
-    member.machine.logind.wait_reboot(SOON).await.unwrap();
-    assert!(member.count_log("all users have left").unwrap() <= 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn users_who_stay_get_their_time_and_no_more() {
-    let Setting { look, mut member, _folder } = set_up("[agent]\nwarn_users_secs = 2\n").await;
-    let mut terminal = Pty::open().unwrap();
-    member.machine.logind.add_session("ann", terminal.name()).await.unwrap();
-    member.start().await.unwrap();
-    member.machine.update_engine.need_reboot().await.unwrap();
-    look.wait_state("web-1", &HolderState::Draining).await.unwrap();
-    let told = std::time::Instant::now();
-    terminal.read_until("2 seconds", SOON).await.unwrap();
-    member.machine.logind.wait_reboot(SOON).await.unwrap();
-    assert!(told.elapsed() >= Duration::from_millis(1500), "{:?}", told.elapsed());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn users_hear_when_the_reboot_is_called_off() {
-    let Setting { look, mut member, _folder } = set_up("[agent]\nwarn_users_secs = 300\n").await;
-    let mut terminal = Pty::open().unwrap();
-    member.machine.logind.add_session("ann", terminal.name()).await.unwrap();
-    member.start().await.unwrap();
-    member.machine.update_engine.need_reboot().await.unwrap();
-    terminal.read_until("log out.", SOON).await.unwrap();
-    member.machine.update_engine.idle().await.unwrap();
-    terminal.read_until("called off", SOON).await.unwrap();
-    member.wait_log("slot given back").await.unwrap();
-    look.wait_free().await.unwrap();
-    assert_eq!(member.machine.logind.attempts(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ use rebootlock::record::HolderState;
 use rebootlock_tests::etcd::{EtcdCluster, EtcdSetup, system};
 use rebootlock_tests::eventually;
 use rebootlock_tests::fleet::{Member, Onlooker, SOON};
+use rebootlock_tests::process::Signal;
 use rebootlock_tests::proxy::Proxy;
 
 /// Requests that a frozen server holds up are given up soon.
@@ -101,6 +102,36 @@ async fn a_waiting_daemon_outlasts_a_frozen_etcd() {
     member.reboot_and_give_back().await.unwrap();
     look.wait_free().await.unwrap();
     assert_eq!(member.machine.logind.reboots(), 1);
+}
+
+/// Leaving a queue takes as long as the store takes to answer, or not to: the daemon must outlast that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_while_etcd_is_frozen_does_not_end_the_daemon() {
+    let etcd = etcd().await;
+    let look = Onlooker::new(&etcd.endpoints()).unwrap();
+    look.lock("db-1").await.unwrap();
+    let mut member = Member::new("web-1", &etcd.endpoints(), CONFIG).await.unwrap();
+    member.start().await.unwrap();
+    member.machine.update_engine.need_reboot().await.unwrap();
+    member.wait_status("1 of 1 held").await.unwrap();
+    etcd.members[0].freeze().unwrap();
+    member.wait_log("WARN").await.unwrap();
+    member.agent().unwrap().signal(Signal::HUP).unwrap();
+    member.wait_log("configuration read again").await.unwrap();
+    eventually("the next agent starts", SOON, async || {
+        match member.count_log(" started ").unwrap() {
+            2 => Ok(()),
+            count => {
+                Err(format!("{count} started, running: {}", member.agent().unwrap().is_running()))
+            }
+        }
+    })
+    .await
+    .unwrap();
+    etcd.members[0].thaw().unwrap();
+    look.unlock("db-1").await.unwrap();
+    member.reboot_and_give_back().await.unwrap();
+    look.wait_free().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

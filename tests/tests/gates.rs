@@ -9,10 +9,10 @@ use std::time::Duration;
 use rebootlock::config::{Fragment, Settings};
 use rebootlock_tests::etcd::{EtcdSetup, system};
 use rebootlock_tests::eventually;
+use rebootlock_tests::machine::Machine;
 use rebootlock_tests::machine::logind::Session;
-use rebootlock_tests::machine::{Machine, ServiceManager};
+use rebootlock_tests::machine::systemd::Systemd;
 use rebootlock_tests::pki::Pki;
-use rebootlock_tests::process::Signal;
 use rebootlock_tests::prometheus::Prometheus;
 use rebootlockd::bus::Address;
 use rebootlockd::environment::Facts;
@@ -97,7 +97,7 @@ async fn alerts_of_a_real_prometheus_close() {
     let matrix = sentence(&format!("{gate}query = \"ALERTS[5m]\"")).await.unwrap();
     assert!(matrix.contains("the query gives a matrix"), "{matrix}");
 
-    prometheus.process.signal(Signal::STOP).unwrap();
+    prometheus.process.freeze().unwrap();
     assert_eq!(
         sentence(&format!("{gate}timeout_secs = 1")).await.as_deref(),
         Some("gate x cannot be checked: no answer within 1 s")
@@ -140,7 +140,8 @@ async fn the_state_of_the_service_manager_counts() {
     let nobody = sentence_on(bus, usual).await.unwrap();
     assert!(nobody.starts_with("gate x cannot be checked: systemd does not answer: "), "{nobody}");
 
-    let systemd = ServiceManager::start(bus).await.unwrap();
+    let systemd = Systemd::new(bus);
+    systemd.start().await.unwrap();
     assert_eq!(sentence_on(bus, usual).await, None);
     systemd.say("degraded", &["motd-news.service", "postgresql.service"]);
     assert_eq!(

@@ -20,6 +20,20 @@ pub struct Credential {
     pub groups: Option<BTreeSet<Group>>,
     /// For these machines; for all of them without.
     pub ids: Option<BTreeSet<MachineId>>,
+    /// What a person may do with it; without one it is for machines alone.
+    pub role: Option<Role>,
+}
+
+/// What a person, or an agent, may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// See everything.
+    Viewer,
+    /// Act, too.
+    Operator,
+    /// Do what an agent does on the store, and see everything.
+    Agent,
 }
 
 /// How somebody proves to be who it is.
@@ -29,6 +43,8 @@ pub enum Secret {
     Password(String),
     /// The SHA-256 of a token. Tokens are long and random, so nothing slower is needed.
     Token([u8; 32]),
+    /// A name in a certificate, which the TLS handshake checks.
+    Certificate(String),
 }
 
 #[derive(Deserialize)]
@@ -44,8 +60,10 @@ struct Written {
     name: Spanned<String>,
     password_hash: Option<Spanned<String>>,
     token_sha256: Option<Spanned<String>>,
+    certificate: Option<Spanned<String>>,
     groups: Option<BTreeSet<Group>>,
     ids: Option<Spanned<Vec<String>>>,
+    role: Option<Role>,
 }
 
 /// Reads the file.
@@ -65,11 +83,12 @@ pub fn read(path: &Path) -> Result<Vec<(Credential, Secret)>, ConfigError> {
         let start = error.span().map_or(0, |span| span.start);
         fault(start, error.message().trim().replace('\n', "; "))
     })?;
-    let mut names = BTreeSet::new();
+    let (mut names, mut certificates) = (BTreeSet::new(), BTreeSet::new());
     let mut known = Vec::new();
     for client in file.client {
         let at = client.span().start;
-        let Written { name, password_hash, token_sha256, groups, ids } = client.into_inner();
+        let Written { name, password_hash, token_sha256, certificate, groups, ids, role } =
+            client.into_inner();
         let name_at = name.span().start;
         let name = name.into_inner();
         if name.is_empty() || name.contains(|c: char| c == ':' || c.is_control()) {
@@ -87,14 +106,22 @@ pub fn read(path: &Path) -> Result<Vec<(Credential, Secret)>, ConfigError> {
                 Some(ids.collect::<Result<_, _>>().map_err(|e| fault(at, e.to_string()))?)
             }
         };
-        let secret = match (password_hash, token_sha256) {
-            (Some(hash), None) => {
+        let secret = match (password_hash, token_sha256, certificate) {
+            (None, None, Some(shown)) => {
+                if !certificates.insert(shown.get_ref().clone()) {
+                    let problem =
+                        format!("there is another client with certificate {:?}", shown.get_ref());
+                    return Err(fault(shown.span().start, problem));
+                }
+                Secret::Certificate(shown.into_inner())
+            }
+            (Some(hash), None, None) => {
                 if let Err(problem) = super::passwords::check(hash.get_ref()) {
                     return Err(fault(hash.span().start, problem));
                 }
                 Secret::Password(hash.into_inner())
             }
-            (None, Some(digest)) => match from_hex(digest.get_ref()) {
+            (None, Some(digest), None) => match from_hex(digest.get_ref()) {
                 Some(digest) => Secret::Token(digest),
                 None => {
                     let problem = "`token_sha256` must be 64 hexadecimal digits; `rebootlock-gateway \
@@ -103,11 +130,12 @@ pub fn read(path: &Path) -> Result<Vec<(Credential, Secret)>, ConfigError> {
                 }
             },
             _ => {
-                let problem = "a client needs either `password_hash` or `token_sha256`";
+                let problem =
+                    "a client needs either `password_hash` or `token_sha256` or `certificate`";
                 return Err(fault(at, problem.to_owned()));
             }
         };
-        known.push((Credential { name, groups, ids }, secret));
+        known.push((Credential { name, groups, ids, role }, secret));
     }
     if known.is_empty() {
         // Letting everybody in would be a strange reading of it.

@@ -108,6 +108,9 @@ pub struct StoreFragment {
     /// File whose first line is the password.
     #[serde(deserialize_with = "full_path")]
     pub password_file: Option<PathBuf>,
+    /// File whose first line is a token, for a gateway.
+    #[serde(deserialize_with = "full_path")]
+    pub token_file: Option<PathBuf>,
     /// A password out of the environment, as locksmith took it. Never out of a file.
     #[serde(skip)]
     pub password: Option<String>,
@@ -238,7 +241,7 @@ impl Fragment {
         }
         Self {
             store: overlay!(store: endpoints, ca_file, cert_file, key_file, username,
-                password_file, password, prefix, timeout_secs),
+                password_file, token_file, password, prefix, timeout_secs),
             machine: overlay!(machine: id_file, boot_id_file, groups),
             agent: overlay!(agent: strategy, priority, warn_users_secs, inhibit_timeout_secs,
                 reboot_deadline_secs, poll_secs, best_effort_wait_secs, check_interval_secs,

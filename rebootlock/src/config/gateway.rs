@@ -37,6 +37,7 @@ pub struct GatewayFragment {
     body_timeout_secs: Option<Secs<1, 300>>,
     drain_secs: Option<Secs<0, 600>>,
     max_connections: Option<Count<1, 1_000_000>>,
+    max_watches: Option<Count<1, 1_000_000>>,
     requests_per_minute: Option<Count<0, 1_000_000>>,
     #[serde(deserialize_with = "full_path")]
     tls_cert_file: Option<PathBuf>,
@@ -48,6 +49,7 @@ pub struct GatewayFragment {
     client_name_is_id: Option<bool>,
     #[serde(deserialize_with = "full_path")]
     credentials_file: Option<PathBuf>,
+    public_view: Option<bool>,
     airlock_kinds: Option<bool>,
     access_log: Option<bool>,
     goahead: Option<GoaheadTable>,
@@ -76,12 +78,17 @@ pub struct GatewaySettings {
     pub drain: Duration,
     /// So many connections at once; more wait in the kernel.
     pub max_connections: usize,
+    /// So many of them may be watches on the store.
+    pub max_watches: usize,
     /// So many requests of one address in a minute; any number if there is none.
     pub requests_per_minute: Option<u32>,
     /// TLS, and whose certificates are asked for.
     pub tls: Option<TlsSettings>,
     /// Who may ask for what, with hashes of passwords and tokens. Anybody for anything without.
     pub credentials_file: Option<PathBuf>,
+    /// Whether anybody may look at the fleet. If nothing is said, whoever is on this machine, while
+    /// the gateway serves it alone.
+    pub public_view: Option<bool>,
     /// Refusals are named as airlock names them.
     pub airlock_kinds: bool,
     /// Whether every request is logged.
@@ -134,6 +141,7 @@ impl GatewayFragment {
             body_timeout_secs,
             drain_secs,
             max_connections,
+            max_watches,
             requests_per_minute,
             tls_cert_file,
             tls_key_file,
@@ -141,6 +149,7 @@ impl GatewayFragment {
             client_certificates,
             client_name_is_id,
             credentials_file,
+            public_view,
             airlock_kinds,
             access_log,
             goahead
@@ -193,6 +202,7 @@ impl GatewayFragment {
             client_certificates: None,
             credentials_file: None,
             goahead: None,
+            public_view: None,
             ..self
         }
     }
@@ -202,6 +212,9 @@ impl GatewaySettings {
     pub(super) fn decide(fragment: GatewayFragment) -> Result<Self, ConfigError> {
         let tls = fragment.tls()?;
         let listen = fragment.listen.unwrap_or_else(|| vec![LISTEN]);
+        // The bound is far below.
+        let count = |count: Count<1, 1_000_000>| usize::try_from(count.get()).unwrap_or(usize::MAX);
+        let max_connections = fragment.max_connections.map_or(4096, count);
         let settings = Self {
             plain_http: fragment.plain_http.unwrap_or(false),
             prefixes: fragment.prefixes.unwrap_or_default(),
@@ -211,15 +224,14 @@ impl GatewaySettings {
             header_timeout: fragment.header_timeout_secs.map_or(secs(20), Secs::get),
             body_timeout: fragment.body_timeout_secs.map_or(secs(10), Secs::get),
             drain: fragment.drain_secs.map_or(secs(10), Secs::get),
-            max_connections: fragment.max_connections.map_or(4096, |count| {
-                // The bound is far below.
-                usize::try_from(count.get()).unwrap_or(usize::MAX)
-            }),
+            max_connections,
+            max_watches: fragment.max_watches.map_or(max_connections / 2, count),
             requests_per_minute: (fragment.requests_per_minute)
                 .map(|count| u32::try_from(count.get()).unwrap_or(u32::MAX))
                 .filter(|count| *count > 0),
             tls,
             credentials_file: fragment.credentials_file,
+            public_view: fragment.public_view,
             airlock_kinds: fragment.airlock_kinds.unwrap_or(false),
             access_log: fragment.access_log.unwrap_or(true),
             goahead: fragment.goahead.map(GoaheadSettings::decide),

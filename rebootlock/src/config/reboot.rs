@@ -29,6 +29,7 @@ pub struct RebootFragment {
     overdue_after_secs: Option<Secs<60, WEEK>>,
     release_budget: Option<Count<0, 1000>>,
     force_after_secs: Option<Secs<0, WEEK>>,
+    announce: Option<Announce>,
 }
 
 /// As it is written; what belongs to it is in [`RebootMethod`].
@@ -67,6 +68,20 @@ pub struct RebootSettings {
     pub release_budget: u32,
     /// Inhibitors are passed over once they have stood in the way for so long; never by default.
     pub force_after: Option<Duration>,
+    /// Who tells users that the machine reboots.
+    pub announce: Announce,
+}
+
+/// Who tells users that the machine reboots.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Announce {
+    /// logind, as for a scheduled shutdown: again and again, and on the way in. Where it does not, the
+    /// agent does.
+    #[default]
+    Logind,
+    /// The agent, once, on the terminals of those who are logged in.
+    Terminals,
 }
 
 /// How a machine goes down.
@@ -134,7 +149,8 @@ impl RebootFragment {
             on_overdue,
             overdue_after_secs,
             release_budget,
-            force_after_secs
+            force_after_secs,
+            announce
         )
     }
 }
@@ -197,6 +213,7 @@ impl RebootSettings {
             overdue_after: fragment.overdue_after_secs.map_or(secs(3600), Secs::get),
             release_budget,
             force_after: fragment.force_after_secs.map(Secs::get),
+            announce: fragment.announce.unwrap_or_default(),
         })
     }
 }

@@ -121,6 +121,23 @@ impl LockManager {
         Ok(fleet)
     }
 
+    /// Those of `groups` in which `machine` holds a slot, whatever its records say.
+    ///
+    /// # Errors
+    /// [`LockError::Damaged`] if a semaphore cannot be read, or what the store says.
+    pub async fn slots_of(&self, groups: &[Group], machine: &MachineId) -> Result<Vec<Group>> {
+        let action = format!("looking for slots of {machine} below {}", self.keys);
+        let places: Vec<Key> = groups.iter().map(|group| self.keys.semaphore(group)).collect();
+        let semaphores = self.load(&action, &places).await?;
+        let mut holds = Vec::new();
+        for group in groups {
+            if self.semaphore(&semaphores, group)?.holds(machine) {
+                holds.push(group.clone());
+            }
+        }
+        Ok(holds)
+    }
+
     /// Takes away what is known of a machine that will not come back: its place in the roster, its
     /// request, its hold, its places in queues. Not its slots, which are freed by a release alone;
     /// and nothing of a machine whose agent is there, unless `even_if_present`.
@@ -130,14 +147,7 @@ impl LockManager {
     pub async fn forget(&self, machine: &MachineId, even_if_present: bool) -> Result<Forgetting> {
         let groups = self.groups().await?;
         let action = format!("forgetting {machine} below {}", self.keys);
-        let places: Vec<Key> = groups.iter().map(|group| self.keys.semaphore(group)).collect();
-        let semaphores = self.load(&action, &places).await?;
-        let mut holds = Vec::new();
-        for group in &groups {
-            if self.semaphore(&semaphores, group)?.holds(machine) {
-                holds.push(group.clone());
-            }
-        }
+        let holds = self.slots_of(&groups, machine).await?;
         if !holds.is_empty() {
             return Ok(Forgetting::Holds(holds));
         }

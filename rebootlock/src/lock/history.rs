@@ -33,9 +33,28 @@ impl LockManager {
         groups: &[Group],
         since: Option<UnixTime>,
     ) -> Result<Vec<Remembered>> {
+        self.history_of(groups, since, Select::All).await
+    }
+
+    /// The newest `most` acquisitions in `groups` that ended, in the same order. Unlike
+    /// [`LockManager::history`] it costs the same however many are remembered.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn newest_history(&self, groups: &[Group], most: usize) -> Result<Vec<Remembered>> {
+        let mut found = self.history_of(groups, None, newest(most)).await?;
+        Ok(found.split_off(found.len().saturating_sub(most)))
+    }
+
+    async fn history_of(
+        &self,
+        groups: &[Group],
+        since: Option<UnixTime>,
+        select: Select,
+    ) -> Result<Vec<Remembered>> {
         let mut entries: BTreeMap<String, (Revision, Remembered)> = BTreeMap::new();
         for group in groups {
-            for (key, entry) in self.list(&self.keys.history(group), Select::All).await?.entries {
+            for (key, entry) in self.list(&self.keys.history(group), select).await?.entries {
                 let past = Past::from_json(&entry.value);
                 if let (Ok(past), Some(since)) = (&past, since)
                     && past.ended_at < since
@@ -67,20 +86,30 @@ impl LockManager {
     pub(super) async fn trim_history_to(&self, groups: &[Group], kept: usize) -> Result<usize> {
         let mut gone = 0;
         for group in groups {
-            let below = self.keys.history(group);
-            let listed = self.list(&below, Select::Keys).await?;
-            let mut keys: Vec<_> =
-                listed.entries.into_iter().map(|(key, entry)| (entry.created, key)).collect();
-            keys.sort();
-            let surplus = keys.len().saturating_sub(kept);
-            for some in keys[..surplus].chunks(MOST_KEYS) {
-                let txn = some.iter().fold(Txn::new(), |txn, (_, key)| txn.delete(key.clone()));
-                let committed = self.store.commit(&txn).await;
-                let action = || format!("trimming the history below {below}");
-                committed.map_err(|source| LockError::Store { action: action(), source })?;
-                gone += some.len();
-            }
+            gone += self.trim_below(&self.keys.history(group), kept).await?;
         }
         Ok(gone)
     }
+
+    /// Takes away all but the newest `kept` of the keys below one.
+    pub(super) async fn trim_below(&self, below: &Key, kept: usize) -> Result<usize> {
+        let listed = self.list(below, Select::Keys).await?;
+        let mut keys: Vec<_> =
+            listed.entries.into_iter().map(|(key, entry)| (entry.created, key)).collect();
+        keys.sort();
+        let surplus = keys.len().saturating_sub(kept);
+        for some in keys[..surplus].chunks(MOST_KEYS) {
+            let txn = some.iter().fold(Txn::new(), |txn, (_, key)| txn.delete(key.clone()));
+            let committed = self.store.commit(&txn).await;
+            let action = || format!("trimming what is remembered below {below}");
+            committed.map_err(|source| LockError::Store { action: action(), source })?;
+        }
+        Ok(surplus)
+    }
+}
+
+/// The keys that came last.
+pub(super) fn newest(most: usize) -> Select {
+    // Stores count revisions by signed numbers.
+    Select::NewestBefore(Revision(i64::MAX as u64), most)
 }

@@ -66,14 +66,16 @@ pub enum Unheld {
 
 impl LockManager {
     /// Pauses `scope`, until the pause says or until somebody resumes. A pause already in force is
-    /// replaced: the last word counts.
+    /// replaced and returned, if it can be read: the last word counts.
     ///
     /// # Errors
     /// What the store says.
-    pub async fn pause(&self, scope: &Scope, pause: &Pause) -> Result<()> {
+    pub async fn pause(&self, scope: &Scope, pause: &Pause) -> Result<Option<Pause>> {
         let key = scope.key(&self.keys);
         let action = format!("pausing {scope} at {key}");
-        self.stop(&action, key, pause.to_json(), lasting(pause.since, pause.until)).await
+        let lasting = lasting(pause.since, pause.until);
+        let before = self.stop(&action, key, pause.to_json(), lasting).await?;
+        Ok(before.and_then(|text| Pause::from_json(&text).ok()))
     }
 
     /// Ends the pause of `scope`.
@@ -88,14 +90,17 @@ impl LockManager {
 
     /// Keeps `machine` from taking a slot and from rebooting with the one it has, until the hold
     /// says or until somebody lets it go. A machine that has its permit already goes down all the
-    /// same. A hold already in force is replaced: the last word counts.
+    /// same. A hold already in force is replaced and returned, if it can be read: the last word
+    /// counts.
     ///
     /// # Errors
     /// What the store says.
-    pub async fn hold(&self, machine: &MachineId, hold: &Hold) -> Result<()> {
+    pub async fn hold(&self, machine: &MachineId, hold: &Hold) -> Result<Option<Hold>> {
         let key = self.keys.hold(machine);
         let action = format!("holding {machine} at {key}");
-        self.stop(&action, key, hold.to_json(), lasting(hold.since, hold.until)).await
+        let lasting = lasting(hold.since, hold.until);
+        let before = self.stop(&action, key, hold.to_json(), lasting).await?;
+        Ok(before.and_then(|text| Hold::from_json(&text).ok()))
     }
 
     /// Lets `machine` go.
@@ -108,33 +113,35 @@ impl LockManager {
         Ok(ended.map_or(Unheld::NotHeld, |text| Unheld::Ended(Hold::from_json(&text).ok())))
     }
 
-    /// Puts a document that stops somebody; on a lease if it is to last only so long.
-    async fn stop(
+    /// Puts a document that stops somebody, or a wish; on a lease if it is to last only so long.
+    /// Returns what was there before, even if that is the same.
+    pub(super) async fn stop(
         &self,
         action: &str,
         key: Key,
         wanted: Vec<u8>,
         lasting: Option<Duration>,
-    ) -> Result<()> {
+    ) -> Result<Option<Vec<u8>>> {
         let lease = match lasting {
             Some(time) => Some(self.lease_of(action, time).await?),
             None => None,
         };
         self.settle(action, std::slice::from_ref(&key), |before| {
-            if before.get(&key).is_some_and(|entry| entry.value == wanted) {
-                return Ok(Decision::Done(()));
+            let there = before.get(&key).map(|entry| entry.value.clone());
+            if there.as_ref() == Some(&wanted) {
+                return Ok(Decision::Done(there));
             }
             let txn = match lease {
                 Some(lease) => Txn::new().put_leased(key.clone(), wanted.clone(), lease),
                 None => Txn::new().put(key.clone(), wanted.clone()),
             };
-            Ok(Decision::Commit(txn, ()))
+            Ok(Decision::Commit(txn, there))
         })
         .await
     }
 
     /// Takes such a document away and returns it, if there was one.
-    async fn end_stop(&self, action: &str, key: Key) -> Result<Option<Vec<u8>>> {
+    pub(super) async fn end_stop(&self, action: &str, key: Key) -> Result<Option<Vec<u8>>> {
         self.settle(action, std::slice::from_ref(&key), |before| {
             let Some(entry) = before.get(&key) else { return Ok(Decision::Done(None)) };
             let txn = Txn::new().when(before.unchanged(&key)).delete(key.clone());

@@ -6,10 +6,10 @@ use serde_json::{Map, Value};
 
 use super::{Document, UnixTime};
 
-/// Present while nobody new may take a slot.
+/// Present while somebody is stopped.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Pause {
-    /// Who paused.
+pub struct Stop {
+    /// Who said so.
     pub by: String,
     /// Why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -24,23 +24,11 @@ pub struct Pause {
     pub unknown: Map<String, Value>,
 }
 
+/// Present while nobody new may take a slot.
+pub type Pause = Stop;
+
 /// Present while one machine may not take a slot, nor reboot with the one it has.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Hold {
-    /// Who holds the machine.
-    pub by: String,
-    /// Why.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// Since when.
-    pub since: UnixTime,
-    /// When it ends by itself, if it does: the document hangs on a lease of that length.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub until: Option<UnixTime>,
-    /// Members of other programs.
-    #[serde(flatten)]
-    pub unknown: Map<String, Value>,
-}
+pub type Hold = Stop;
 
 /// Present for a while after a machine of a group came back from its reboot. It hangs on a lease.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,6 +61,5 @@ impl Cooldown {
     }
 }
 
-impl Document for Pause {}
-impl Document for Hold {}
+impl Document for Stop {}
 impl Document for Cooldown {}

@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::{EtcdOptions, EtcdStore, MemoryStore, Result, SharedStore, SqliteStore};
+use super::{
+    EtcdOptions, EtcdStore, GatewayOptions, GatewayStore, MemoryStore, Result, SharedStore,
+    SqliteStore, StoreError,
+};
 use crate::config::StoreSettings;
 
 /// Where etcd listens unless told otherwise.
@@ -19,6 +22,8 @@ const ETCD_PORT: u16 = 2379;
 pub enum Endpoint {
     /// `http(s)://host:port`.
     Etcd(String),
+    /// `gateway+http(s)://host:port`, kept without `gateway+`.
+    Gateway(String),
     /// `sqlite:PATH`.
     Sqlite(PathBuf),
     /// `memory:`.
@@ -28,7 +33,7 @@ pub enum Endpoint {
 /// What is not an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "endpoint {endpoint:?} {problem}; expected http://host:2379, https://host:2379, sqlite:/path or memory:"
+    "endpoint {endpoint:?} {problem}; expected http://host:2379, https://host:2379, gateway+https://host, sqlite:/path or memory:"
 )]
 pub struct InvalidEndpoint {
     endpoint: String,
@@ -51,7 +56,11 @@ impl FromStr for Endpoint {
                 path => Ok(Self::Sqlite(path.into())),
             };
         }
-        let Some(rest) = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"))
+        let (url, is_gateway) = match text.strip_prefix("gateway+") {
+            Some(url) => (url, true),
+            None => (text, false),
+        };
+        let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"))
         else {
             return Err(invalid("has no scheme that is known"));
         };
@@ -63,7 +72,10 @@ impl FromStr for Endpoint {
             return Err(InvalidEndpoint {
                 // The password stays out of logs.
                 endpoint: "…@…".to_owned(),
-                problem: "holds credentials (use --etcd-username and --etcd-password-file)",
+                problem: match is_gateway {
+                    true => "holds credentials (use username and password_file in [store])",
+                    false => "holds credentials (use --etcd-username and --etcd-password-file)",
+                },
             });
         }
         let host = authority.rsplit_once(':').map_or(authority, |(host, port)| {
@@ -76,7 +88,11 @@ impl FromStr for Endpoint {
         if host.is_empty() || host.contains(char::is_whitespace) {
             return Err(invalid("has no host or no valid port"));
         }
-        let url = text.trim_end_matches('/');
+        let url = url.trim_end_matches('/');
+        if is_gateway {
+            // Web servers have ports that go without saying.
+            return Ok(Self::Gateway(url.to_owned()));
+        }
         Ok(Self::Etcd(if authority == host {
             format!("{url}:{ETCD_PORT}")
         } else {
@@ -97,6 +113,7 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Etcd(url) => f.write_str(url),
+            Self::Gateway(url) => write!(f, "gateway+{url}"),
             Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
             Self::Memory => f.write_str("memory:"),
         }
@@ -120,12 +137,37 @@ pub fn etcd_options(settings: &StoreSettings) -> Option<EtcdOptions> {
     })
 }
 
-/// Opens the store that `settings` describe. An etcd need not answer yet. Call it inside the
+/// How to reach the gateways that `settings` describe, if that is where they lead.
+pub fn gateway_options(settings: &StoreSettings) -> Option<GatewayOptions> {
+    let gateway = |endpoint: &Endpoint| match endpoint {
+        Endpoint::Gateway(url) => Some(url.clone()),
+        _ => None,
+    };
+    Some(GatewayOptions {
+        endpoints: settings.endpoints.iter().map(gateway).collect::<Option<Vec<_>>>()?,
+        ca_file: settings.ca_file.clone(),
+        cert_file: settings.cert_file.clone(),
+        key_file: settings.key_file.clone(),
+        username: settings.username.clone(),
+        password_file: settings.password_file.clone(),
+        token_file: settings.token_file.clone(),
+        timeout: settings.timeout,
+    })
+}
+
+/// Opens the store that `settings` describe. An etcd or a gateway need not answer yet. Call it inside the
 /// runtime that will use the store.
 ///
 /// # Errors
 /// A file that cannot be read or opened, or credentials that contradict each other.
 pub fn open(settings: &StoreSettings) -> Result<SharedStore> {
+    if let Some(options) = gateway_options(settings) {
+        return Ok(Arc::new(GatewayStore::new(&options)?));
+    }
+    if settings.token_file.is_some() {
+        let problem = "a token_file is for gateways only; write gateway+https://HOST:PORT for one";
+        return Err(StoreError::Broken(problem.to_owned()));
+    }
     if let Some(options) = etcd_options(settings) {
         return Ok(Arc::new(EtcdStore::new(options)?));
     }
@@ -148,6 +190,8 @@ mod tests {
             ("http://[::1]:2379", "http://[::1]:2379"),
             ("http://etcd", "http://etcd:2379"),
             ("http://[::1]", "http://[::1]:2379"),
+            ("gateway+https://gw.example", "gateway+https://gw.example"),
+            ("gateway+http://127.0.0.1:9090/", "gateway+http://127.0.0.1:9090"),
             ("sqlite:/var/lib/rebootlock.db", "sqlite:/var/lib/rebootlock.db"),
             ("sqlite:relative.db", "sqlite:relative.db"),
             ("memory:", "memory:"),
@@ -167,6 +211,9 @@ mod tests {
             "http://h:port",
             "sqlite:",
             "http://h/v2",
+            "gateway+ftp://x",
+            "gateway+sqlite:/x",
+            "gateway+http://h/v2",
         ] {
             assert!(text.parse::<Endpoint>().is_err(), "{text:?}");
         }

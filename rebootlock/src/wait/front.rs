@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::future::FutureExt as _;
+use tokio::time::Instant;
 
-use super::{FRONT, Obstacle, Round, Waiter};
-use crate::id::Group;
+use super::{FRONT, Neighbours, Obstacle, Round, Waiter};
+use crate::id::{Group, MachineId};
 use crate::lock::{Acquired, LockError};
 use crate::queue::Queue;
 use crate::store::{Entry, Event, Key, Precondition, Revision, Select, Snapshot, Span, Watch};
@@ -17,6 +18,52 @@ const HEAD: usize = FRONT + 1;
 /// Who lost a commit hears within this time why, or looks.
 const HEARD_WITHIN: Duration = Duration::from_millis(100);
 
+/// Who has not seen the whole head of the queue looks at it after this long.
+const SEEN_WITHIN: Duration = Duration::from_millis(20);
+
+/// Whether a watch that has just begun may be late. etcd decides from which revision on a watch tells
+/// before it registers it. One that a write overtakes in between is in its own past, and hears of
+/// everything at etcd's next round for such watches, up to 100 ms later. From outside this looks like
+/// quiet, so quiet is not believed until something was heard or that time is over.
+struct Doubt {
+    /// The groups whose watch has told nothing yet.
+    unheard: BTreeSet<Group>,
+    /// Until when it may be late.
+    until: Instant,
+    /// When to look next, and how long after that again.
+    look: Instant,
+    pause: Duration,
+}
+
+impl Doubt {
+    /// Twice the time between two of etcd's rounds.
+    const LASTS: Duration = Duration::from_millis(200);
+
+    const FIRST_PAUSE: Duration = Duration::from_millis(3);
+
+    /// After a watch was confirmed at `begun` and everything was read at `read`: without any write
+    /// between the two, none can have overtaken it.
+    fn of(groups: &[Group], begun: Revision, read: Revision) -> Self {
+        let doubtful = groups.iter().filter(|_| read > begun);
+        let (now, pause) = (Instant::now(), Self::FIRST_PAUSE);
+        let unheard = doubtful.cloned().collect();
+        Self { unheard, until: now + Self::LASTS, look: now + pause, pause }
+    }
+
+    /// Returns when it is time to look, if it ever is.
+    async fn time_to_look(&self) {
+        if self.unheard.is_empty() || self.look > self.until {
+            return std::future::pending().await;
+        }
+        tokio::time::sleep_until(self.look).await;
+    }
+
+    fn looked(&mut self) {
+        self.pause *= 2;
+        self.look = Instant::now() + self.pause;
+    }
+}
+
 /// What counts, as last heard.
 struct View {
     /// Semaphores, what stops us, and our own holder records.
@@ -24,6 +71,8 @@ struct View {
     queues: BTreeMap<Group, Queue>,
     /// The queues of which no more than the head is known, and our own place behind it.
     far_behind: BTreeSet<Group>,
+    /// Of the only queue no more was read than these places and our own: somebody may be before them.
+    unseen: Option<Neighbours>,
     /// All of it was read at this revision or later.
     after: Revision,
 }
@@ -48,7 +97,10 @@ enum Turn {
 
 impl Waiter {
     /// Among the first: until it is our turn and the slots are ours.
-    pub(super) async fn front(&mut self) -> Result<Round, LockError> {
+    ///
+    /// Who has just moved up knows those between the one that went and itself, and needs no listing
+    /// of the queue, which costs a store as much as there are who wait.
+    pub(super) async fn front(&mut self, known: Option<Neighbours>) -> Result<Round, LockError> {
         // First the watches and then the reading: nothing falls between, and etcd need not catch
         // up with a past, which it does ten times a second only.
         let mut changes = self.changes();
@@ -62,22 +114,29 @@ impl Waiter {
             () = self.cancel.cancelled() => return Ok(Round::Cancelled),
             event = changes.next() => event,
         };
-        match begun {
-            Some(Event::Lost { .. }) => {}
+        let begun = match begun {
+            Some(Event::Lost { revision }) => revision,
             Some(Event::Interrupted { reason }) => return self.interrupted(reason, changes).await,
             _ => return Ok(Round::Again),
-        }
-        let mut view = self.view().await?;
+        };
+        let mut view = match known {
+            Some(known) => self.glance(known).await?,
+            None => self.view().await?,
+        };
+        let see = tokio::time::sleep(SEEN_WITHIN);
+        tokio::pin!(see);
         if self.place_is_gone(&view) {
             return Ok(Round::PlaceLost);
         }
         if self.claim.priority == 0 && !view.far_behind.is_empty() {
             return Ok(Round::Again);
         }
+        let mut doubt = Doubt::of(self.claim.groups(), begun, view.after);
         let poll = tokio::time::sleep(self.poll_interval());
         tokio::pin!(poll);
         let mut heard = true;
         loop {
+            self.see_head(&mut view)?;
             let lost = match self.turn(&view).await? {
                 Turn::Granted(acquired) => return Ok(Round::Granted(acquired)),
                 Turn::Lost if std::mem::take(&mut heard) => true,
@@ -105,12 +164,23 @@ impl Waiter {
                     view = self.view().await?;
                     None
                 }
+                () = &mut see, if view.unseen.is_some() => {
+                    view = self.view().await?;
+                    None
+                }
+                () = doubt.time_to_look() => {
+                    view = self.view().await?;
+                    doubt.looked();
+                    None
+                }
             };
             // All that has been heard of counts as one piece of news.
             while let Some(event) = next {
                 match event {
                     Some(Event::Changed { key, entry, revision }) => {
                         heard = true;
+                        let keys = self.locks.keys();
+                        doubt.unheard.retain(|group| !keys.waited_for(group).contains(&key));
                         self.hear(&mut view, &key, entry, revision);
                     }
                     Some(Event::Interrupted { reason }) => {
@@ -141,6 +211,45 @@ impl Waiter {
         Ok(Round::Again)
     }
 
+    /// Reads everything but the queue, of which `known` is enough until more is needed.
+    async fn glance(&self, known: Neighbours) -> Result<View, LockError> {
+        let group = &self.claim.groups()[0];
+        let (keys, machine) = (self.locks.keys(), &self.claim.machine);
+        let mut wanted = self.locks.keys_of(self.claim.groups(), machine);
+        let places = known.between.iter().cloned().chain([keys.waiter(group, machine)]);
+        wanted.extend(places);
+        let below = [(keys.all_urgent(group), Select::All)];
+        let reading = self.locks.store().read(&wanted, &below);
+        let mut documents = self.store_call("reading", &wanted[0], reading).await?;
+        if self.locks.semaphore(&documents, group)?.max() != 1 {
+            // With several slots nobody's having one shows whose turn it was.
+            return self.view().await;
+        }
+        let after = documents.revision;
+        let (head, urgent) = (
+            part(&mut documents, &Span::Below(keys.queue(group))),
+            part(&mut documents, &Span::Below(keys.all_urgent(group))),
+        );
+        let queues = BTreeMap::from([(group.clone(), Queue::of_head(&head, &urgent))]);
+        Ok(View { documents, queues, far_behind: BTreeSet::new(), unseen: Some(known), after })
+    }
+
+    /// Whether those whom we know are the head of the queue: one of them has the only slot, which it
+    /// got in its turn, so nobody is before them any more.
+    fn see_head(&self, view: &mut View) -> Result<(), LockError> {
+        let Some(known) = &view.unseen else { return Ok(()) };
+        let group = &self.claim.groups()[0];
+        let semaphore = self.locks.semaphore(&view.documents, group)?;
+        let is_known = |machine: &MachineId| {
+            let place = self.locks.keys().waiter(group, machine);
+            place == known.guard || known.between.contains(&place)
+        };
+        if semaphore.max() == 1 && semaphore.holders().iter().any(is_known) {
+            view.unseen = None;
+        }
+        Ok(())
+    }
+
     /// Reads everything.
     async fn view(&self) -> Result<View, LockError> {
         let (store, groups) = (self.locks.store(), self.claim.groups());
@@ -156,21 +265,17 @@ impl Waiter {
         let after = documents.revision;
         let (mut queues, mut far_behind) = (BTreeMap::new(), BTreeSet::new());
         for group in groups {
-            let mut below = |prefix: Key| {
-                let below = documents
-                    .entries
-                    .extract_if(.., |key, _| Span::Below(prefix.clone()).contains(key));
-                Snapshot { revision: after, entries: below.collect() }
-            };
-            let (head, urgent) =
-                (below(self.locks.keys().queue(group)), below(self.locks.keys().all_urgent(group)));
+            let (head, urgent) = (
+                part(&mut documents, &Span::Below(self.locks.keys().queue(group))),
+                part(&mut documents, &Span::Below(self.locks.keys().all_urgent(group))),
+            );
             // Our own place is read by its key, and so comes on top if it is not at the head.
             if head.entries.len() > HEAD {
                 far_behind.insert(group.clone());
             }
             queues.insert(group.clone(), Queue::of_head(&head, &urgent));
         }
-        Ok(View { documents, queues, far_behind, after })
+        Ok(View { documents, queues, far_behind, unseen: None, after })
     }
 
     fn changes(&self) -> Watch {
@@ -219,6 +324,10 @@ impl Waiter {
     /// Takes the slots if it is our turn.
     async fn turn(&self, view: &View) -> Result<Turn, LockError> {
         let (groups, machine) = (self.claim.groups(), &self.claim.machine);
+        if view.unseen.is_some() {
+            let group = groups[0].clone();
+            return Ok(Turn::Wait(Obstacle::Queued { group, ahead: None }));
+        }
         for (group, queue) in &view.queues {
             let Some(ahead) = queue.ahead_of(machine) else { return Ok(Turn::Unsettled) };
             if view.far_behind.contains(group) && queue.is_behind_the_head(machine) {
@@ -246,4 +355,10 @@ impl Waiter {
             Err(error) => Obstacle::of(&error).map(Turn::Wait).ok_or(error),
         }
     }
+}
+
+/// Takes what is within `span` out of `read`.
+fn part(read: &mut Snapshot, span: &Span) -> Snapshot {
+    let entries = read.entries.extract_if(.., |key, _| span.contains(key)).collect();
+    Snapshot { revision: read.revision, entries }
 }

@@ -9,6 +9,8 @@ use crate::record::{Hold, Pause, Via};
 use crate::semaphore::Semaphore;
 use crate::store::{MemoryStore, SharedStore, Span, SqliteStore};
 
+mod late;
+
 fn claim(name: &str, groups: &[&str]) -> Claim {
     let groups: Vec<_> = groups.iter().map(|name| Group::new(*name).unwrap()).collect();
     Claim::new(MachineId::new(name).unwrap(), groups, Via::Agent)
@@ -359,4 +361,46 @@ async fn who_comes_while_a_group_cools_down_queues() {
     assert_eq!(why, "group default cools down after the reboot of a");
     locks.store().commit(&Txn::new().delete(cooldown)).await.unwrap();
     waiting.granted().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_moves_up_past_one_that_left_sees_those_who_stayed() {
+    let (_store, locks) = manager();
+    let holder = claim("holder", &[]);
+    locks.acquire(&holder).await.unwrap();
+    let mut waiting = Vec::new();
+    for n in 0..=FRONT + 1 {
+        let claim = claim(&format!("m{n}"), &[]);
+        waiting.push(Waiting::start(locks.clone(), claim, options()));
+        in_queue(&locks, n + 1).await;
+    }
+    // The last one watches the second. All between the first and the last leave.
+    for left in &mut waiting[1..=FRONT] {
+        assert_eq!(left.leave().await, None);
+    }
+    let left = Instant::now();
+    let last = &mut waiting[FRONT + 1];
+    let second = Obstacle::Queued { group: Group::default(), ahead: Some(1) };
+    while last.obstacle() != second {
+        last.changed().await;
+    }
+    // Not at the next poll.
+    assert!(left.elapsed() < Duration::from_secs(1), "{:?}", left.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_late_delays_nobody() {
+    let store = late::LateStore(MemoryStore::new());
+    let locks = LockManager::new(Arc::new(store), Keyspace::default());
+    let holder = claim("holder", &[]);
+    locks.acquire(&holder).await.unwrap();
+    let mut next = Waiting::start(locks.clone(), claim("next", &[]), options());
+    let first = Obstacle::Queued { group: Group::default(), ahead: Some(0) };
+    while next.obstacle() != first {
+        next.changed().await;
+    }
+    let released = Instant::now();
+    release(&locks, &holder).await;
+    assert_eq!(next.granted().await, Acquired::Granted);
+    assert!(released.elapsed() < late::LATE / 2, "{:?}", released.elapsed());
 }

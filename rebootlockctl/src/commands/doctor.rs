@@ -70,9 +70,9 @@ impl Finding {
 pub(super) async fn run(common: &CommonArgs, output: Output) -> anyhow::Result<ExitCode> {
     let mut findings = Vec::new();
     match settings(common) {
-        Ok(settings) => {
+        Ok(mut settings) => {
             findings.push(configuration(common));
-            check(&settings, &mut findings).await;
+            check(&mut settings, &mut findings).await;
         }
         // Everything else depends on it.
         Err(error) => findings.push(unusable(&error)),
@@ -88,8 +88,8 @@ pub(super) async fn run(common: &CommonArgs, output: Output) -> anyhow::Result<E
     Ok(if failed { exit::FAILED.into() } else { ExitCode::SUCCESS })
 }
 
-async fn check(settings: &Settings, findings: &mut Vec<Finding>) {
-    match open_store(&settings.store) {
+async fn check(settings: &mut Settings, findings: &mut Vec<Finding>) {
+    match open_store(&mut settings.store).await {
         Ok(store) => {
             findings.extend(endpoints::check(&settings.store).await);
             let locks = LockManager::new(store, settings.store.keys.clone());

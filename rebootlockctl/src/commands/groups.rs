@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use rebootlock::cli::exit;
 use rebootlock::lock::{GroupStatus, LockError};
+use rebootlock::view::PauseView;
 use serde::Serialize;
 
 use crate::cli::{Format, Output};
 use crate::failure::chain;
 use crate::output::{Field, colour, print, print_json, say, table};
 use crate::session::Session;
-use crate::view::json::{PauseView, pauses};
 
 #[derive(Serialize)]
 struct Row<'a> {
@@ -20,7 +20,7 @@ struct Row<'a> {
     max: u32,
     holders: usize,
     waiting: usize,
-    paused: Vec<PauseView<'a>>,
+    paused: Vec<PauseView>,
 }
 
 impl<'a> Row<'a> {
@@ -31,7 +31,7 @@ impl<'a> Row<'a> {
             max: status.semaphore.max(),
             holders: status.holders.len(),
             waiting: status.queue.len(),
-            paused: pauses(status),
+            paused: PauseView::all_of(status),
         }
     }
 

@@ -3,31 +3,16 @@
 use std::process::ExitCode;
 
 use rebootlock::cli::exit;
+use rebootlock::duration;
 use rebootlock::keys::last_segment;
 use rebootlock::lock::Remembered;
 use rebootlock::record::{Ending, Past, UnixTime};
-use serde::Serialize;
+use rebootlock::view::PastView;
 
 use super::groups_of;
 use crate::cli::{Format, History};
-use crate::duration;
 use crate::output::{Field, clean, colour, print, print_json, say, table};
 use crate::session::{Session, in_groups};
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Row<'a> {
-    #[serde(flatten)]
-    past: &'a Past,
-    held_for_secs: Option<u64>,
-    down_for_secs: Option<u64>,
-}
-
-impl<'a> Row<'a> {
-    fn of(past: &'a Past) -> Self {
-        Self { past, held_for_secs: past.held_secs(), down_for_secs: past.down_secs() }
-    }
-}
 
 /// `2026-11-21 14:03`, in local time.
 fn moment(time: UnixTime) -> String {
@@ -75,7 +60,8 @@ pub(super) async fn run(session: Session, args: History) -> anyhow::Result<ExitC
     let pasts: Vec<&Past> = found.iter().filter_map(|entry| entry.past.as_ref().ok()).collect();
     match args.output.output {
         Format::Json => {
-            print_json(&pasts.iter().map(|past| Row::of(past)).collect::<Vec<_>>())?;
+            let rows = pasts.iter().map(|past| PastView::from((*past).clone()));
+            print_json(&rows.collect::<Vec<_>>())?;
         }
         Format::Table if pasts.is_empty() => {
             say(format_args!("nothing is remembered of {}", in_groups(&groups)));

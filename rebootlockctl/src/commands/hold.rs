@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rebootlock::duration;
 use rebootlock::id::MachineId;
 use rebootlock::lock::Unheld;
 use rebootlock::record::{Hold, UnixTime};
 
 use super::pause::{end_of, for_how_long};
 use crate::cli::Target;
-use crate::duration;
 use crate::output::{clean, say};
 use crate::session::{Session, operator};
 

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rebootlock::duration;
 use rebootlock::lock::{Resumed, Scope};
 use rebootlock::record::{Pause, UnixTime};
 
-use crate::duration;
 use crate::output::{clean, say};
 use crate::session::{Session, operator};
 

@@ -4,33 +4,13 @@ use std::process::ExitCode;
 
 use rebootlock::lock::GroupStatus;
 use rebootlock::record::UnixTime;
-use serde::Serialize;
+use rebootlock::view::WaiterView;
 
 use super::groups_of;
 use crate::cli::{Format, Output, Scope};
 use crate::output::{Field, clean, print, print_json, say, table};
 use crate::session::{Session, in_groups};
 use crate::view;
-use crate::view::json::WaiterView;
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Row<'a> {
-    group: &'a str,
-    position: usize,
-    #[serde(flatten)]
-    waiter: WaiterView<'a>,
-    in_the_way: String,
-}
-
-fn rows(status: &GroupStatus, now: UnixTime) -> impl Iterator<Item = Row<'_>> {
-    status.queue.iter().enumerate().map(move |(n, ticket)| Row {
-        group: status.group.as_str(),
-        position: n + 1,
-        waiter: view::json::waiter(ticket, now),
-        in_the_way: view::obstacle(status, n),
-    })
-}
 
 fn text(status: &GroupStatus, now: UnixTime) -> String {
     let fields = status.queue.iter().enumerate().map(|(n, ticket)| {
@@ -55,7 +35,9 @@ pub(super) async fn run(
     }
     let now = UnixTime::now();
     if output.output == Format::Json {
-        print_json(&found.iter().flat_map(|status| rows(status, now)).collect::<Vec<_>>())?;
+        print_json(
+            &found.iter().flat_map(|status| WaiterView::all_of(status, now)).collect::<Vec<_>>(),
+        )?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut held: Vec<_> = found.iter().flat_map(|status| status.held.clone()).collect();

@@ -8,6 +8,7 @@ use rebootlock::cli::exit;
 use rebootlock::id::Group;
 use rebootlock::lock::{GroupStatus, LockError};
 use rebootlock::record::UnixTime;
+use rebootlock::view::GroupView;
 
 use super::groups_of;
 use crate::cli::{Format, Scope, Status};
@@ -15,7 +16,6 @@ use crate::failure::chain;
 use crate::output::{clean, colour, print, print_json, say};
 use crate::session::Session;
 use crate::view;
-use crate::view::json::GroupView;
 
 pub(super) async fn run(session: Session, args: Status) -> anyhow::Result<ExitCode> {
     if args.watch {
@@ -70,12 +70,12 @@ fn text(seen: &[Seen]) -> String {
     seen.iter().map(part).collect::<Vec<_>>().join("\n")
 }
 
-fn document(seen: &[Seen]) -> Vec<GroupView<'_>> {
+fn document(seen: &[Seen]) -> Vec<GroupView> {
     let now = UnixTime::now();
     seen.iter()
         .map(|seen| match &seen.status {
-            Ok(status) => view::json::group(status, now),
-            Err(error) => GroupView::Damaged { group: &seen.group, error: error.clone() },
+            Ok(status) => GroupView::of(status, now),
+            Err(error) => GroupView::Damaged { group: seen.group.clone(), error: error.clone() },
         })
         .collect()
 }

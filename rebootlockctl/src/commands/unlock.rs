@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::bail;
 use rebootlock::cli::exit;
+use rebootlock::duration;
 use rebootlock::id::{Group, MachineId};
 use rebootlock::lock::{Ended, Holder, Release, Released};
 use rebootlock::record::{HolderRecord, HolderState, UnixTime};
 
 use super::trim_history;
 use crate::cli::Unlock;
-use crate::duration;
 use crate::output::{clean, say};
 use crate::session::{Session, in_groups, operator};
 

@@ -1,13 +1,13 @@
 //! Getting a slot: at once, or in turn, telling a person meanwhile what is in the way.
 
 use anyhow::{Context as _, bail};
+use rebootlock::duration;
 use rebootlock::lock::{Acquired, Ended, LockError, Release};
 use rebootlock::record::Claim;
 use rebootlock::wait::{Obstacle, Progress, WaitOptions, Waiting};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Patience;
-use crate::duration;
 use crate::output::{clean, say};
 use crate::session::Session;
 

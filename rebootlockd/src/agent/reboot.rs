@@ -5,20 +5,21 @@ use std::time::Duration;
 use rebootlock::config::gate::Phase;
 use rebootlock::lock::{Advance, LockError};
 use rebootlock::process::How;
-use rebootlock::record::{HolderState, UnixTime};
+use rebootlock::record::UnixTime;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Agent, Held};
 use crate::environment;
 use crate::failpoint;
 use crate::hooks::{HookEnv, HookError};
-use crate::logind::{LoggedIn, tell};
 use crate::lookout::Closed;
 use crate::memento::Memento;
-use crate::method::{MethodError, Order};
+use crate::method::{MethodError, Order, REBOOT_UNIT};
 use crate::metrics::{HookEnd, HookPhase};
 use crate::outcome::Outcome;
 use crate::policy::Event;
+use crate::requests;
+use crate::unit::{NoSystemd, Systemd};
 use crate::want::Want;
 
 /// A permit older than this when it is to be used is asked for again: the process may have been
@@ -26,7 +27,7 @@ use crate::want::Want;
 const PERMIT_IS_FRESH: Duration = Duration::from_secs(5);
 
 /// Between two looks at what inhibits the reboot.
-const INHIBITOR_POLL: Duration = Duration::from_secs(2);
+pub(super) const INHIBITOR_POLL: Duration = Duration::from_secs(2);
 
 /// Before a reboot that was refused is ordered again.
 const ORDER_AGAIN: Duration = Duration::from_secs(30);
@@ -53,16 +54,21 @@ impl Agent {
 
     /// What is in the way of the reboot, after giving an inhibitor its time to go.
     async fn obstacle(&mut self) -> Option<Event> {
+        self.force = false;
         if let Some(failed) = self.ask_detectors(Phase::PostLock).await {
             return Some(self.closed(failed));
         }
+        self.look_at_request().await;
         if self.wants.now() != Want::Nothing
             && let Some(closed) = self.look(Phase::PostLock).await
         {
             return Some(self.closed(closed));
         }
-        let began = Instant::now();
-        let give_up = began + self.options.settings.agent.inhibit_timeout;
+        // What is wanted now may be less than what the slot was asked for.
+        if let Some(closed) = self.still_required() {
+            return Some(self.closed(closed));
+        }
+        let give_up = Instant::now() + self.options.settings.agent.inhibit_timeout;
         let mut said = None;
         loop {
             match self.wants.now() {
@@ -71,30 +77,41 @@ impl Agent {
                     self.conclude(Closed::new(Outcome::RecheckCleared, why));
                     return Some(Event::Unwanted);
                 }
-                Want::Unknown => {
-                    self.wants.changed().await;
-                    continue;
-                }
+                // Others wait for this slot while nobody knows.
+                Want::Unknown => tokio::select! {
+                    () = self.wants.changed() => continue,
+                    () = sleep_until(give_up) => {
+                        let why = "with the slot held, whether a reboot is still wanted could not be \
+                                   found out";
+                        return Some(self.closed(Closed::new(Outcome::HealthBlocked, why)));
+                    }
+                },
                 Want::Reboot { .. } => {}
             }
             if let Some(closed) = self.lookout.glance(Phase::PostLock) {
                 return Some(self.closed(closed));
             }
-            let in_the_way = self.in_the_way().await?;
-            if self
-                .options
-                .settings
-                .reboot
-                .force_after
-                .is_some_and(|after| began.elapsed() >= after)
-            {
-                tracing::warn!(
-                    reason = in_the_way,
-                    "the reboot was held up for too long, and goes on"
-                );
-                self.force = true;
-                return None;
-            }
+            let in_the_way = match self.in_the_way().await {
+                None => {
+                    self.held_up_since = None;
+                    return None;
+                }
+                // Not an inhibitor, and so not to be passed over.
+                Some(InTheWay::Unknown(why)) => why,
+                Some(InTheWay::Inhibited(who)) => {
+                    let since = *self.held_up_since.get_or_insert_with(Instant::now);
+                    let force_after = self.options.settings.reboot.force_after;
+                    if force_after.is_some_and(|after| since.elapsed() >= after) {
+                        tracing::warn!(
+                            reason = who,
+                            "the reboot was held up for too long, and goes on"
+                        );
+                        self.force = true;
+                        return None;
+                    }
+                    who
+                }
+            };
             if said.as_ref() != Some(&in_the_way) {
                 tracing::warn!(reason = in_the_way, "the reboot is held up");
                 self.say(&format!("has a slot; the reboot is held up: {in_the_way}"));
@@ -113,9 +130,21 @@ impl Agent {
         }
     }
 
+    /// A request may have been taken back, and the watch be late.
+    async fn look_at_request(&mut self) {
+        let Some(want) = self.requests.clone() else { return };
+        while self.held.is_some() && self.wants.is_requested() {
+            let looked = requests::look(&self.locks, &self.machine, &want).await;
+            let Err(source) = looked else { return };
+            let action = format!("reading {}", self.locks.keys().request(&self.machine));
+            let error = LockError::Store { action, source };
+            self.stuck("cannot get the permit to reboot", &error).await;
+        }
+    }
+
     /// What closes windows and gates ends the way to the reboot. Where asking for a slot again at
     /// once would end the same, others get their chance first.
-    fn closed(&mut self, closed: Closed) -> Event {
+    pub(super) fn closed(&mut self, closed: Closed) -> Event {
         match closed.outcome {
             Outcome::WindowDenied | Outcome::WindowOutsideAllow => {
                 tracing::info!(
@@ -134,7 +163,7 @@ impl Agent {
     }
 
     /// What logind says against a reboot now, if anything.
-    async fn in_the_way(&mut self) -> Option<String> {
+    async fn in_the_way(&mut self) -> Option<InTheWay> {
         let inhibitors = match self.logind().await {
             Ok(logind) => logind.inhibitors().await,
             Err(error) => Err(error),
@@ -143,12 +172,12 @@ impl Agent {
             Ok(inhibitors) if inhibitors.is_empty() => None,
             Ok(inhibitors) => {
                 let named = inhibitors.iter().map(|i| format!("inhibited by {}: {}", i.who, i.why));
-                Some(named.collect::<Vec<_>>().join("; "))
+                Some(InTheWay::Inhibited(named.collect::<Vec<_>>().join("; ")))
             }
             Err(error) => {
                 // A connection that broke is made anew.
                 self.logind = None;
-                Some(format!("logind does not answer: {error}"))
+                Some(InTheWay::Unknown(format!("logind does not answer: {error}")))
             }
         }
     }
@@ -196,8 +225,9 @@ impl Agent {
 
     /// Undoes the pre-reboot hooks of a reboot that does not happen.
     pub(super) async fn undo_hooks(&mut self) {
+        self.withdraw(true).await;
         let mut memento = self.memento.load();
-        if memento.hooks_done.is_empty() || memento.boot_id.as_ref() != Some(&self.boot_id) {
+        if memento.hooks_done.is_empty() || !self.is_of_this_boot(&memento) {
             return;
         }
         let env = self.hook_env();
@@ -221,74 +251,6 @@ impl Agent {
             dry_run: self.options.run.dry_run,
             token: token.unwrap_or_default(),
         }
-    }
-
-    /// Tells users who are logged in, and gives them time to leave.
-    async fn tell_users(&mut self) -> Event {
-        let users = self.logged_in().await;
-        let time = self.options.settings.agent.warn_users;
-        if users.is_empty() || time.is_zero() {
-            return Event::Drained;
-        }
-        if let Some(held) = self.held.clone() {
-            match self.mark(&held, &Advance::to(HolderState::Draining)).await {
-                Ok(()) => {}
-                Err(LockError::NotOurs { .. }) => return self.slot_lost(),
-                // The permit, which matters, will find out.
-                Err(error) => tracing::debug!(%error, "draining is not written down"),
-            }
-        }
-        failpoint::reach("draining");
-        let names: Vec<_> = users.iter().map(|user| user.user.as_str()).collect();
-        tracing::info!(users = ?names, seconds = time.as_secs(), "users are told");
-        self.say(&format!("reboots in {} s; told {}", time.as_secs(), names.join(", ")));
-        tell(
-            &users,
-            &format!(
-                "This machine ({}) will reboot in {}: {}. Please save your work and log out.",
-                self.hostname,
-                in_minutes(time),
-                self.reason()
-            ),
-        );
-        let deadline = Instant::now() + time;
-        loop {
-            let logind = self.logind.clone();
-            tokio::select! {
-                () = sleep_until(deadline) => return Event::Drained,
-                () = self.wants.changed() => {
-                    if self.wants.now() == Want::Nothing {
-                        tell(&self.logged_in().await, "The reboot of this machine is called off.");
-                        return Event::Unwanted;
-                    }
-                }
-                () = somebody_left(logind) => {
-                    if self.logged_in().await.is_empty() {
-                        tracing::info!("all users have left");
-                        return Event::Drained;
-                    }
-                }
-                // A signal that was missed must not cost the whole time.
-                () = sleep(INHIBITOR_POLL * 5) => {
-                    if self.logged_in().await.is_empty() {
-                        return Event::Drained;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Who is logged in. When that cannot be found out, somebody whose name we do not know.
-    async fn logged_in(&mut self) -> Vec<LoggedIn> {
-        let users = match self.logind().await {
-            Ok(logind) => logind.logged_in().await,
-            Err(error) => Err(error),
-        };
-        users.unwrap_or_else(|error| {
-            tracing::warn!(%error, "who is logged in cannot be found out");
-            self.logind = None;
-            vec![LoggedIn { user: "(unknown)".to_owned(), tty: String::new() }]
-        })
     }
 
     /// The last look, and the permit.
@@ -340,13 +302,25 @@ impl Agent {
         tracing::info!(reason, "ordering the reboot");
         self.say("rebooting");
         self.conclude(Closed::new(Outcome::Ready, format!("rebooting: {reason}")));
-        // Before the order, which may be the last thing this process does. A boot ends once, however
-        // often that is ordered.
+        // Before the order, which may be the last thing this process does.
         let before = self.memento.load();
-        if !before.ordered || before.boot_id.as_ref() != Some(&self.boot_id) {
-            self.count_try();
+        let mut after = before.clone();
+        if !before.ordered || !self.is_of_this_boot(&before) {
+            self.count_try(&mut after);
         }
-        self.save(&Memento { ordered: true, ..self.memento.load() });
+        after.ordered = true;
+        if let Some(error) = self.save(&after)
+            && self.tried_reason().is_some()
+        {
+            let why = format!(
+                "reboots cannot be counted in {}, and a machine whose reason never goes away would \
+                 reboot for ever: {error}; rebootlockctl request reboots it all the same",
+                self.options.run.state_dir.display()
+            );
+            tracing::error!(why, "nothing was ordered");
+            self.conclude(Closed::new(Outcome::HealthBlocked, why));
+            return Event::NotOrdered;
+        }
         self.metrics.reboot_ordered();
         let variables = environment::variables(Phase::PostLock, &self.facts(Phase::PostLock));
         let order = Order {
@@ -355,7 +329,7 @@ impl Agent {
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect(),
-            token: self.held.as_ref().map(|held| held.token.to_string()).unwrap_or_default(),
+            machine_id: self.machine.to_string(),
             force: std::mem::take(&mut self.force),
         };
         let ordered = match self.logind().await {
@@ -421,8 +395,25 @@ impl Agent {
         }
     }
 
-    /// Whether logind says that no shutdown is under way. Not knowing is a no.
+    /// Whether logind says that no shutdown is under way or scheduled, and no command that was ordered
+    /// to begin one still runs. Not knowing is a no.
     pub(super) async fn is_certainly_up(&mut self) -> bool {
+        let running = match Systemd::connect().await {
+            Ok(systemd) => systemd.runs(REBOOT_UNIT).await.map_err(NoSystemd::Bus),
+            Err(NoSystemd::Absent) => Ok(false),
+            Err(error) => Err(error),
+        };
+        match running {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::warn!("the command that reboots this machine still runs");
+                return false;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "systemd does not say whether the reboot command still runs");
+                return false;
+            }
+        }
         let going_down = match self.logind().await {
             Ok(logind) => logind.is_going_down().await,
             Err(error) => Err(error),
@@ -438,7 +429,7 @@ impl Agent {
         self.locks.advance(&held.groups, &self.machine, held.token, step).await
     }
 
-    fn slot_lost(&mut self) -> Event {
+    pub(super) fn slot_lost(&mut self) -> Event {
         tracing::warn!(
             "the slot is not ours any more: somebody unlocked this machine; nothing is rebooted"
         );
@@ -447,7 +438,7 @@ impl Agent {
         Event::SlotLost
     }
 
-    fn reason(&self) -> String {
+    pub(super) fn reason(&self) -> String {
         match self.wants.now() {
             Want::Reboot { reason, .. } => reason,
             _ => "a reboot was wanted".to_owned(),
@@ -455,24 +446,18 @@ impl Agent {
     }
 }
 
+/// What keeps a machine that has its slot.
+enum InTheWay {
+    /// Somebody who takes an inhibitor.
+    Inhibited(String),
+    /// Nobody knows.
+    Unknown(String),
+}
+
 pub(super) fn ended(how: &How) -> HookEnd {
     match how {
         How::TimedOut => HookEnd::Timeout,
         How::NotStarted(_) => HookEnd::Error,
         _ => HookEnd::Failure,
-    }
-}
-
-async fn somebody_left(logind: Option<crate::logind::Logind>) {
-    match logind {
-        Some(logind) => logind.somebody_left().await,
-        None => std::future::pending().await,
-    }
-}
-
-fn in_minutes(time: Duration) -> String {
-    match time.as_secs() {
-        seconds @ 0..120 => format!("{seconds} seconds"),
-        seconds => format!("{} minutes", seconds / 60),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rebootlock::config::RebootMethod;
 use rebootlock::config::gate::Phase;
 use rebootlock::lock::{Advance, Ended, Release, Released};
 use rebootlock::record::{HolderState, UnixTime};
@@ -34,7 +35,7 @@ impl Agent {
         let mut failed = false;
         self.metrics.set_verification_failed(false);
         loop {
-            let problem = match self.is_well().await {
+            let problem = match self.is_well(began).await {
                 Some(closed) => closed.why,
                 None => match self.hooks.post_reboot(&self.hook_env()).await {
                     Ok(()) => break,
@@ -80,11 +81,14 @@ impl Agent {
 
     /// Whether the machine has been up for long enough, and its gates are open as often in a row as
     /// is wanted; else what is wrong.
-    async fn is_well(&mut self) -> Option<Closed> {
+    async fn is_well(&mut self, began: Instant) -> Option<Closed> {
         let settings = self.options.settings.reboot.clone();
-        while let Some(left) = uptime().and_then(|up| settings.min_uptime.checked_sub(up))
-            && !left.is_zero()
-        {
+        loop {
+            let up = self.up_for().max(began.elapsed());
+            let left = settings.min_uptime.saturating_sub(up);
+            if left.is_zero() {
+                break;
+            }
             self.say(&format!("back; looks at itself in {} s", left.as_secs()));
             sleep(left.min(Duration::from_secs(15))).await;
         }
@@ -101,6 +105,16 @@ impl Agent {
             }
         }
         None
+    }
+
+    /// How long the machine has been up. A soft reboot leaves the kernel's clock alone, and it may be
+    /// out of sight: then as long as this agent.
+    pub(super) fn up_for(&self) -> Duration {
+        let kernels = match self.options.settings.reboot.method {
+            RebootMethod::SoftReboot => None,
+            _ => uptime(),
+        };
+        kernels.unwrap_or_else(|| self.began.elapsed())
     }
 
     /// For the others to see. Nothing hangs on it.

@@ -31,7 +31,7 @@ impl Agent {
     /// Whether this machine holds a slot from an earlier life of its agent, and from which boot.
     pub(super) async fn look_at_slot(&mut self) -> Event {
         let memento = self.memento.load();
-        if memento.boot_id.as_ref().is_some_and(|boot| *boot != self.boot_id) {
+        if memento.boot_id.is_some() && !self.is_of_this_boot(&memento) {
             self.request_is_fulfilled().await;
             let groups = sorted_groups(memento.groups.clone());
             if let Err(error) = forget_places(&self.locks, &groups, &self.machine).await {
@@ -115,7 +115,7 @@ impl Agent {
     /// No slot is held: but the machine may have rebooted without one, or be unlocked meanwhile, and
     /// then it has to be looked at all the same.
     fn without_slot(&self, memento: &Memento) -> Event {
-        if memento.ordered && memento.boot_id.as_ref() != Some(&self.boot_id) {
+        if memento.ordered && !self.is_of_this_boot(memento) {
             return Event::CameBack;
         }
         self.remember(None);
@@ -128,7 +128,9 @@ impl Agent {
         // A machine-id may have been copied with a disk image.
         let same_token = record.token.is_some() && record.token == memento.token;
         let same_host = record.hostname.as_ref().is_none_or(|name| *name == self.hostname);
-        let this_boot = record.boot_id.as_ref() == Some(&self.boot_id);
+        // rebootlockctl counts no soft reboots.
+        let counted = record.via == Some(Via::Agent);
+        let this_boot = record.boot_id.as_ref().is_some_and(|boot| self.boot.is(boot, counted));
         if !this_boot && !same_token && !same_host {
             return Origin::Another;
         }
@@ -163,8 +165,8 @@ impl Agent {
             true if !self.is_certainly_up().await => Event::GoingDown,
             true if whole => Event::HoldsPermit,
             false if whole => Event::HoldsStill,
-            // Its groups were changed since: give back what it has, and ask anew.
-            _ => Event::CameBack,
+            // Give back what it has, and ask anew.
+            _ => Event::HoldsOthers,
         })
     }
 
@@ -444,21 +446,29 @@ impl Agent {
 
     pub(super) fn remember(&self, held: Option<(&rebootlock::id::Token, &[Group])>) {
         let before = self.memento.load();
-        let same_boot = before.boot_id.as_ref() == Some(&self.boot_id);
+        let same_boot = self.is_of_this_boot(&before);
         self.save(&Memento {
             boot_id: Some(self.boot_id.clone()),
             token: held.map(|(token, _)| *token),
             groups: held.map(|(_, groups)| groups.to_vec()).unwrap_or_default(),
             hooks_done: if same_boot { before.hooks_done } else { Vec::new() },
             ordered: same_boot && before.ordered,
+            announced: before.announced.filter(|_| same_boot),
+            counted: before.counted.filter(|_| same_boot),
             tried: before.tried,
         });
     }
 
-    pub(super) fn save(&self, memento: &Memento) {
-        if let Err(error) = self.memento.save(memento) {
-            tracing::warn!(%error, dir = %self.options.run.state_dir.display(), "nothing can be kept in the state folder");
-        }
+    /// Whether this was written down in this boot.
+    pub(super) fn is_of_this_boot(&self, memento: &Memento) -> bool {
+        memento.boot_id.as_ref().is_some_and(|boot| self.boot.is(boot, true))
+    }
+
+    /// Why it could not be kept, if it could not.
+    pub(super) fn save(&self, memento: &Memento) -> Option<std::io::Error> {
+        let error = self.memento.save(memento).err()?;
+        tracing::warn!(%error, dir = %self.options.run.state_dir.display(), "nothing can be kept in the state folder");
+        Some(error)
     }
 
     /// A new boot fulfils the request that there was before. A request that stayed would be
@@ -498,7 +508,7 @@ async fn looked(looking: &mut Option<AbortOnDropHandle<Option<Closed>>>) -> Opti
     }
 }
 
-async fn at(moment: Option<tokio::time::Instant>) {
+pub(super) async fn at(moment: Option<tokio::time::Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,

@@ -45,7 +45,7 @@ async fn any_reason_is_enough_and_all_are_named() {
     let path = folder.path().join("m");
     let config = file(&path) + &sh("a", "exit 0", "") + &sh("b", "echo patched; exit 1", "");
     let detectors = detectors(&config);
-    let reboot = |reason: String| Want::Reboot { reason, priority: 0 };
+    let reboot = |reason: String| Want::Reboot { reason, priority: 0, requested: false };
     assert_eq!(detectors.ask().await.want(), reboot("b: patched".into()));
     std::fs::write(&path, "").unwrap();
     let both = format!("marker: {} is there; b: patched", path.display());

@@ -1,32 +1,30 @@
 //! `type = "http"`: open if a web server answers as expected.
 
 use rebootlock::config::gate::HttpGate;
+use rebootlock::http;
 use serde_json::Value;
 
-use super::fetch::{self, Access};
-use super::{Verdict, answer};
+use super::{Verdict, access, answer};
 
 /// A document that says how something is doing is not longer than this, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
 
 pub(super) async fn ask(gate: &HttpGate) -> Verdict {
-    let access = Access {
-        ca_file: gate.ca_file.as_deref(),
-        bearer_token_file: gate.bearer_token_file.as_deref(),
-    };
+    let access = access(gate.ca_file.as_ref(), gate.bearer_token_file.as_ref());
     let limit = gate.expected.as_ref().map(|_| MAX_BODY);
-    let reply = match fetch::get(&gate.url, access, limit).await {
+    let reply = match http::get(&gate.url, &access, limit).await {
         Ok(reply) => reply,
-        Err(why) => return Verdict::unknown(why),
+        Err(error) => return Verdict::unknown(error.to_string()),
     };
-    if !gate.status.iter().any(|good| good.contains(reply.status)) {
-        let redirected = (300..400).contains(&reply.status);
+    let status = reply.status().as_u16();
+    if !gate.status.iter().any(|good| good.contains(status)) {
+        let redirected = (300..400).contains(&status);
         let hint = if redirected { "; redirects are not followed" } else { "" };
-        return Verdict::closed(format!("answers {}{hint}", reply.status));
+        return Verdict::closed(format!("answers {status}{hint}"));
     }
     let Some(expected) = &gate.expected else { return Verdict::Open };
     let pointer = &expected.pointer;
-    let document: Value = match serde_json::from_slice(&reply.body) {
+    let document: Value = match serde_json::from_slice(reply.body()) {
         Ok(document) => document,
         Err(error) => return Verdict::unknown(format!("the answer is not JSON: {error}")),
     };

@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use hyper::Uri;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rebootlock::config::gate::{AlertFilter, LabelValue, NamePattern, PrometheusGate, Question};
+use rebootlock::http;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::answer::{clean, listed};
-use super::fetch::{self, Access};
-use super::{Variables, Verdict};
+use super::{Variables, Verdict, access};
 
 /// Thousands of alerts fit, in bytes.
 const MAX_BODY: usize = 8 * 1024 * 1024;
@@ -63,25 +63,24 @@ pub(super) async fn ask(gate: &PrometheusGate, variables: &Variables) -> Verdict
 }
 
 async fn question<T: DeserializeOwned>(gate: &PrometheusGate, what: &str) -> Result<T, String> {
-    let access = Access {
-        ca_file: gate.ca_file.as_deref(),
-        bearer_token_file: gate.bearer_token_file.as_deref(),
-    };
+    let access = access(gate.ca_file.as_ref(), gate.bearer_token_file.as_ref());
     let mut parts = gate.url.clone().into_parts();
     let path = format!("{}/api/v1/{what}", gate.url.path().trim_end_matches('/'));
     let path = path.try_into().map_err(|error| format!("cannot ask for {what}: {error}"))?;
     parts.path_and_query = Some(path);
     let url = Uri::from_parts(parts).map_err(|error| error.to_string())?;
-    let reply = fetch::get(&url, access, Some(MAX_BODY)).await?;
-    let envelope: Result<Envelope<T>, _> = serde_json::from_slice(&reply.body);
+    let reply =
+        http::get(&url, &access, Some(MAX_BODY)).await.map_err(|error| error.to_string())?;
+    let status = reply.status().as_u16();
+    let envelope: Result<Envelope<T>, _> = serde_json::from_slice(reply.body());
     let envelope = match envelope {
         Ok(envelope) => envelope,
-        Err(_) if reply.status != 200 => return Err(format!("answers {}", reply.status)),
+        Err(_) if status != 200 => return Err(format!("answers {status}")),
         Err(error) => return Err(format!("the answer is not Prometheus's: {error}")),
     };
-    if reply.status != 200 || envelope.status != "success" {
+    if status != 200 || envelope.status != "success" {
         let error = envelope.error.unwrap_or_default();
-        return Err(format!("answers {}: {error}", reply.status));
+        return Err(format!("answers {status}: {error}"));
     }
     // Of several stores behind one address, one was not there.
     if let Some(warning) = envelope.warnings.unwrap_or_default().first() {

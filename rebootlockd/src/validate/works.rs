@@ -55,10 +55,11 @@ fn stores(settings: &Settings, found: &mut Vec<String>) {
                 found.push(format!("[store] there is no folder {folder} for the database"));
             }
         }
-        Some(Endpoint::Etcd(_)) | None => {
+        Some(Endpoint::Etcd(_) | Endpoint::Gateway(_)) | None => {
             let store = &settings.store;
             // Read when a connection is made, and anew each time.
-            for file in [&store.ca_file, &store.cert_file, &store.key_file].into_iter().flatten() {
+            let files = [&store.ca_file, &store.cert_file, &store.key_file, &store.token_file];
+            for file in files.into_iter().flatten() {
                 if let Err(error) = std::fs::File::open(file) {
                     found.push(format!("[store] cannot read {}: {error}", file.display()));
                 }

@@ -3,6 +3,7 @@
 mod inhibitor;
 mod manager;
 mod reboot;
+mod schedule;
 mod session;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,6 +54,11 @@ struct State {
     failure_stays: bool,
     preparing: bool,
     wall: (String, bool),
+    /// What, and when in microseconds since 1970; nothing with an empty text.
+    scheduled: (String, u64),
+    schedules_nothing: bool,
+    /// What users were told in all.
+    walls: Vec<String>,
     sessions: Vec<Session>,
     sessions_made: u32,
     inhibitors: Vec<Inhibitor>,
@@ -246,6 +252,26 @@ impl Logind {
         self.shared.state().inhibitors.clone()
     }
 
+    /// What is scheduled, and when in microseconds since 1970; nothing with an empty text.
+    pub fn scheduled(&self) -> (String, u64) {
+        self.shared.state().scheduled.clone()
+    }
+
+    /// Somebody schedules this, as `shutdown` does.
+    pub fn schedule(&self, what: &str, at_usec: u64) {
+        self.shared.state().scheduled = (what.to_owned(), at_usec);
+    }
+
+    /// From now on it refuses to schedule anything.
+    pub fn schedule_nothing(&self) {
+        self.shared.state().schedules_nothing = true;
+    }
+
+    /// What users were told about what was scheduled, oldest first.
+    pub fn walls(&self) -> Vec<String> {
+        self.shared.state().walls.clone()
+    }
+
     /// Whether a shutdown is under way.
     pub fn preparing_for_shutdown(&self) -> bool {
         self.shared.state().preparing
@@ -268,6 +294,7 @@ impl Logind {
         let sessions = {
             let mut state = self.shared.state();
             (state.preparing, state.wall) = (false, Default::default());
+            state.scheduled = Default::default();
             state.inhibitors.clear();
             std::mem::take(&mut state.sessions)
         };

@@ -1,5 +1,5 @@
-//! A stand-in for systemd's manager: transient service units that really run, and a count of soft
-//! reboots. Each unit is a process group, which is killed as a cgroup would be.
+//! A stand-in for systemd's manager: transient service units that really run, the state of the whole,
+//! and a count of soft reboots. Each unit is a process group, which is killed as a cgroup would be.
 
 mod manager;
 mod unit;
@@ -47,6 +47,9 @@ struct Inner {
     refusal: Option<(String, String)>,
     soft_reboots: Option<u32>,
     signals_unsent: bool,
+    /// What `systemctl is-system-running` and `systemctl --failed` say beside what units show.
+    system_state: String,
+    failed: Vec<String>,
 }
 
 impl Shared {
@@ -59,7 +62,11 @@ impl Systemd {
     /// A systemd of version 254 for the bus at `address`, not started yet.
     pub fn new(address: &str) -> Self {
         let shared = Arc::<Shared>::default();
-        shared.inner().soft_reboots = Some(0);
+        {
+            let mut inner = shared.inner();
+            inner.soft_reboots = Some(0);
+            inner.system_state = "running".to_owned();
+        }
         Self { address: address.to_owned(), shared, connection: Mutex::default() }
     }
 
@@ -104,6 +111,14 @@ impl Systemd {
     /// From now on the ends of jobs are told to nobody, as while systemd executes itself anew.
     pub fn tell_nobody(&self) {
         self.shared.inner().signals_unsent = true;
+    }
+
+    /// From now on the system is in this state, and these units have failed besides those that were
+    /// started here.
+    pub fn say(&self, state: &str, failed: &[&str]) {
+        let mut inner = self.shared.inner();
+        inner.system_state = state.to_owned();
+        inner.failed = failed.iter().map(|unit| (*unit).to_owned()).collect();
     }
 
     /// How often everything but the kernel was restarted; nothing for a systemd before 254.

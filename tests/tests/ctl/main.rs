@@ -7,6 +7,7 @@ mod doctor;
 mod etcd;
 mod explain;
 mod fleet;
+mod gateway;
 mod history;
 mod holds;
 mod operator;

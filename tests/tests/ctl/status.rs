@@ -38,7 +38,9 @@ async fn records_make_a_table_and_late_ones_are_overdue() {
     op.put(&holder("b"), "{\"machineID\":").await;
     let ran = op.ctl("status").await.ok();
     let lines: Vec<_> = ran.out.lines().collect();
-    assert_eq!(lines[3], "MACHINE ID  HOST   STATE               HELD FOR  REASON");
+    // How wide the time is depends on the hour in which this runs.
+    let heading = lines[3].strip_suffix("REASON").unwrap().trim_end();
+    assert_eq!(heading, "MACHINE ID  HOST   STATE               HELD FOR");
     assert!(lines[4].starts_with("a           web-1  rebooting, overdue  "), "{ran:?}");
     assert!(lines[4].ends_with(" kernel"), "{ran:?}");
     assert!(lines[5].starts_with("b           -      damaged record      -"), "{ran:?}");

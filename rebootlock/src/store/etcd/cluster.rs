@@ -11,6 +11,7 @@ use tonic::transport::{Endpoint as Dialer, Uri};
 
 use super::failure::{Failure, Identity, Task, from_transport, understand};
 use super::{EtcdOptions, listening};
+use crate::http::{Access, ClientCertificate};
 use crate::store::{Result, StoreError};
 
 /// etcd hangs up on clients that ping more often than every 5 s, or without an open stream.
@@ -131,6 +132,15 @@ impl Cluster {
 
     pub(super) fn timeout(&self) -> Duration {
         self.options.timeout
+    }
+
+    /// For questions that are not etcd's own.
+    pub(super) fn access(&self) -> Access {
+        let EtcdOptions { ca_file, cert_file, key_file, .. } = &self.options;
+        let pair = cert_file.clone().zip(key_file.clone());
+        let certificate =
+            pair.map(|(cert_file, key_file)| ClientCertificate { cert_file, key_file });
+        Access { ca_file: ca_file.clone(), certificate, ..Access::default() }
     }
 
     pub(super) fn identity(&self) -> Identity<'_> {

@@ -42,7 +42,7 @@ pub struct EndpointStatus {
     pub errors: Vec<String>,
     /// One request and its answer on an open connection.
     pub round_trip: Duration,
-    /// How many seconds its clock is ahead of ours; negative: behind. Only known without TLS.
+    /// How many seconds its clock is ahead of ours; negative: behind. `None` if it cannot be had.
     pub clock_ahead_secs: Option<i64>,
 }
 
@@ -79,6 +79,6 @@ async fn ask(cluster: &Cluster, index: usize) -> std::result::Result<EndpointSta
         raft_index: answer.raft_index(),
         errors: answer.errors().to_vec(),
         round_trip,
-        clock_ahead_secs: clock::seconds_ahead(cluster.url(index)).await,
+        clock_ahead_secs: clock::seconds_ahead(cluster.url(index), &cluster.access()).await,
     })
 }

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use rebootlock::config::StoreSettings;
-use rebootlock::store::{EndpointReport, EndpointStatus, EtcdStore, StoreError, etcd_options};
+use rebootlock::store::{
+    EndpointReport, EndpointStatus, EtcdStore, GatewayOptions, GatewayReport, GatewayStore,
+    StoreError, etcd_options, gateway_options,
+};
 
 use super::Finding;
 
@@ -14,6 +17,9 @@ const SLOW: Duration = Duration::from_millis(100);
 const TOLERABLE_SECS: i64 = 2;
 
 pub(super) async fn check(settings: &StoreSettings) -> Vec<Finding> {
+    if let Some(options) = gateway_options(settings) {
+        return gateways(&options).await;
+    }
     let Some(options) = etcd_options(settings) else {
         let shown = settings.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>();
         let found = "a store of this machine only; no server to check";
@@ -29,6 +35,49 @@ pub(super) async fn check(settings: &StoreSettings) -> Vec<Finding> {
     let mut findings: Vec<_> = reports.iter().flat_map(endpoint).collect();
     findings.extend(cluster(&reports));
     findings
+}
+
+async fn gateways(options: &GatewayOptions) -> Vec<Finding> {
+    match GatewayStore::new(options) {
+        Ok(store) => store.check_endpoints().await.iter().map(gateway).collect(),
+        Err(error) => vec![Finding::fail("endpoints", error.to_string(), "mend what it names")],
+    }
+}
+
+fn gateway(report: &GatewayReport) -> Finding {
+    let about = &report.url;
+    match &report.status {
+        Ok(status) => {
+            let tls = if about.starts_with("https://") { "TLS" } else { "no TLS" };
+            let found = format!(
+                "rebootlock-gateway {}, {tls}, round trip {:.1} ms, its store at revision {}",
+                status.version,
+                status.round_trip.as_secs_f64() * 1000.0,
+                status.revision,
+            );
+            match status.round_trip > SLOW {
+                true => Finding::warn(about, found, "slow: look at its store and at the network"),
+                false => Finding::ok(about, found),
+            }
+        }
+        Err(error) => {
+            let mend = match error {
+                StoreError::Unavailable(_) => {
+                    "start the gateway there, see that its store answers (its /readyz), or take the \
+                     endpoint out of the configuration"
+                }
+                StoreError::Refused(_) => {
+                    "compare ca_file, cert_file, username, password_file and token_file in [store] \
+                     with the gateway's certificate and its credentials_file"
+                }
+                StoreError::Forbidden(_) => {
+                    "give these credentials a role in the gateway's credentials_file"
+                }
+                StoreError::LeaseGone | StoreError::Broken(_) => "look at the log of that gateway",
+            };
+            Finding::fail(about, error.to_string(), mend)
+        }
+    }
 }
 
 fn endpoint(report: &EndpointReport) -> Vec<Finding> {
@@ -69,7 +118,7 @@ fn described(about: &str, status: &EndpointStatus) -> Finding {
 /// No decision depends on clocks, but people read times that several machines wrote.
 fn clock(about: &str, status: &EndpointStatus) -> Finding {
     match status.clock_ahead_secs {
-        None => Finding::ok(about, "clock not compared: over TLS etcd does not tell the time"),
+        None => Finding::ok(about, "clock not compared: etcd does not tell the time"),
         Some(ahead) if ahead.abs() <= TOLERABLE_SECS => {
             Finding::ok(about, "clock agrees with ours")
         }

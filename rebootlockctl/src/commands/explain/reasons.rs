@@ -6,8 +6,8 @@ use rebootlock::record::{Blocked, HolderRecord, HolderState, Presence, UnixTime,
 use serde::Serialize;
 
 use super::Facts;
-use crate::duration::show;
 use crate::view::{self, is_overdue};
+use rebootlock::duration::show;
 
 /// One thing that keeps a machine, and what would end it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -1,15 +1,14 @@
 //! The explanation for people, and for programs.
 
-use rebootlock::id::MachineId;
+use rebootlock::duration::show;
+use rebootlock::id::{Group, MachineId};
 use rebootlock::record::{Health, UnixTime};
+use rebootlock::view::GroupView;
 use serde::Serialize;
 
 use super::Facts;
 use super::reasons::{Explanation, Reason};
-use crate::duration::show;
 use crate::output::clean;
-use crate::view;
-use crate::view::json::GroupView;
 
 /// One screen.
 pub(super) fn screen(facts: &Facts, explanation: &Explanation) -> String {
@@ -76,14 +75,14 @@ pub(super) struct Document<'a> {
     state_since: Option<UnixTime>,
     health: Option<&'a Health>,
     reasons: &'a [Reason],
-    groups: Vec<GroupView<'a>>,
+    groups: Vec<GroupView>,
 }
 
 pub(super) fn document<'a>(facts: &'a Facts, explanation: &'a Explanation) -> Document<'a> {
     let agent = facts.agent();
-    let group = |(group, status): &'a (_, Result<_, String>)| match status {
-        Ok(status) => view::json::group(status, facts.now),
-        Err(error) => GroupView::Damaged { group, error: error.clone() },
+    let group = |(group, status): &'a (Group, Result<_, String>)| match status {
+        Ok(status) => GroupView::of(status, facts.now),
+        Err(error) => GroupView::Damaged { group: group.clone(), error: error.clone() },
     };
     Document {
         machine_id: &facts.machine,

@@ -87,6 +87,20 @@ impl Manager {
         rows.map_err(|err| fdo::Error::Failed(err.to_string()))
     }
 
+    fn schedule_shutdown(&self, what: &str, at_usec: u64) -> Result<(), Refusal> {
+        self.shared.schedule(what, at_usec)
+    }
+
+    #[zbus(out_args("cancelled"))]
+    fn cancel_scheduled_shutdown(&self) -> bool {
+        self.shared.cancel()
+    }
+
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn scheduled_shutdown(&self) -> (String, u64) {
+        self.shared.state().scheduled.clone()
+    }
+
     fn set_wall_message(&self, wall_message: String, enable: bool) {
         self.shared.state().wall = (wall_message, enable);
     }

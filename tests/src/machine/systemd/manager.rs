@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use zbus::message::{Header, Message};
 use zbus::names::ErrorName;
 use zbus::object_server::SignalEmitter;
-use zbus::{Connection, OwnedObjectPath, OwnedVariant, fdo};
+use zbus::{Connection, ObjectPath, OwnedObjectPath, OwnedVariant, fdo};
 
 use super::unit::{self, Started, State, Unit, Wish};
 use super::{PATH, Shared};
@@ -27,7 +27,30 @@ impl Manager {
         let path = format!("{PATH}/job/{}", inner.jobs);
         OwnedObjectPath::try_from(path).unwrap_or_default()
     }
+
+    fn rows(&self, states: &[String], wanted: impl Fn(&str) -> bool) -> Vec<UnitRow> {
+        let inner = self.shared.inner();
+        let failed = inner.failed.iter().map(|name| (name.as_str(), State::Failed.as_str()));
+        let units = inner.units.iter().map(|(name, unit)| (name.as_str(), unit.state.as_str()));
+        let in_state = |state: &str| states.is_empty() || states.iter().any(|s| s == state);
+        let none = || OwnedObjectPath::from(ObjectPath::from_static_str_unchecked("/"));
+        let text = str::to_owned;
+        let row = |(name, state): (&str, &str)| {
+            let (load, active, sub) = (text("loaded"), text(state), text(state));
+            (text(name), text("A unit"), load, active, sub, text(""), none(), 0, text(""), none())
+        };
+        units
+            .chain(failed)
+            .filter(|(name, state)| in_state(state) && wanted(name))
+            .map(row)
+            .collect()
+    }
 }
+
+/// name, description, load state, active state, sub-state, followed unit, object, job id, job type,
+/// job object
+type UnitRow =
+    (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
 
 type Properties = Vec<(String, OwnedVariant)>;
 
@@ -154,6 +177,26 @@ impl Manager {
             return Err(no_such_unit(&name));
         }
         unit_path(&name)
+    }
+
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn system_state(&self) -> String {
+        self.shared.inner().system_state.clone()
+    }
+
+    #[zbus(out_args("units"))]
+    fn list_units_filtered(&self, states: Vec<String>) -> Vec<UnitRow> {
+        self.rows(&states, |_| true)
+    }
+
+    /// Of patterns this stand-in knows the star alone.
+    #[zbus(out_args("units"))]
+    fn list_units_by_patterns(&self, states: Vec<String>, patterns: Vec<String>) -> Vec<UnitRow> {
+        let matches = |pattern: &String, name: &str| match pattern.split_once('*') {
+            Some((before, after)) => name.starts_with(before) && name.ends_with(after),
+            None => pattern == name,
+        };
+        self.rows(&states, |name| patterns.iter().any(|pattern| matches(pattern, name)))
     }
 
     fn subscribe(&self, #[zbus(header)] header: Header<'_>) -> Result<(), Refusal> {

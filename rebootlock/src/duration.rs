@@ -5,8 +5,8 @@ use std::time::Duration;
 const UNITS: [(char, u64); 5] = [('w', 604_800), ('d', 86_400), ('h', 3600), ('m', 60), ('s', 1)];
 
 /// Reads `30s`, `5m`, `1h30m` or `2d`; `0` needs no unit.
-pub(crate) fn parse(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a duration; write it as 30s, 5m or 1h30m");
+pub fn parse(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a duration; write it as 30s, 5m, 1h30m or 7d");
     if text == "0" {
         return Ok(Duration::ZERO);
     }
@@ -34,7 +34,7 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
 }
 
 /// Shows seconds by their two largest units: `42s`, `4m12s`, `2h5m`, `3d`.
-pub(crate) fn show(secs: u64) -> String {
+pub fn show(secs: u64) -> String {
     let shown = [('d', 86_400), ('h', 3600), ('m', 60), ('s', 1)];
     let first = shown.iter().position(|(_, size)| secs >= *size).unwrap_or(3);
     let (unit, size) = shown[first];

@@ -1,0 +1,204 @@
+//! People at the gateway: who may look, and who may act.
+//!
+//! Acting always takes credentials with the role `operator`. Looking takes any role, unless it is open to
+//! anybody: because that was configured, or because nobody but this machine can reach the gateway.
+
+use std::net::IpAddr;
+
+use axum::http::header::{FORWARDED, HOST};
+use axum::http::{HeaderMap, HeaderName};
+use rebootlock::id::{Group, MachineId};
+
+use crate::app::Live;
+use crate::auth::{Caller, Refused, Role};
+use crate::reply::Kind;
+use crate::serve::Peer;
+use crate::slots::Refusal;
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Somebody who may look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reader {
+    /// What the file with credentials calls it; nothing for anybody.
+    pub name: Option<String>,
+    /// Its role; none for anybody.
+    pub role: Option<Role>,
+}
+
+/// Somebody who may act. There is no way to one but by credentials with that role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operator {
+    /// Where from; for the audit log.
+    pub address: IpAddr,
+    name: String,
+    caller: Caller,
+}
+
+impl Operator {
+    /// The operator behind credentials that were right.
+    ///
+    /// # Errors
+    /// [`Refusal`] if they are not an operator's.
+    pub fn of(caller: Caller, address: IpAddr) -> Result<Self, Refusal> {
+        match (&caller.name, caller.role) {
+            (Some(name), Some(Role::Operator)) => Ok(Self { address, name: name.clone(), caller }),
+            (name, role) => {
+                let what = match role {
+                    Some(Role::Agent) => "these credentials are for an agent; people need a `role`",
+                    Some(_) => "these credentials are for looking only",
+                    None => "these credentials are for machines; people need a `role`",
+                };
+                tracing::info!(
+                    target: "rebootlock_gateway::audit",
+                    event = "forbidden", client = name, %address, "{what}"
+                );
+                Err(Refusal::new(Kind::Forbidden, what))
+            }
+        }
+    }
+
+    /// What the file with credentials calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether there is anything on which it may not act.
+    pub fn is_limited(&self) -> bool {
+        self.caller.is_limited()
+    }
+
+    /// Whether it may act on `group` and on `machine`; without either, on the whole fleet.
+    ///
+    /// # Errors
+    /// [`Refusal`] if its credentials are for others.
+    pub fn may(&self, group: Option<&Group>, machine: Option<&MachineId>) -> Result<(), Refusal> {
+        self.caller.reaches(group, machine).map_err(|why| {
+            tracing::info!(
+                target: "rebootlock_gateway::audit",
+                event = "forbidden", id = machine.map(ToString::to_string),
+                group = group.map(ToString::to_string), by = self.name, address = %self.address,
+                "{why}"
+            );
+            Refusal::new(Kind::Forbidden, why)
+        })
+    }
+}
+
+/// Finds out who acts.
+///
+/// # Errors
+/// [`Refusal`]: `unauthorized` without the right credentials, `forbidden` without the role.
+pub async fn operator(live: &Live, headers: &HeaderMap, peer: &Peer) -> Result<Operator, Refusal> {
+    if !live.auth.is_needed() {
+        // Nobody is an operator here, whatever is shown.
+        let text = "nobody may act through this gateway: its credentials_file has no client with \
+                    role = \"operator\"";
+        return Err(Refusal::new(Kind::Unauthorized, text));
+    }
+    Operator::of(caller(live, headers, peer).await?, peer.address.ip())
+}
+
+/// Finds out who looks.
+///
+/// # Errors
+/// [`Refusal`]: `unauthorized` or `forbidden`, if it may not.
+pub async fn reader(live: &Live, headers: &HeaderMap, peer: &Peer) -> Result<Reader, Refusal> {
+    let open = is_open(live, headers, peer);
+    if !live.auth.is_needed() {
+        let text = "nobody may look at the fleet through this gateway: it has neither public_view = \
+                    true nor credentials with a role";
+        let anybody = Reader { name: None, role: None };
+        return if open { Ok(anybody) } else { Err(Refusal::new(Kind::Unauthorized, text)) };
+    }
+    // Wrong credentials are wrong even where none are needed.
+    let caller = match live.auth.caller(headers, peer.certificate.as_ref()).await {
+        Err(Refused::Missing) if open => Caller::default(),
+        Err(refused) => return Err(not_known(refused, peer)),
+        Ok(caller) => caller,
+    };
+    if caller.role.is_none() && !open {
+        let text = "these credentials are for machines; people need a `role`";
+        return Err(Refusal::new(Kind::Forbidden, text));
+    }
+    Ok(Reader { name: caller.name, role: caller.role })
+}
+
+/// Whether anybody may look, without showing anything.
+pub fn is_open(live: &Live, headers: &HeaderMap, peer: &Peer) -> bool {
+    live.settings.public_view.unwrap_or_else(|| is_of_this_machine(headers, peer))
+}
+
+/// Signs somebody in by name and password, for a page.
+///
+/// # Errors
+/// [`Refusal`] if they are wrong, or those of a machine.
+pub async fn sign_in(
+    live: &Live,
+    name: &str,
+    password: &str,
+    peer: &Peer,
+) -> Result<Caller, Refusal> {
+    let caller = live.auth.user(name, password).await.map_err(|error| not_known(error, peer))?;
+    match caller.role {
+        Some(_) => Ok(caller),
+        None => {
+            let text = "these credentials are for machines; people need a `role`";
+            Err(Refusal::new(Kind::Forbidden, text))
+        }
+    }
+}
+
+/// Finds out who it is that shows credentials.
+pub(crate) async fn caller(
+    live: &Live,
+    headers: &HeaderMap,
+    peer: &Peer,
+) -> Result<Caller, Refusal> {
+    let caller = live.auth.caller(headers, peer.certificate.as_ref()).await;
+    caller.map_err(|refused| not_known(refused, peer))
+}
+
+fn not_known(refused: Refused, peer: &Peer) -> Refusal {
+    tracing::info!(
+        target: "rebootlock_gateway::audit",
+        event = "unauthorized", address = %peer.address, "{refused}"
+    );
+    let kind = if refused == Refused::Busy { Kind::Overloaded } else { Kind::Unauthorized };
+    Refusal::new(kind, refused.to_string())
+}
+
+/// Whether it is somebody on this machine who asks, and not a proxy for somebody elsewhere, nor a page of
+/// somebody else's whose name leads here.
+fn is_of_this_machine(headers: &HeaderMap, peer: &Peer) -> bool {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let forwarded = headers.contains_key(FORWARDED) || headers.contains_key(FORWARDED_FOR);
+    peer.within && !forwarded && is_local(host)
+}
+
+fn is_local(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost")
+        || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_nobody_can_point_here_are_local() {
+        for host in ["localhost", "LOCALHOST:9090", "127.0.0.1", "127.0.0.1:80", "[::1]:1", "[::1]"]
+        {
+            assert!(is_local(host), "{host}");
+        }
+        for host in ["", "gw", "evil.example:9090", "10.0.0.1", "localhost.evil.example", "[::2]:1"]
+        {
+            assert!(!is_local(host), "{host}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What is told of all this: to the log, to systemd, to the others, to update-engine's tools and in
+//! figures.
+
+use rebootlock::config::Strategy;
+use rebootlock::lock::Scope;
+use rebootlock::notify;
+use rebootlock::record::{Blocked, UnixTime};
+
+use super::Agent;
+use crate::coordinator::CoordinatorState;
+use crate::lookout::Closed;
+use crate::outcome::Outcome;
+use crate::policy::State;
+use crate::want::Want;
+
+impl Agent {
+    /// Says how the present pass ends: in the log when it is news, to the others, and in figures.
+    pub(super) fn conclude(&mut self, closed: Closed) {
+        self.metrics.pass_ended(closed.outcome);
+        let news = self
+            .outcome
+            .as_ref()
+            .is_none_or(|before| (before.outcome, &before.why) != (closed.outcome, &closed.why));
+        let (status, why) = (closed.outcome.as_str(), closed.why.as_str());
+        if news {
+            let dry_run = self.options.run.dry_run;
+            let usual = matches!(
+                closed.outcome,
+                Outcome::LockUnavailable | Outcome::WindowOutsideAllow | Outcome::CooldownActive
+            );
+            if usual || closed.outcome.exit_code() == 0 {
+                tracing::info!(status, why, dry_run, "pass ended");
+            } else {
+                tracing::warn!(status, why, dry_run, "pass ended");
+            }
+        }
+        self.metrics.set_still_required(closed.outcome == Outcome::StillRequired);
+        self.metrics.set_held(Some(closed.outcome == Outcome::Held));
+        let idle = matches!(closed.outcome, Outcome::NoAction | Outcome::Ready);
+        let wanted = match self.wants.now() {
+            Want::Reboot { reason, .. } => Some(reason),
+            _ => None,
+        };
+        self.shown.send_if_modified(|shown| {
+            let before = shown.blocked.as_ref();
+            let same = before.is_some_and(|b| b.outcome == status && b.why == why);
+            let blocked = (!idle).then(|| Blocked {
+                outcome: status.to_owned(),
+                why: why.to_owned(),
+                since: before.filter(|_| same).map_or_else(UnixTime::now, |b| b.since),
+                wanted,
+            });
+            let changed = blocked != shown.blocked;
+            shown.blocked = blocked;
+            changed
+        });
+        self.outcome = Some(closed);
+    }
+
+    /// Nothing keeps this machine any more.
+    pub(super) fn go_on(&mut self) {
+        self.outcome = None;
+        self.tell_pauses(None);
+        self.shown.send_if_modified(|shown| shown.blocked.take().is_some());
+    }
+
+    /// In figures: what is paused, as far as this agent was stopped by it.
+    pub(super) fn tell_pauses(&self, paused: Option<&Scope>) {
+        let groups = self.options.settings.machine.groups.iter().cloned().map(Scope::Group);
+        let since = |scope: &Scope| (paused == Some(scope)).then(UnixTime::now);
+        let all = groups.chain([Scope::Fleet]).map(|scope| {
+            let since = since(&scope);
+            (scope, since)
+        });
+        self.metrics.set_pauses(all);
+    }
+
+    pub(super) fn show_state(&self, state: State) {
+        self.metrics.set_state(state, UnixTime::now());
+        self.shown.send_if_modified(|shown| std::mem::replace(&mut shown.state, state) != state);
+    }
+
+    /// Says what the agent is doing, in `systemctl status`.
+    pub(super) fn say(&self, sentence: &str) {
+        tracing::debug!(sentence, "status");
+        notify::status(sentence);
+    }
+
+    pub(super) fn coordinate(&mut self, state: CoordinatorState) {
+        if let Err(error) = self.coordinator.set(state) {
+            tracing::warn!(
+                error = format!("{:#}", anyhow::Error::from(error)),
+                "update-engine's tools are not told"
+            );
+        }
+    }
+}
+
+pub(super) fn coordinator_state(state: State, strategy: Strategy) -> CoordinatorState {
+    match state {
+        State::Starting => CoordinatorState::Starting,
+        _ if strategy == Strategy::Off => CoordinatorState::Disabled,
+        State::Idle | State::Verifying => CoordinatorState::Running,
+        State::Rebooting => CoordinatorState::Rebooting,
+        _ => CoordinatorState::RebootPlanned,
+    }
+}

@@ -1,0 +1,162 @@
+//! Telling the users of this machine that it reboots, and giving them time to leave.
+
+use std::time::Duration;
+
+use rebootlock::config::Announce;
+use rebootlock::config::gate::Phase;
+use rebootlock::lock::{Advance, LockError};
+use rebootlock::record::HolderState;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::Agent;
+use super::reboot::INHIBITOR_POLL;
+use crate::failpoint;
+use crate::logind::{LoggedIn, Logind, tell};
+use crate::memento::Memento;
+use crate::policy::Event;
+use crate::want::Want;
+
+/// With more time than that logind says nothing at first.
+const LOGIND_IS_SILENT: Duration = Duration::from_secs(15 * 60);
+
+impl Agent {
+    /// Tells users who are logged in, and gives them time to leave.
+    pub(super) async fn tell_users(&mut self) -> Event {
+        let users = self.logged_in().await;
+        let time = self.options.settings.agent.warn_users;
+        if users.is_empty() || time.is_zero() {
+            return Event::Drained;
+        }
+        if let Some(held) = self.held.clone() {
+            match self.mark(&held, &Advance::to(HolderState::Draining)).await {
+                Ok(()) => {}
+                Err(LockError::NotOurs { .. }) => return self.slot_lost(),
+                // The permit, which matters, will find out.
+                Err(error) => tracing::debug!(%error, "draining is not written down"),
+            }
+        }
+        failpoint::reach("draining");
+        let names: Vec<_> = users.iter().map(|user| user.user.as_str()).collect();
+        if self.options.run.dry_run {
+            tracing::info!(users = ?names, "dry run: users would be told now");
+            return Event::Drained;
+        }
+        tracing::info!(users = ?names, seconds = time.as_secs(), "users are told");
+        self.say(&format!("reboots in {} s; told {}", time.as_secs(), names.join(", ")));
+        let by_logind = self.announce(time).await;
+        if !by_logind || time > LOGIND_IS_SILENT {
+            let (name, time, reason) = (&self.hostname, in_minutes(time), self.reason());
+            let message = format!(
+                "This machine ({name}) will reboot in {time}: {reason}. Please save your work and log \
+                 out."
+            );
+            tell(&users, &message);
+        }
+        let ended = self.users_leave(Instant::now() + time).await;
+        self.withdraw(ended != Event::Drained).await;
+        if ended != Event::Drained && !by_logind {
+            tell(&self.logged_in().await, "The reboot of this machine is called off.");
+        }
+        ended
+    }
+
+    /// Until all have left, or their time is over, or the reboot does not come.
+    async fn users_leave(&mut self, deadline: Instant) -> Event {
+        loop {
+            let logind = self.logind.clone();
+            tokio::select! {
+                () = sleep_until(deadline) => return Event::Drained,
+                () = self.wants.changed() => {
+                    if self.wants.now() == Want::Nothing {
+                        return Event::Unwanted;
+                    }
+                }
+                () = somebody_left(logind) => {
+                    if self.logged_in().await.is_empty() {
+                        tracing::info!("all users have left");
+                        return Event::Drained;
+                    }
+                }
+                () = sleep(INHIBITOR_POLL * 5) => {
+                    // Before the hooks drain what would be needed all the same.
+                    if let Some(closed) = self.lookout.glance(Phase::PostLock) {
+                        return self.closed(closed);
+                    }
+                    // A signal that was missed must not cost the whole time.
+                    if self.logged_in().await.is_empty() {
+                        return Event::Drained;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Has logind tell users, if it is to and does.
+    async fn announce(&mut self, time: Duration) -> bool {
+        if self.options.settings.reboot.announce != Announce::Logind {
+            return false;
+        }
+        let (name, reason) = (&self.hostname, self.reason());
+        let message = format!("{name} reboots soon: {reason}. Please save your work and log out.");
+        let announced = match self.logind().await {
+            Ok(logind) => logind.announce(&message, time).await,
+            Err(error) => Err(error),
+        };
+        match announced {
+            Ok(announced) => {
+                self.save(&Memento { announced: Some(announced), ..self.memento.load() });
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "logind does not announce the reboot; users are told on their terminals");
+                false
+            }
+        }
+    }
+
+    /// Takes back what logind was told to announce, in this life or in an earlier one. Users hear of
+    /// it if the reboot is `called_off`.
+    pub(super) async fn withdraw(&mut self, called_off: bool) {
+        let memento = self.memento.load();
+        let Some(announced) = &memento.announced else { return };
+        if self.is_of_this_boot(&memento) {
+            let withdrawn = match self.logind().await {
+                Ok(logind) => logind.withdraw(announced, called_off).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = withdrawn {
+                // It ends by itself, and nothing happens then.
+                tracing::warn!(%error, "logind goes on announcing a reboot");
+                self.logind = None;
+            }
+        }
+        self.save(&Memento { announced: None, ..memento });
+    }
+
+    /// Who is logged in. When that cannot be found out, somebody whose name we do not know.
+    async fn logged_in(&mut self) -> Vec<LoggedIn> {
+        let users = match self.logind().await {
+            Ok(logind) => logind.logged_in().await,
+            Err(error) => Err(error),
+        };
+        users.unwrap_or_else(|error| {
+            tracing::warn!(%error, "who is logged in cannot be found out");
+            self.logind = None;
+            vec![LoggedIn { user: "(unknown)".to_owned(), tty: String::new() }]
+        })
+    }
+}
+
+async fn somebody_left(logind: Option<Logind>) {
+    match logind {
+        Some(logind) => logind.somebody_left().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn in_minutes(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..120 => format!("{seconds} seconds"),
+        seconds => format!("{} minutes", seconds / 60),
+    }
+}
