@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use rebootlock::config::gate::{ClusterRules, GateKind, GateSettings};
 use rebootlock::config::{ConfigError, GatewaySettings, Settings};
 use rebootlock::id::Group;
 use rebootlock::lock::{LockError, LockManager};
@@ -14,9 +15,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Auth;
+use crate::combine::Combiner;
 use crate::metrics::Metrics;
 use crate::page::Page;
 use crate::rate::RateLimit;
+use crate::silent::Heard;
 
 /// Between two tries to write the configured slots to a store that does not answer.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
@@ -28,6 +31,12 @@ pub struct Live {
     pub settings: GatewaySettings,
     /// The lock.
     pub locks: LockManager,
+    /// Requests that ask it for something at the same time.
+    pub combiner: Combiner,
+    /// Holders that were heard from.
+    pub heard: Heard,
+    /// How well the others must be before one more goes down.
+    pub cluster: Vec<ClusterRules>,
     /// When reboots may begin.
     pub windows: Windows,
     /// Later than this, a machine should be back.
@@ -36,7 +45,8 @@ pub struct Live {
     pub auth: Auth,
     /// How often.
     pub rate: Option<RateLimit>,
-    configured: BTreeSet<Group>,
+    /// With the slots they are to have, if that is configured.
+    pub configured: BTreeMap<Group, Option<u32>>,
     /// Configured slots that are not in the store yet.
     unset: Mutex<BTreeMap<Group, u32>>,
 }
@@ -54,6 +64,9 @@ impl Live {
             auth: Auth::of(&gateway)?,
             rate: gateway.requests_per_minute.and_then(RateLimit::new),
             locks,
+            combiner: Combiner::default(),
+            heard: Heard::default(),
+            cluster: settings.gates.iter().filter_map(cluster_rules).collect(),
             windows: settings.windows.clone(),
             overdue_after: settings.reboot.overdue_after,
             configured: configured(settings),
@@ -68,7 +81,7 @@ impl Live {
     /// # Errors
     /// What the store says.
     pub async fn knows(&self, group: &Group) -> Result<bool, LockError> {
-        if group.is_default() || self.configured.contains(group) {
+        if group.is_default() || self.configured.contains_key(group) {
             return Ok(true);
         }
         let key = self.locks.keys().semaphore(group);
@@ -86,7 +99,7 @@ impl Live {
     /// What the store says.
     pub async fn groups(&self) -> Result<BTreeSet<Group>, LockError> {
         let stored = self.locks.groups().await?;
-        Ok(self.configured.iter().cloned().chain(stored).collect())
+        Ok(self.configured.keys().cloned().chain(stored).collect())
     }
 
     /// Sees to it that `group` has the slots it is configured to have. Nobody gets one before.
@@ -130,11 +143,13 @@ impl Live {
     }
 }
 
-/// All groups that the settings name.
-fn configured(settings: &Settings) -> BTreeSet<Group> {
-    let groups = settings.groups.iter().map(|group| &group.name);
+/// All groups that the settings name, with their slots.
+fn configured(settings: &Settings) -> BTreeMap<Group, Option<u32>> {
     let clusters = settings.gateway.goahead.iter().flat_map(|goahead| &goahead.clusters);
-    groups.chain(clusters.map(|cluster| &cluster.group)).cloned().collect()
+    let clusters = clusters.map(|cluster| (cluster.group.clone(), None));
+    let groups = settings.groups.iter().map(|group| (group.name.clone(), group.slots));
+    // The later one counts.
+    clusters.chain(groups).collect()
 }
 
 /// The gateway.
@@ -185,6 +200,14 @@ impl App {
     /// Puts new settings in force.
     pub fn replace(&self, live: Live) {
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
+    }
+}
+
+/// What a gate says of the other machines. Other gates look at the machine they are on.
+fn cluster_rules(gate: &GateSettings) -> Option<ClusterRules> {
+    match &gate.kind {
+        GateKind::Cluster(rules) if gate.enabled => Some(rules.clone()),
+        _ => None,
     }
 }
 

@@ -9,6 +9,7 @@ use rebootlock::lock::LockError;
 use rebootlock::record::{UnixTime, Via};
 
 use crate::app::{App, Live, chain};
+use crate::{silent, takeover};
 
 /// Between two looks of our own.
 const EVERY: Duration = Duration::from_secs(60);
@@ -83,17 +84,22 @@ pub async fn look(live: &Live, now: UnixTime) -> Result<Vec<Look>, LockError> {
 /// Says once of each holder that it is overdue; for ever.
 pub async fn watch(app: Arc<App>) {
     let mut said = HashSet::new();
+    let live = app.live();
+    takeover::remind(&live.locks).await;
     loop {
-        tokio::time::sleep(EVERY).await;
         let live = app.live();
         if let Some(rate) = &live.rate {
             rate.tidy();
         }
         app.page.tidy();
         // That the store is away is said by those who wanted something of it.
-        let Ok(looks) = look(&live, UnixTime::now()).await else { continue };
+        let Ok(looks) = look(&live, UnixTime::now()).await else {
+            tokio::time::sleep(EVERY).await;
+            continue;
+        };
         let mut still = HashSet::new();
         for look in looks {
+            let group = look.group.clone();
             for overdue in look.overdue {
                 let key = (look.group.clone(), overdue.machine.clone(), overdue.since);
                 if !said.contains(&key) {
@@ -107,7 +113,10 @@ pub async fn watch(app: Arc<App>) {
                 }
                 still.insert(key);
             }
+            // After it was said.
+            silent::release(&live, &group).await;
         }
         said = still;
+        tokio::time::sleep(EVERY).await;
     }
 }

@@ -54,7 +54,9 @@ pub async fn metrics(State(app): State<Arc<App>>, request: Request) -> Response<
     }
     let look = groups::look(&live, UnixTime::now());
     let looks = tokio::time::timeout(live.settings.answer_within, look).await;
-    let text = app.metrics.text(looks.ok().and_then(Result::ok).as_deref());
+    let looks = looks.ok().and_then(Result::ok);
+    let airlock = live.settings.airlock_metrics.then_some(&live.configured);
+    let text = app.metrics.text(looks.as_deref(), airlock);
     let mut response = Response::new(Body::from(text));
     let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format));

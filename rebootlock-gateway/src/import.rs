@@ -4,7 +4,8 @@
 //! what cannot be understood is an error with its place. Where there is a choice, fewer machines
 //! reboot than did before, never more.
 
-pub mod goahead;
+mod airlock;
+mod goahead;
 
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -19,7 +20,8 @@ pub struct ImportArgs {
     /// Whose configuration it is
     #[arg(long, value_name = "PROGRAM")]
     pub from: Peer,
-    /// The files, or - for standard input. goahead: its config.yml, or files with clusters
+    /// The files, or - for standard input. airlock: one; goahead: its config.yml, or files with
+    /// clusters
     #[arg(required = true)]
     pub files: Vec<PathBuf>,
 }
@@ -29,6 +31,8 @@ pub struct ImportArgs {
 pub enum Peer {
     /// goahead: its config.yml with the clusters of its include_dir, or files with clusters
     Goahead,
+    /// airlock: its config.toml
+    Airlock,
 }
 
 /// Why there is no result.
@@ -90,12 +94,18 @@ pub fn run(args: &ImportArgs) -> u8 {
 /// # Errors
 /// [`ImportError`] says what cannot be understood.
 pub fn convert(from: Peer, files: &[(PathBuf, String)]) -> Result<String, ImportError> {
-    let ours = match from {
-        Peer::Goahead => goahead::convert(files)?,
+    let path = || files.first().map(|(path, _)| path.clone()).unwrap_or_default();
+    let ours = match (from, files) {
+        (Peer::Goahead, files) => goahead::convert(files)?,
+        (Peer::Airlock, [(path, text)]) => airlock::convert(text)
+            .map_err(|problem| ImportError::Fault { path: path.clone(), problem })?,
+        (Peer::Airlock, _) => {
+            let problem = "airlock has one file; name that alone".to_owned();
+            return Err(ImportError::Fault { path: path(), problem });
+        }
     };
     // What we print must be what we read.
     let checked = Fragment::parse(Path::new("result"), &ours).and_then(Settings::decide);
-    let path = || files.first().map(|(path, _)| path.clone()).unwrap_or_default();
     checked.map_err(|source| ImportError::Refused { path: path(), source })?;
     Ok(ours)
 }

@@ -4,13 +4,15 @@
 //! - [`listen`], [`serve`], [`tls`]: from a socket to a request; [`routes`]: from there to an answer.
 //! - [`fleetlock`]: FleetLock v1. One protocol a module; each translates to and from [`slots`].
 //! - [`goahead`]: goahead's two questions, and looking after those who may reboot.
-//! - [`slots`]: asking for a slot and giving it back, as every protocol here means it.
+//! - [`slots`]: asking for a slot and giving it back, as every protocol here means it; [`combine`]
+//!   settles together what arrives together.
+//!   [`silent`] gives back what nobody gives back.
 //! - [`auth`], [`rate`]: who may ask, and how often.
 //! - [`operators`]: people; [`fleet`]: what they see, [`act`]: what they do; [`api`]: both as JSON; [`page`]: both
 //!   in a browser.
 //! - [`remote`]: the store itself, for programs that cannot reach it.
 //! - [`groups`], [`health`], [`metrics`]: what is told to whoever watches over this.
-//! - [`import`]: other servers' configurations as ours.
+//! - [`import`], [`takeover`]: the configuration and the slots of other servers, as ours.
 //!
 //! Nothing is kept in the process that another one could not find in the store: any number of
 //! gateways may serve one store.
@@ -19,6 +21,7 @@ pub mod act;
 pub mod api;
 pub mod app;
 pub mod auth;
+pub mod combine;
 pub mod fleet;
 pub mod fleetlock;
 pub mod goahead;
@@ -36,5 +39,7 @@ pub mod remote;
 pub mod reply;
 pub mod routes;
 pub mod serve;
+pub mod silent;
 pub mod slots;
+pub mod takeover;
 pub mod tls;

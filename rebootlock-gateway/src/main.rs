@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
-use rebootlock::cli::{beside, exit};
+use rebootlock::cli::{CommonArgs, beside, exit};
 use rebootlock::config::Settings;
 use rebootlock::{logging, notify, store};
 use rebootlock_gateway::app::App;
 use rebootlock_gateway::options::{Cli, Command, HashArgs, Source, arguments};
+use rebootlock_gateway::takeover::TakeOverArgs;
 use rebootlock_gateway::tls::Tls;
-use rebootlock_gateway::{auth, goahead, groups, import, listen, serve};
+use rebootlock_gateway::{auth, goahead, groups, import, listen, serve, takeover};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// More wait for one of these.
@@ -35,8 +36,9 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Command::GoaheadCompat(args) => Source::Goahead(cli.common, args),
-        Command::Import(args) => return import::run(&args).into(),
         Command::Hash(args) => return hash(&args),
+        Command::Import(args) => return import::run(&args).into(),
+        Command::TakeOver(args) => return take_over(&cli.common, &args),
         Command::Completions(args) => {
             return wrote(beside::print_completions(Cli::command(), &args));
         }
@@ -62,6 +64,13 @@ fn main() -> ExitCode {
     // A blocking call into a store that hangs must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     code
+}
+
+fn take_over(common: &CommonArgs, args: &TakeOverArgs) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(takeover::run(common, args)).into(),
+        Err(error) => fail(&error.into(), exit::FAILED),
+    }
 }
 
 fn wrote(written: std::io::Result<()>) -> ExitCode {

@@ -1,12 +1,14 @@
 //! Figures for Prometheus: what was asked and answered, and how the groups are.
 
+mod airlock;
+
 use std::sync::atomic::AtomicI64;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -14,6 +16,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use self::airlock::Airlock;
+pub use self::airlock::Configured;
 use crate::groups::Look;
 
 /// Upper bounds of the times in which requests are answered, in seconds; long ones are held on purpose.
@@ -53,6 +57,7 @@ pub struct Metrics {
     queue: Groups,
     paused: Groups,
     overdue: Groups,
+    airlock: Mutex<Airlock>,
 }
 
 impl Default for Metrics {
@@ -79,6 +84,7 @@ impl Metrics {
             paused: Groups::default(),
             overdue: Groups::default(),
             registry: Mutex::new(Registry::default()),
+            airlock: Mutex::new(Airlock::new()),
         };
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "Which version runs", version);
@@ -112,6 +118,7 @@ impl Metrics {
         status: StatusCode,
         took: Duration,
     ) {
+        self.airlock.lock().unwrap_or_else(PoisonError::into_inner).asked(route);
         let labels = Answered { route, kind, status: status.as_u16() };
         self.requests.get_or_create(&labels).inc();
         self.durations.get_or_create(&Route { route }).observe(took.as_secs_f64());
@@ -134,7 +141,7 @@ impl Metrics {
 
     /// All of it, with what a look at the groups showed. Without one there are no figures of groups:
     /// none outlives what it was about.
-    pub fn text(&self, looks: Option<&[Look]>) -> String {
+    pub fn text(&self, looks: Option<&[Look]>, airlock: Option<&Configured>) -> String {
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         self.store_up.set(i64::from(looks.is_some()));
         let families = [&self.slots, &self.holders, &self.queue, &self.paused, &self.overdue];
@@ -155,7 +162,13 @@ impl Metrics {
         }
         let mut text = String::new();
         // Writing into a string does not fail.
-        let _ = encode(&mut text, &registry);
+        let _ = encode_registry(&mut text, &registry);
+        if let Some(configured) = airlock {
+            let airlock = self.airlock.lock().unwrap_or_else(PoisonError::into_inner);
+            airlock.show(looks.unwrap_or_default(), configured);
+            let _ = encode_registry(&mut text, &airlock.registry);
+        }
+        let _ = encode_eof(&mut text);
         text
     }
 }

@@ -13,6 +13,7 @@ use rebootlock::config::{Fragment, Settings};
 use rebootlock::store::Endpoint;
 
 use crate::import::{self, ImportArgs, Peer};
+use crate::takeover::TakeOverArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -46,6 +47,8 @@ pub enum Command {
     GoaheadCompat(GoaheadArgs),
     /// Print the configuration of another server as ours
     Import(ImportArgs),
+    /// Show the slots that are held through another server, and hold them here with --yes
+    TakeOver(TakeOverArgs),
     /// Print what the file with credentials needs for a password (read from stdin) or a new token
     Hash(HashArgs),
     /// Print a completion script for a shell

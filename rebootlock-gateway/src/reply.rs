@@ -24,6 +24,8 @@ pub enum Kind {
     CoolingDown,
     /// No reboot window is open.
     Window,
+    /// Too few others are well.
+    Unhealthy,
     /// The machine has a slot that came about in another way.
     TakenOtherwise,
     /// One who had a slot before should be back by now.
@@ -82,6 +84,7 @@ impl Kind {
             (Self::Held, false) => "failed_lock_held",
             (Self::CoolingDown, false) => "failed_lock_cooldown",
             (Self::Window, false) => "failed_lock_window",
+            (Self::Unhealthy, false) => "failed_lock_unhealthy",
             (Self::TakenOtherwise, false) => "failed_lock_taken_otherwise",
             (Self::Overdue, false) => "failed_lock_overdue",
             (Self::TooYoung, false) => "failed_lock_uptime",
@@ -97,6 +100,7 @@ impl Kind {
                 | Self::Held
                 | Self::CoolingDown
                 | Self::Window
+                | Self::Unhealthy
                 | Self::TakenOtherwise
                 | Self::Overdue
                 | Self::TooYoung
@@ -134,6 +138,7 @@ impl Kind {
             | Self::Held
             | Self::CoolingDown
             | Self::Window
+            | Self::Unhealthy
             | Self::TakenOtherwise
             | Self::Overdue
             | Self::TooYoung
@@ -263,13 +268,14 @@ impl Reply {
 mod tests {
     use super::*;
 
-    const ALL: [Kind; 29] = [
+    const ALL: [Kind; 30] = [
         Kind::Success,
         Kind::Full,
         Kind::Paused,
         Kind::Held,
         Kind::CoolingDown,
         Kind::Window,
+        Kind::Unhealthy,
         Kind::TakenOtherwise,
         Kind::Overdue,
         Kind::TooYoung,

@@ -8,15 +8,18 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use rebootlock::id::{Group, MachineId};
-use rebootlock::lock::{Acquired, GivenBack, LockError, Queued, Turn};
-use rebootlock::record::{Claim, Via};
+use rebootlock::config::gate::ClusterRules;
+use rebootlock::health;
+use rebootlock::id::{Group, MachineId, Token};
+use rebootlock::lock::{Acquired, GivenBack, LockError, Queued, Settled, Turn, Wish};
+use rebootlock::record::{Claim, UnixTime, Via};
 use rebootlock::wait::{WaitOptions, Waiting};
 use rebootlock::window::Verdict;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{Live, chain};
+use crate::combine::Glance;
 use crate::reply::Kind;
 
 /// A held request looks again after so long, even if nothing was heard.
@@ -140,7 +143,13 @@ pub async fn acquire_within(
 pub async fn release(live: &Live, ask: &Ask) -> Answer {
     let Ask { group, machine, via, .. } = ask;
     known(live, group).await?;
-    let given_back = in_time(live, live.locks.give_back(group, machine, via)).await?;
+    let wish = Wish::GiveBack { machine: machine.clone(), via: via.clone() };
+    let settled = in_time(live, live.combiner.settle(&live.locks, group, wish)).await?;
+    let given_back = match settled.0 {
+        Settled::GivenBack(given_back) => given_back,
+        // Each wish has an answer of its kind.
+        Settled::Turn(_) => GivenBack::NotHeld,
+    };
     Ok(match given_back {
         GivenBack::Freed(_) => {
             tracing::info!(
@@ -164,6 +173,9 @@ pub async fn release(live: &Live, ask: &Ask) -> Answer {
 async fn permitted(live: &Live, ask: &Ask) -> Result<Option<Duration>, Refusal> {
     known(live, &ask.group).await?;
     in_time(live, live.see_to_slots(&ask.group)).await?;
+    for rules in &live.cluster {
+        others(live, ask, rules).await?;
+    }
     let now = Timestamp::now();
     match live.windows.judge(now, &ask.machine) {
         Verdict::Open { until, .. } => {
@@ -172,6 +184,23 @@ async fn permitted(live: &Live, ask: &Ask) -> Result<Option<Duration>, Refusal> 
         }
         closed => Err(Refusal::new(Kind::Window, closed.sentence(&TimeZone::UTC))),
     }
+}
+
+/// Whether the fleet can do without this machine too.
+async fn others(live: &Live, ask: &Ask, rules: &ClusterRules) -> Result<(), Refusal> {
+    // As for an agent: if none are named, those that the machine is in.
+    let groups = match rules.groups.is_empty() {
+        true => vec![ask.group.clone()],
+        false => rules.groups.clone(),
+    };
+    let fleet = in_time(live, live.locks.fleet(&groups)).await?;
+    let rules = ClusterRules { groups, ..rules.clone() };
+    let complaints = health::judge(&rules, &fleet, &ask.machine, UnixTime::now());
+    if complaints.is_empty() {
+        return Ok(());
+    }
+    let complaints: Vec<_> = complaints.iter().map(ToString::to_string).collect();
+    Err(Refusal::new(Kind::Unhealthy, complaints.join("; ")))
 }
 
 async fn known(live: &Live, group: &Group) -> Result<(), Refusal> {
@@ -199,15 +228,46 @@ pub(crate) async fn ask_once(
     ask: &Ask,
     claim: &Claim,
     reserve: Duration,
-) -> Result<Turn, Refusal> {
+) -> Result<(Turn, Glance), Refusal> {
     permitted(live, ask).await?;
-    in_time(live, live.locks.acquire_in_turn(claim, reserve)).await
+    let wish = Wish::Acquire { claim: claim.clone(), memory: reserve };
+    let settled = in_time(live, live.combiner.settle(&live.locks, &ask.group, wish)).await?;
+    match settled {
+        (Settled::Turn(turn), glance) => Ok((turn, glance)),
+        // Each wish has an answer of its kind; whatever this is, it is no grant.
+        (Settled::GivenBack(_), _) => Err(store_unavailable()),
+    }
 }
 
 async fn once(live: &Live, claim: &Claim) -> Answer {
-    match in_time(live, live.locks.acquire_in_turn(claim, live.settings.reserve)).await? {
-        Turn::Granted(acquired) => granted(claim, acquired),
-        Turn::Queued(queued) => Err(Refusal::new(Kind::Full, in_line(live, &queued).await)),
+    let wish = Wish::Acquire { claim: claim.clone(), memory: live.settings.reserve };
+    let group = claim.groups().first().cloned().unwrap_or_default();
+    let settle = || in_time(live, live.combiner.settle(&live.locks, &group, wish.clone()));
+    let mut settled = settle().await?;
+    if let Some(rule) = live.settings.release_silent
+        && let Some(token) = held_before(&settled.0)
+        && in_time(live, live.heard.note(&live.locks, &claim.machine, token, rule.after)).await?
+    {
+        // Its slot may have been given back just before that was noted.
+        settled = settle().await?;
+    }
+    match settled {
+        (Settled::Turn(Turn::Granted(acquired)), _) => granted(claim, acquired),
+        (Settled::Turn(Turn::Queued(queued)), glance) => {
+            Err(Refusal::new(Kind::Full, in_line(&queued, &glance)))
+        }
+        // Each wish has an answer of its kind; whatever this is, it is no grant.
+        (Settled::GivenBack(_), _) => Err(store_unavailable()),
+    }
+}
+
+/// By which acquisition a FleetLock client had its slot already.
+fn held_before(settled: &Settled) -> Option<Token> {
+    match settled {
+        Settled::Turn(Turn::Granted(Acquired::Already(Some(record)))) => {
+            record.token.filter(|_| record.via == Some(Via::Fleetlock))
+        }
+        _ => None,
     }
 }
 
@@ -247,7 +307,7 @@ pub(crate) fn granted(claim: &Claim, acquired: Acquired) -> Answer {
 }
 
 /// Who has the slots, since when, and who goes first.
-pub(crate) async fn in_line(live: &Live, queued: &Queued) -> String {
+pub(crate) fn in_line(queued: &Queued, glance: &Glance) -> String {
     let Queued { group, max, free, ahead } = queued;
     let before = match (*ahead, *free) {
         (0, _) => "you are the next".to_owned(),
@@ -265,21 +325,17 @@ pub(crate) async fn in_line(live: &Live, queued: &Queued) -> String {
             "{free} of {max} slots of group {group} are free, but kept for who asked first: {before}"
         );
     }
-    let holders = match in_time(live, live.locks.glance(group)).await {
-        Ok((semaphore, record)) => {
-            let others = semaphore.holders().len().saturating_sub(1);
-            let first = semaphore.holders().first().map(ToString::to_string);
-            let name = record.as_ref().and_then(|r| r.hostname.clone()).or(first);
-            let since = record.map(|r| format!(" since {}", r.start_time.to_text()));
-            let others = match others {
-                0 => String::new(),
-                1 => " and 1 other".to_owned(),
-                n => format!(" and {n} others"),
-            };
-            name.map(|name| format!(" by {name}{}{others}", since.unwrap_or_default()))
-        }
-        Err(_) => None,
-    };
+    let holders = glance.as_deref().and_then(|(semaphore, record)| {
+        let others = match semaphore.holders().len().saturating_sub(1) {
+            0 => String::new(),
+            1 => " and 1 other".to_owned(),
+            n => format!(" and {n} others"),
+        };
+        let first = semaphore.holders().first().map(ToString::to_string);
+        let name = record.as_ref().and_then(|r| r.hostname.clone()).or(first)?;
+        let since = record.as_ref().map(|r| format!(" since {}", r.start_time.to_text()));
+        Some(format!(" by {name}{}{others}", since.unwrap_or_default()))
+    });
     let holders = holders.unwrap_or_default();
     format!("all {max} slots of group {group} are taken{holders}; {before}")
 }

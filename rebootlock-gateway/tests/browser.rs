@@ -129,7 +129,7 @@ fn an_operator_signs_in_and_pauses_with_a_reason() {
     browser.click("#group-default a.act");
     browser.fill("input[name=reason]", "incident 4711");
     browser.click("form.card button");
-    browser.until_shown("Group default is paused; who holds a slot keeps it");
+    browser.until_shown("group default is paused; who holds a slot keeps it");
     browser.until_shown("Paused by alice: incident 4711");
     machine(&gw, "pre-reboot", "m1").is(423, "failed_lock_paused");
     browser.click("button.plain");

@@ -241,15 +241,7 @@ fn a_store_that_is_away_is_answered_in_time_and_leaves_nothing_behind() {
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     lock.rollback().unwrap();
     gw.until(200, |gw| gw.steady_state("a"));
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while support::sockets(gw.pid()) > sockets + 2 {
-        assert!(
-            Instant::now() < deadline,
-            "{} sockets, {sockets} before",
-            support::sockets(gw.pid())
-        );
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    support::until_sockets(gw.pid(), sockets + 2);
 }
 
 #[test]

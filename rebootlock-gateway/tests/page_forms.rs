@@ -37,7 +37,7 @@ fn an_operator_pauses_with_a_reason_that_everybody_sees() {
     let done =
         alice.operate(&gw, "do=pause&group=default", &[("reason", "incident <1>"), ("for", "2h")]);
     let page = alice.follow(&gw, &done);
-    page.says("<div class=\"notice good\" role=\"status\"><p>Group default is paused for 2h;");
+    page.says("<div class=\"notice good\" role=\"status\"><p>group default is paused for 2h;");
     page.says("Paused by <strong><bdi>alice</bdi></strong>: <bdi>incident &lt;1&gt;</bdi>")
         .says("</strong>: <bdi>incident &lt;1&gt;</bdi>, since ")
         .says(", ends ");
@@ -46,7 +46,7 @@ fn an_operator_pauses_with_a_reason_that_everybody_sees() {
         fleet.document("paused").unwrap().contains("\"by\":\"alice\",\"reason\":\"incident <1>\"")
     );
     let done = alice.operate(&gw, "do=resume&group=default", &[("reason", "over")]);
-    alice.follow(&gw, &done).says("Group default goes on; it was paused by alice");
+    alice.follow(&gw, &done).says("group default goes on; it was paused by alice");
     machine(&gw, "pre-reboot", "m1").is_granted();
     // Who comes later sees who did it, and why.
     let page = Visitor::default().get(&gw, "/");
@@ -65,13 +65,13 @@ fn everything_else_is_done_by_forms_too() {
     let wrong = alice.operate(&gw, "do=set-max&group=default", &[("max", "-1"), ("reason", "why")]);
     wrong.has_status(400).says("is not a limit").says("value=\"why\"");
     let done = alice.operate(&gw, "do=set-max&group=default", &[("max", "3"), ("reason", "why")]);
-    alice.follow(&gw, &done).says("The limit of group default is 3; it was 1");
+    alice.follow(&gw, &done).says("the limit of group default is 3; it was 1");
     let done =
         alice.operate(&gw, "do=request&id=m1", &[("priority", "7"), ("reason", "new microcode")]);
-    alice.follow(&gw, &done).says("Requested; the agent of m1 takes it from here");
+    alice.follow(&gw, &done).says("requested; the agent of m1 takes it from here");
     assert!(fleet.document("requests/m1").unwrap().contains("\"priority\":7"));
     let done = alice.operate(&gw, "do=cancel&id=m1", &[("reason", "not yet")]);
-    alice.follow(&gw, &done).says("Cancelled");
+    alice.follow(&gw, &done).says("cancelled");
     let done = alice.operate(&gw, "do=hold&id=m1", &[("reason", "backup runs")]);
     alice.follow(&gw, &done).says(
         "<bdi>m1</bdi></strong> may not reboot: held by <bdi>alice</bdi>: <bdi>backup runs</bdi>",
@@ -113,7 +113,7 @@ fn freeing_a_slot_takes_a_second_step_that_says_what_will_happen() {
     let done = alice.agree(&gw, &step);
     alice
         .follow(&gw, &done)
-        .says("Freed the slot of")
+        .says("freed the slot of")
         .says("<span class=\"tag warn\">unlocked</span>");
     assert!(!fleet.document("groups/web/semaphore").unwrap().contains(&id));
     // A form that was open while the slot was freed and taken again frees nothing.

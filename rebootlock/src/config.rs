@@ -13,12 +13,13 @@ mod group;
 mod hooks;
 mod metrics;
 mod reboot;
+mod store;
 mod table;
 pub mod variables;
 mod window;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use self::detector::{DetectorKind, DetectorSettings, Source as DetectorSource};
@@ -29,7 +30,7 @@ pub use self::fragment::{
 pub use self::gate::GateSettings;
 pub use self::gateway::{
     ClientCertificates, ClusterSettings, CommandLine, GatewayFragment, GatewaySettings,
-    GoaheadSettings, Pattern, TlsSettings,
+    GoaheadSettings, Pattern, ReleaseSilent, TlsSettings,
 };
 pub use self::group::GroupSettings;
 pub use self::hooks::{HooksFragment, HooksSettings, Isolation};
@@ -37,6 +38,7 @@ pub use self::metrics::{Listen, MetricsFragment, MetricsSettings, Textfile};
 pub use self::reboot::{Announce, OnOverdue, RebootFragment, RebootMethod, RebootSettings};
 pub use self::table::{Count, Secs};
 pub use self::window::{WindowRule, WindowSettings, local_zone};
+use crate::http::Access;
 use crate::id::Group;
 use crate::keys::Keyspace;
 use crate::record::sorted_groups;
@@ -91,6 +93,8 @@ pub struct StoreSettings {
     pub password_file: Option<PathBuf>,
     /// File with a token, for a gateway.
     pub token_file: Option<PathBuf>,
+    /// How web servers among the endpoints are talked to.
+    pub access: Access,
     /// Above all keys.
     pub keys: Keyspace,
     /// Longest time one request may take.
@@ -160,7 +164,7 @@ impl Settings {
         let reboot = RebootSettings::decide(fragment.reboot).map_err(&mut *note).ok();
         let gateway = GatewaySettings::decide(fragment.gateway).map_err(&mut *note).ok();
         let (machine, agent, log) = (fragment.machine, fragment.agent, fragment.log);
-        Some(Self {
+        let decided = Self {
             store: store?,
             machine: MachineSettings {
                 id_file: machine.id_file.unwrap_or_else(|| "/etc/machine-id".into()),
@@ -197,7 +201,9 @@ impl Settings {
                 format: log.format.unwrap_or_default(),
                 level: log.level.unwrap_or_else(|| "info".to_owned()),
             },
-        })
+        };
+        store::check_without_store(&decided).map_err(note).ok()?;
+        Some(decided)
     }
 }
 
@@ -233,63 +239,6 @@ impl Settings {
     }
 }
 
-impl StoreSettings {
-    fn decide(store: StoreFragment) -> Result<Self, ConfigError> {
-        let given = |endpoints: Vec<Endpoint>| (!endpoints.is_empty()).then_some(endpoints);
-        let endpoints = store
-            .endpoints
-            .and_then(given)
-            .unwrap_or_else(|| vec![Endpoint::Etcd("http://127.0.0.1:2379".to_owned())]);
-        let count = |kind: fn(&Endpoint) -> bool| endpoints.iter().filter(|e| kind(e)).count();
-        let etcds = count(|endpoint| matches!(endpoint, Endpoint::Etcd(_)));
-        let gateways = count(|endpoint| matches!(endpoint, Endpoint::Gateway(_)));
-        let fault = |setting, problem: &str| {
-            Err(ConfigError::Setting { setting, problem: problem.to_owned() })
-        };
-        if endpoints.len() > 1 && ![etcds, gateways].contains(&endpoints.len()) {
-            let problem = "several endpoints must all be etcd's, or all gateways of one store; a \
-                           sqlite: or memory: one stands alone";
-            return fault("store.endpoints", problem);
-        }
-        if store.cert_file.is_some() != store.key_file.is_some() {
-            let problem = "a client certificate needs both cert_file and key_file";
-            return fault("store.cert_file", problem);
-        }
-        if store.username.is_some() && store.password_file.is_none() && store.password.is_none() {
-            return fault("store.username", "a user name needs a password_file");
-        }
-        if store.username.is_some() && store.token_file.is_some() {
-            let problem = "stands for who we are, and so do username and password_file; only one \
-                           of both can be sent";
-            return fault("store.token_file", problem);
-        }
-        let password = match (store.password, &store.password_file) {
-            (Some(password), _) => Some(password),
-            (None, Some(path)) => Some(read_password(path)?),
-            (None, None) => None,
-        };
-        Ok(Self {
-            endpoints,
-            ca_file: store.ca_file,
-            cert_file: store.cert_file,
-            key_file: store.key_file,
-            username: store.username,
-            password,
-            password_file: store.password_file,
-            token_file: store.token_file,
-            keys: store.prefix.unwrap_or_default(),
-            timeout: secs(store.timeout_secs, 5),
-        })
-    }
-}
-
-/// The first line of the file: editors end it with a newline that is not part of the password.
-fn read_password(path: &Path) -> Result<String, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-    Ok(text.lines().next().unwrap_or_default().to_owned())
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod foreign;
@@ -297,6 +246,8 @@ mod foreign;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn decide(text: &str) -> Result<Settings, ConfigError> {
@@ -332,7 +283,7 @@ mod tests {
             ),
             (
                 "[store]\nendpoints = [\"host:1\"]",
-                "test.toml:2:13: `endpoints`: endpoint \"host:1\" has no scheme that is known; expected http://host:2379, https://host:2379, gateway+https://host, sqlite:/path or memory:",
+                "test.toml:2:13: `endpoints`: endpoint \"host:1\" has no scheme that is known; expected http://host:2379, https://host:2379, gateway+https://host, sqlite:/path, memory: or fleetlock+https://host/path",
             ),
             (
                 "[store]\ntimeout_secs = \"5\"",

@@ -6,6 +6,7 @@
 //! hang. Deadlines are the caller's, who drops the future.
 
 mod access;
+mod clock;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
@@ -14,10 +15,11 @@ mod tls;
 use std::io;
 
 use http_body_util::{BodyExt as _, Full, Limited};
+pub use hyper::Uri;
 use hyper::body::Bytes;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONNECTION, HOST, HeaderValue, USER_AGENT};
 use hyper::http::uri::PathAndQuery;
-use hyper::{Request, Response, Uri};
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -26,6 +28,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use self::access::{Access, ClientCertificate, Credentials, SecretFile};
+pub use self::clock::seconds_ahead;
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -144,6 +147,8 @@ pub async fn connect(url: &Uri, access: &Access) -> Result<Connection, HttpError
     })?;
     // Questions are short and wait for an answer. Without it they are only slower.
     let _ = stream.set_nodelay(true);
+    // What was given up must not arrive later, out of the kernel, when the network is back.
+    let _ = stream.set_zero_linger();
     let Some(config) = config else { return Ok(Box::new(stream)) };
     let name = ServerName::try_from(host.clone())
         .map_err(|_| HttpError::Setup(format!("{host} is no name that a certificate can have")))?;

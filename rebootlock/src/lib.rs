@@ -8,6 +8,7 @@
 //! - [`lock`]: the lock manager, which loads documents, changes them by their rules and commits them.
 //! - [`view`]: all of it as programs and people see it.
 //! - [`wait`]: waiting for one's turn without polling.
+//! - [`fleetlock`]: asking a FleetLock server for slots, where there is no store.
 //! - [`window`]: when a reboot may begin, pure.
 //! - [`process`]: commands, run so that nothing of them survives their deadline.
 //! - [`chance`], [`clock`], [`duration`], [`host`], [`http`], [`config`], [`cli`], [`logging`], [`notify`]: what the
@@ -20,6 +21,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod duration;
+pub mod fleetlock;
 pub mod health;
 pub mod host;
 pub mod http;

@@ -19,6 +19,7 @@ mod request;
 mod rewrite;
 mod session;
 mod status;
+mod together;
 mod turn;
 
 use std::collections::BTreeMap;
@@ -40,6 +41,7 @@ pub use self::release::{Ended, Release, Released};
 pub use self::repair::Repair;
 pub use self::request::{Cancelled, Requested};
 pub use self::status::{GroupStatus, Holder};
+pub use self::together::{AT_ONCE, Left, Settled, Wish};
 pub use self::turn::{GivenBack, Queued, Turn};
 use crate::chance;
 use crate::clock::Clock;

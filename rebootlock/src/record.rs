@@ -287,7 +287,7 @@ pub struct Claim {
     /// Place in the queue: higher goes first.
     pub priority: u32,
     /// What its record says besides: members of the door it comes through.
-    pub members: Map<String, Value>,
+    pub members: Option<Box<Map<String, Value>>>,
 }
 
 impl Claim {
@@ -302,7 +302,7 @@ impl Claim {
             reason: None,
             via,
             priority: 0,
-            members: Map::new(),
+            members: None,
         }
     }
 
@@ -326,7 +326,7 @@ impl Claim {
             down_since: None,
             expected_back: None,
             via: Some(self.via.clone()),
-            unknown: self.members.clone(),
+            unknown: self.members.as_deref().cloned().unwrap_or_default(),
         }
     }
 

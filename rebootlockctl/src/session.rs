@@ -37,6 +37,14 @@ pub(crate) fn settings(common: &CommonArgs) -> anyhow::Result<Settings> {
 /// Opens the store. A URL may be an etcd's or a gateway's: what answers is noted in the settings.
 /// Options that no server could satisfy are the configuration's fault.
 pub(crate) async fn open_store(settings: &mut StoreSettings) -> anyhow::Result<SharedStore> {
+    if let Some(endpoint @ Endpoint::FleetLock(_)) = settings.endpoints.first() {
+        return Err(BadConfiguration(format!(
+            "{endpoint} is a FleetLock server: it gives slots to machines and tells nobody who has \
+             them; this command needs the store behind it, see --endpoint; without a store there are \
+             doctor, windows, send-need-reboot and completions"
+        ))
+        .into());
+    }
     let bad = |error: store::StoreError| BadConfiguration(error.to_string());
     store::recognise(settings).await.map_err(bad)?;
     store::open(settings).map_err(|error| match settings.endpoints.first() {

@@ -5,7 +5,9 @@ mod health;
 mod overdue;
 mod reboot;
 mod release;
+mod server;
 mod slot;
+mod store;
 mod telling;
 mod tried;
 mod users;
@@ -18,9 +20,8 @@ use rebootlock::cli::exit;
 use rebootlock::config::{DetectorSettings, Strategy};
 use rebootlock::host;
 use rebootlock::id::{BootId, Group, MachineId, Token};
-use rebootlock::lock::{LockError, LockManager};
+use rebootlock::lock::LockError;
 use rebootlock::record::{Claim, HolderRecord, Presence, UnixTime, Via};
-use rebootlock::wait::Waiting;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -28,6 +29,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::coordinator::{Coordinator, CoordinatorState};
 use crate::detect::{self, Detectors};
 use crate::hooks::Hooks;
+use crate::line::{Line, Pace};
 use crate::logind::Logind;
 use crate::lookout::{Closed, Lookout};
 use crate::memento::MementoFile;
@@ -38,6 +40,7 @@ use crate::outcome::Outcome;
 use crate::pass::Report;
 use crate::policy::{Action, Event, START, step};
 use crate::presence::Shown;
+use crate::slots::Slots;
 use crate::want::{Want, Wants};
 use crate::{presence, requests, update_engine};
 
@@ -51,10 +54,14 @@ const WINDOW_TICK: Duration = Duration::from_secs(15);
 /// How long `--once` waits for update-engine and the store to say whether a reboot is wanted.
 pub(crate) const ONCE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// The slots this agent has, in which groups and by which token.
+/// The slots this agent has.
 #[derive(Debug, Clone)]
 struct Held {
+    /// Under which name: at a FleetLock server it is not the machine's own.
+    machine: MachineId,
+    /// In which groups.
     groups: Vec<Group>,
+    /// By which token.
     token: Token,
 }
 
@@ -73,7 +80,7 @@ pub struct Ending {
 #[derive(Debug)]
 pub struct Agent {
     options: Options,
-    locks: Arc<LockManager>,
+    slots: Slots,
     machine: MachineId,
     boot: Boot,
     /// All of it in one.
@@ -99,12 +106,16 @@ pub struct Agent {
     method: Method,
     metrics: Metrics,
     logind: Option<Logind>,
-    waiting: Option<Waiting>,
+    line: Option<Line>,
     held: Option<Held>,
     /// What was found at the start, to be taken over.
     found: Option<HolderRecord>,
-    /// Whether the store has ever told if this machine holds a slot.
+    /// Whether it is known if this machine holds a slot, and none can come late.
     looked: bool,
+    /// Until that is tried to be settled with a FleetLock server.
+    settle_in: Duration,
+    /// How often such a server is troubled.
+    pace: Pace,
     /// Whether the last order to reboot was taken.
     ordered: bool,
     /// Whether the next one passes over inhibitors.
@@ -150,7 +161,7 @@ impl Agent {
     /// An agent for `machine`. Call it inside the runtime.
     pub fn new(
         options: Options,
-        locks: Arc<LockManager>,
+        slots: Slots,
         machine: MachineId,
         boot: Boot,
         coordinator: Coordinator,
@@ -182,18 +193,19 @@ impl Agent {
         let (shown, changes) =
             watch::channel(Shown { state: START.0, health: None, blocked: None });
         let shown = Arc::new(shown);
-        let with_store =
+        let needs_slot =
             matches!(settings.agent.strategy, Strategy::EtcdLock | Strategy::BestEffort);
+        let locks = slots.locks().filter(|_| needs_slot).cloned();
         let lookout = Arc::new(Lookout::new(
             settings,
             options.windows.clone(),
             machine.clone(),
-            with_store.then(|| locks.clone()),
+            locks.clone(),
             metrics.clone(),
         ));
         let mut presence = None;
         // Requests come through the store, and so need a strategy that has one.
-        if with_store {
+        if let Some(locks) = locks {
             let initially = match options.settings.agent.strategy {
                 Strategy::BestEffort => Want::Nothing,
                 _ => Want::Unknown,
@@ -217,7 +229,7 @@ impl Agent {
             if options.run.once {
                 presence = Some(present);
             } else {
-                let keep = presence::keep(locks.clone(), machine.clone(), groups, present, changes);
+                let keep = presence::keep(locks, machine.clone(), groups, present, changes);
                 sources.push(AbortOnDropHandle::new(tokio::spawn(keep)));
             }
         }
@@ -236,10 +248,12 @@ impl Agent {
             method: Method::new(options.settings.reboot.method.clone()),
             metrics,
             logind: None,
-            waiting: None,
+            line: None,
             held: None,
             found: None,
             looked: false,
+            settle_in: server::SETTLE_FIRST,
+            pace: Pace::new(options.settings.agent.poll),
             ordered: false,
             force: false,
             began: tokio::time::Instant::now(),
@@ -253,13 +267,14 @@ impl Agent {
             report: Report::default(),
             presence,
             options,
-            locks,
+            slots,
             machine,
             boot,
             boot_id,
             coordinator,
         };
         agent.begin_heartbeat();
+        agent.doubt_earlier_life();
         agent
     }
 
@@ -270,7 +285,7 @@ impl Agent {
         tracing::info!(
             machine = %self.machine,
             boot = %self.boot_id,
-            store = self.locks.store().location(),
+            store = self.slots.location(),
             strategy = self.options.settings.agent.strategy.as_str(),
             dry_run = self.options.run.dry_run,
             "started"
@@ -312,9 +327,7 @@ impl Agent {
                 }
             }
         };
-        if let Some(mut waiting) = self.waiting.take()
-            && waiting.leave().await.is_some()
-        {
+        if self.stop_waiting().await {
             tracing::info!(
                 "a slot came at the last moment; it is kept, and found at the next start"
             );
@@ -333,7 +346,8 @@ impl Agent {
         if shown.health.is_none() {
             return;
         }
-        let told = presence::once(&self.locks, &self.machine, presence, shown);
+        let Some(locks) = self.slots.locks() else { return };
+        let told = presence::once(locks, &self.machine, presence, shown);
         if let Err(error) = told.await {
             tracing::debug!(%error, "the others are not told how this machine is");
         }
@@ -372,9 +386,11 @@ impl Agent {
 
     /// Only after the request that this boot has fulfilled is gone: it must not be fulfilled twice.
     fn listen_to_requests(&mut self) {
-        if let Some(want) = self.requests.as_ref().filter(|_| !self.listening) {
+        if let Some(locks) = self.slots.locks()
+            && let Some(want) = self.requests.as_ref().filter(|_| !self.listening)
+        {
             self.listening = true;
-            let follow = requests::follow(self.locks.clone(), self.machine.clone(), want.clone());
+            let follow = requests::follow(locks.clone(), self.machine.clone(), want.clone());
             self.sources.push(AbortOnDropHandle::new(tokio::spawn(follow)));
         }
     }
@@ -434,15 +450,18 @@ impl Agent {
     /// Says why nothing goes on, in the log only when it is news, and waits before the next try:
     /// less than a second where time may cure it, so that a store's return is noticed at once.
     async fn stuck(&mut self, doing: &str, error: &LockError) {
-        let why = error.to_string();
+        self.complain(doing, error.to_string());
+        let longest = if error.is_transient() { 750 } else { 5000 };
+        let pause = rand::rng().random_range(longest / 3..=longest);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+
+    fn complain(&mut self, doing: &str, why: String) {
         if self.trouble.as_ref() != Some(&why) {
             tracing::warn!(error = why, "{doing}");
             self.say(&format!("{doing}: {why}"));
             self.trouble = Some(why);
         }
-        let longest = if error.is_transient() { 750 } else { 5000 };
-        let pause = rand::rng().random_range(longest / 3..=longest);
-        tokio::time::sleep(Duration::from_millis(pause)).await;
     }
 
     fn clear_trouble(&mut self) {

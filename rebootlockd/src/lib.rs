@@ -5,6 +5,7 @@
 //! - [`update_engine`], [`requests`], [`detect`]: who wants a reboot, as [`want`] puts it together.
 //! - [`logind`]: users, inhibitors, and the reboot itself, over the system [`bus`].
 //! - [`gate`]: reasons to wait; [`lookout`] looks at all of them; [`environment`]: what scripts are told.
+//! - [`slots`]: where slots come from; `line`: waiting for one.
 //! - [`hooks`]: what runs before a reboot and after it. [`method`]: how the machine goes down.
 //! - [`coordinator`], [`presence`]: whom we tell what we do. [`memento`]: what we keep on disk.
 //! - [`unit`]: commands in units of systemd's, or as [`rebootlock::process`] runs them.
@@ -24,6 +25,7 @@ pub mod failpoint;
 pub mod gate;
 pub mod hooks;
 pub mod import;
+mod line;
 pub mod logind;
 pub mod lookout;
 pub mod memento;
@@ -36,6 +38,7 @@ pub mod policy;
 pub mod presence;
 pub mod requests;
 pub mod simulate;
+pub mod slots;
 pub mod status;
 pub mod unit;
 pub mod update_engine;

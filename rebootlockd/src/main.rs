@@ -1,21 +1,20 @@
 //! `rebootlockd`: flags, logging, signals and exit codes; everything else is in the library.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser as _};
 use rebootlock::cli::{CommonArgs, beside, exit};
 use rebootlock::id::MachineId;
-use rebootlock::lock::LockManager;
 use rebootlock::record::UnixTime;
-use rebootlock::{host, logging, notify, store};
+use rebootlock::{host, logging, notify};
 use rebootlockd::agent::{Agent, Ending};
 use rebootlockd::command::{self, fail};
 use rebootlockd::coordinator::Coordinator;
 use rebootlockd::method::{Boot, BootError};
 use rebootlockd::metrics::{Export, Metrics};
 use rebootlockd::options::{Cli, Command, Options, RunArgs, read};
+use rebootlockd::slots::Slots;
 use rebootlockd::{import, simulate, status, unit, validate, version};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -162,7 +161,7 @@ async fn reread(common: &CommonArgs, run: &RunArgs) -> anyhow::Result<(Options, 
 struct Parts {
     machine: MachineId,
     boot: Boot,
-    locks: Arc<LockManager>,
+    slots: Slots,
 }
 
 impl Parts {
@@ -170,14 +169,12 @@ impl Parts {
         let settings = &options.settings;
         let machine = host::machine_id(&settings.machine.id_file)?;
         let boot = Boot::of(&settings.machine, &settings.reboot.method).await?;
-        let store = store::open(&settings.store)?;
-        let locks = LockManager::new(store, settings.store.keys.clone());
-        let locks = Arc::new(locks.with_cooldowns(settings.cooldowns()));
-        Ok(Self { machine, boot, locks })
+        let slots = Slots::open(settings)?;
+        Ok(Self { machine, boot, slots })
     }
 
     fn assemble(&self, options: &Options, coordinator: Coordinator, metrics: Metrics) -> Agent {
         let (machine, boot) = (self.machine.clone(), self.boot.clone());
-        Agent::new(options.clone(), self.locks.clone(), machine, boot, coordinator, metrics)
+        Agent::new(options.clone(), self.slots.clone(), machine, boot, coordinator, metrics)
     }
 }

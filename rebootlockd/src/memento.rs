@@ -1,8 +1,9 @@
 //! What the agent remembers on disk: which boot it last ran in, and which slots it took, and
 //! how far its reboot had come.
 //!
-//! The store knows who holds; this file only tells apart what the store cannot: a slot of our own
+//! A store knows who holds; there this file only tells apart what the store cannot: a slot of our own
 //! from one that another machine took under a copied machine-id. Without it the hostname decides.
+//! A FleetLock server does not say who holds; there this file is all that is known.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -30,8 +31,36 @@ pub struct Memento {
     pub announced: Option<Scheduled>,
     /// For which reason a reboot was counted in that boot: one that was ordered, and may not come.
     pub counted: Option<String>,
+    /// The slot that was asked for at a FleetLock server, which does not say who has one.
+    pub asked: Option<Asked>,
     /// What this machine has rebooted for while it did not go away.
     pub tried: Vec<Tried>,
+}
+
+/// A slot at a FleetLock server that this machine has, or may have, until the server says that it is
+/// given back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Where.
+    pub server: String,
+    /// Under which name.
+    pub id: String,
+    /// In which group.
+    pub group: Group,
+    /// What is known of it.
+    pub stage: Stage,
+}
+
+/// What is known of a slot at a FleetLock server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// It was asked for.
+    Asked,
+    /// It was granted.
+    Granted,
+    /// It is being given back.
+    Releasing,
 }
 
 /// A reason that was rebooted for.
@@ -49,6 +78,17 @@ pub struct MementoFile {
     path: PathBuf,
 }
 
+/// What is found there.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Found {
+    /// What was remembered.
+    Whole(Box<Memento>),
+    /// Nothing.
+    Missing,
+    /// Something that cannot be read.
+    Damaged,
+}
+
 impl MementoFile {
     /// In the agent's state folder.
     pub fn new(state_dir: &Path) -> Self {
@@ -57,15 +97,27 @@ impl MementoFile {
 
     /// What was remembered; nothing if the file is missing or unreadable.
     pub fn load(&self) -> Memento {
+        match self.find() {
+            Found::Whole(memento) => *memento,
+            Found::Missing | Found::Damaged => Memento::default(),
+        }
+    }
+
+    /// What was remembered, and whether anything was.
+    pub fn find(&self) -> Found {
+        let path = self.path.display();
         match std::fs::read(&self.path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                tracing::warn!(path = %self.path.display(), %error, "forgotten: the file is damaged");
-                Memento::default()
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Memento::default(),
+            Ok(bytes) => serde_json::from_slice(&bytes).map_or_else(
+                |error| {
+                    tracing::warn!(%path, %error, "forgotten: the file is damaged");
+                    Found::Damaged
+                },
+                |memento| Found::Whole(Box::new(memento)),
+            ),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Found::Missing,
             Err(error) => {
-                tracing::warn!(path = %self.path.display(), %error, "forgotten: the file cannot be read");
-                Memento::default()
+                tracing::warn!(%path, %error, "forgotten: the file cannot be read");
+                Found::Damaged
             }
         }
     }

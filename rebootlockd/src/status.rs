@@ -10,9 +10,9 @@ use rebootlock::cli::{CommonArgs, exit};
 use rebootlock::config::gate::Phase;
 use rebootlock::config::{DetectorSettings, Strategy};
 use rebootlock::id::MachineId;
-use rebootlock::lock::{Acquired, LockManager};
+use rebootlock::lock::Acquired;
 use rebootlock::record::{Claim, UnixTime, Via};
-use rebootlock::{host, logging, store};
+use rebootlock::{host, logging};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -21,13 +21,14 @@ use crate::command::{self, fail};
 use crate::detect::Detectors;
 use crate::environment::Facts;
 use crate::lookout::{Closed, Lookout};
-use crate::memento::MementoFile;
+use crate::memento::{MementoFile, Stage};
 use crate::method::{Boot, Method};
 use crate::metrics::Metrics;
 use crate::options::{Options, RunArgs, read};
 use crate::outcome::Outcome;
 use crate::pass::{self, Report};
 use crate::simulate::Output;
+use crate::slots::Slots;
 use crate::want::{Want, Wants};
 use crate::{requests, update_engine};
 
@@ -86,8 +87,8 @@ struct Look<'a> {
     args: &'a StatusArgs,
     machine: MachineId,
     boot: Boot,
-    /// Where the lock is, if it is looked at.
-    locks: Option<Arc<LockManager>>,
+    /// Where slots come from, if the lock is looked at.
+    slots: Option<Slots>,
     lookout: Lookout,
     report: Report,
 }
@@ -99,19 +100,17 @@ impl<'a> Look<'a> {
         let boot = Boot::of(&settings.machine, &settings.reboot.method).await?;
         let with_store =
             matches!(settings.agent.strategy, Strategy::EtcdLock | Strategy::BestEffort);
-        let locks = match with_store && !args.skip_lock {
-            true => {
-                let store = store::open(&settings.store).context("cannot open the store")?;
-                Some(Arc::new(LockManager::new(store, settings.store.keys.clone())))
-            }
+        let slots = match with_store && !args.skip_lock {
+            true => Some(Slots::open(settings).context("cannot open the store")?),
             false => None,
         };
+        let locks = slots.as_ref().and_then(Slots::locks).cloned();
         let metrics = Metrics::new(UnixTime::now());
         let windows = options.windows.clone();
-        let lookout = Lookout::new(settings, windows, machine.clone(), locks.clone(), metrics);
+        let lookout = Lookout::new(settings, windows, machine.clone(), locks, metrics);
         let mut report = Report { dry_run: true, ..Report::default() };
         report.slot.groups = settings.machine.groups.clone();
-        Ok(Self { options, args, machine, boot, locks, lookout, report })
+        Ok(Self { options, args, machine, boot, slots, lookout, report })
     }
 
     async fn look(mut self) -> anyhow::Result<Report> {
@@ -175,7 +174,7 @@ impl<'a> Look<'a> {
             tasks.push(AbortOnDropHandle::new(tokio::spawn(update_engine::follow(want))));
             receivers.push(receiver);
         }
-        if let Some(locks) = &self.locks {
+        if let Some(locks) = self.slots.as_ref().and_then(Slots::locks) {
             let best_effort = self.options.settings.agent.strategy == Strategy::BestEffort;
             let (want, receiver) =
                 watch::channel(if best_effort { Want::Nothing } else { Want::Unknown });
@@ -217,7 +216,7 @@ impl<'a> Look<'a> {
             dry_run: true,
             skip_health: self.args.skip_health,
             skip_lock: self.args.skip_lock,
-            lock_enabled: self.locks.is_some(),
+            lock_enabled: self.slots.is_some(),
             ..agent::configured(self.options, &self.machine, &self.boot.whole_id())
         };
         let answers = self.lookout.ask(phase, &facts).await;
@@ -229,11 +228,28 @@ impl<'a> Look<'a> {
     /// Whether a slot could be had.
     async fn lock(&mut self) -> anyhow::Result<Closed> {
         let ready = |why: &str| Closed::new(Outcome::Ready, why);
-        let Some(locks) = self.locks.clone() else {
-            return Ok(match self.args.skip_lock {
-                true => Closed::new(Outcome::LockSkipped, "the lock was not looked at"),
-                false => ready("everything is clear; this strategy needs no slot"),
-            });
+        let locks = match self.slots.clone() {
+            None if self.args.skip_lock => {
+                return Ok(Closed::new(Outcome::LockSkipped, "the lock was not looked at"));
+            }
+            None => return Ok(ready("everything is clear; this strategy needs no slot")),
+            Some(Slots::Server(server)) => {
+                let memento = MementoFile::new(&self.args.state_dir).load();
+                return Ok(match memento.asked.map(|asked| asked.stage) {
+                    Some(Stage::Granted) => {
+                        ready("everything is clear, and this machine has its slot, as it remembers")
+                    }
+                    _ => Closed::new(
+                        Outcome::LockSkipped,
+                        format!(
+                            "everything is clear; whether {} would give a slot only asking tells, \
+                             and asking takes it",
+                            server.location()
+                        ),
+                    ),
+                });
+            }
+            Some(Slots::Store(locks)) => locks,
         };
         let groups = self.options.settings.machine.groups.clone();
         self.report.slot.holders = pass::holders(&locks, &groups).await;

@@ -170,6 +170,7 @@ impl Onlooker {
             password: None,
             password_file: None,
             token_file: None,
+            access: Default::default(),
             keys: Keyspace::default(),
             timeout: Duration::from_secs(5),
         };

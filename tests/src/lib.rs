@@ -3,6 +3,7 @@
 pub mod binaries;
 pub mod etcd;
 pub mod fleet;
+pub mod fleetlock;
 pub mod gateway;
 pub mod machine;
 pub mod model;

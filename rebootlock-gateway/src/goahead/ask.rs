@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rebootlock::config::{ClusterSettings, GoaheadSettings};
 use rebootlock::id::Token;
-use rebootlock::lock::{Acquired, LockError, Turn};
+use rebootlock::lock::{Acquired, LockError, Queued, Turn};
 use rebootlock::process::How;
 use rebootlock::record::{GoaheadGrant, HolderRecord, UnixTime, Via};
 use tokio::time::Instant;
@@ -17,6 +17,7 @@ use super::duration::GoDuration;
 use super::reply::Restart;
 use super::store::{self, Held};
 use crate::app::{App, Live, chain};
+use crate::combine::Glance;
 use crate::reply::Kind;
 use crate::slots::{self, Ask, Refusal, in_time};
 
@@ -165,14 +166,14 @@ impl Question<'_> {
             let mut claim = slots::claim(&ask);
             claim.hostname = Some(said.machine.to_string());
             claim.reason = said.reason.clone().or(claim.reason);
-            claim.members = grant.to_member();
+            claim.members = Some(Box::new(grant.to_member()));
             self.nobody_is_overdue().await?;
             let turn = slots::ask_once(live, &ask, &claim, self.settings.reserve).await;
             let (acquired, token) = match turn.map_err(denied)? {
-                Turn::Queued(queued) => {
-                    return Err(Refusal::new(Kind::Full, self.full(&queued).await));
+                (Turn::Queued(queued), glance) => {
+                    return Err(Refusal::new(Kind::Full, self.full(&queued, &glance).await));
                 }
-                Turn::Granted(acquired) => (acquired, claim.token),
+                (Turn::Granted(acquired), _) => (acquired, claim.token),
             };
             // Logs it, and refuses a slot that somebody else took for this name.
             slots::granted(&claim, acquired.clone()).map_err(denied)?;
@@ -252,10 +253,10 @@ impl Question<'_> {
     }
 
     /// Why there is no slot, as goahead says it where it can be said so.
-    async fn full(&self, queued: &rebootlock::lock::Queued) -> String {
+    async fn full(&self, queued: &Queued, glance: &Glance) -> String {
         let cluster = &self.cluster.name;
         if queued.free > 0 {
-            return format!("{DENIED}{}", slots::in_line(self.live, queued).await);
+            return format!("{DENIED}{}", slots::in_line(queued, glance));
         }
         let (max, hosts, ongoing) = match in_time(self.live, self.live.locks.glance(&queued.group))
             .await

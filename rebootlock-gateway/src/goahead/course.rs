@@ -165,7 +165,8 @@ mod tests {
     fn record(uptime: &str) -> HolderRecord {
         let (machine, group) = (MachineId::new("x").unwrap(), Group::new("web").unwrap());
         let mut claim = Claim::new(machine, [group], Via::Goahead);
-        claim.members = GoaheadGrant::new("web", "abcdefgh", uptime, T).to_member();
+        let grant = GoaheadGrant::new("web", "abcdefgh", uptime, T);
+        claim.members = Some(Box::new(grant.to_member()));
         claim.record(T)
     }
 

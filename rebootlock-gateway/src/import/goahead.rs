@@ -29,7 +29,7 @@ type Fault = String;
 ///
 /// # Errors
 /// [`ImportError`] names the file and the place in it.
-pub fn convert(files: &[(PathBuf, String)]) -> Result<String, ImportError> {
+pub(super) fn convert(files: &[(PathBuf, String)]) -> Result<String, ImportError> {
     let mut ours = Ours::default();
     let mut clusters: Vec<(String, Cluster, PathBuf)> = Vec::new();
     let mut more = Vec::new();

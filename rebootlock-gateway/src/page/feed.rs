@@ -176,6 +176,6 @@ mod tests {
         let third = parts(&[("b", "2")], &[("history", "2")]);
         let changed = sent.update(&third);
         assert_eq!(names(&changed), ["groups", "history"]);
-        assert_eq!(changed[0].html, "<div id=\"groups\" class=\"section\">2</div>");
+        assert_eq!(changed[0].html, "<div class=\"section\" id=\"groups\">2</div>");
     }
 }

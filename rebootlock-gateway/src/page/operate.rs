@@ -76,7 +76,7 @@ pub(super) async fn act(call: &Call<'_>, acting: &Acting, fields: &Fields) -> Re
 
 /// Back to the page, which says what was done: what we told this browser, and nobody else did.
 fn back(token: &Token, message: &str) -> Response<Body> {
-    let message = sentence(message);
+    let message = clean(message);
     let mut query = Serializer::new(String::new());
     query.append_pair("said", &message).append_pair("stamp", &token.stamp(&message));
     let mut response = see_other("./");
@@ -84,14 +84,6 @@ fn back(token: &Token, message: &str) -> Response<Body> {
         response.headers_mut().insert(LOCATION, to);
     }
     response
-}
-
-/// What programs are told in lower case, for people.
-fn sentence(message: &str) -> String {
-    let message = clean(message);
-    let mut chars = message.chars();
-    let first = chars.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
-    format!("{first}{}.", chars.as_str().trim_end_matches('.'))
 }
 
 /// What we told this browser a moment ago.

@@ -146,7 +146,12 @@ impl Writer {
             None => Ok(()),
             Some(None) => self.caller.reaches_machine(None),
             Some(Some(id)) => {
-                let id = MachineId::new(id.clone()).map_err(|error| error.to_string())?;
+                let id = match MachineId::new(id.clone()) {
+                    Ok(id) => id,
+                    Err(error) if self.role == Role::Agent => return Err(error.to_string()),
+                    // Others have written it, and an operator may take it away.
+                    Err(_) => return self.caller.reaches_machine(None),
+                };
                 self.caller.reaches_machine(Some(&id))?;
                 match self.role {
                     Role::Agent => self.caller.is_named(&id),

@@ -1,5 +1,7 @@
 //! The real binary on a free port, and clients that write bytes to a socket.
 
+pub mod etcd;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -12,6 +14,20 @@ use tempfile::TempDir;
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_rebootlock-gateway");
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Looks at a condition that nothing announces until it gives something. `what` says what is waited
+/// for, and what was seen instead.
+#[track_caller]
+pub fn until<T>(what: impl Fn() -> String, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {}", what());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
 
 /// A gateway that is killed when this is dropped.
 pub struct Gateway {
@@ -108,15 +124,11 @@ impl Gateway {
 
     /// The first line with `text` in it, once there is one.
     pub fn logged(&self, text: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let log = self.log.lock().unwrap().clone();
-            if let Some(line) = log.iter().find(|line| line.contains(text)) {
-                return line.clone();
-            }
-            assert!(Instant::now() < deadline, "no {text:?} in {log:#?}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let log = || self.log.lock().unwrap();
+        until(
+            || format!("{text:?} in {:#?}", log()),
+            || log().iter().find(|line| line.contains(text)).cloned(),
+        )
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -129,14 +141,7 @@ impl Gateway {
 
     /// The exit code, once there is one.
     pub fn ended(mut self) -> Option<i32> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            assert!(Instant::now() < deadline, "still running");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        until(|| "the end of the process".to_owned(), || self.child.try_wait().unwrap()).code()
     }
 
     pub fn connect(&self) -> TcpStream {
@@ -172,15 +177,10 @@ impl Gateway {
 
     /// Asks until the answer has this status.
     pub fn until(&self, status: u16, ask: impl Fn(&Self) -> Answer) -> Answer {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let answer = ask(self);
-            if answer.status == status {
-                return answer;
-            }
-            assert!(Instant::now() < deadline, "{answer:?}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        until(
+            || format!("{status} instead of {:?}", ask(self)),
+            || Some(ask(self)).filter(|answer| answer.status == status),
+        )
     }
 }
 
@@ -215,6 +215,21 @@ pub fn sockets(pid: u32) -> usize {
     let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     let targets = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
     targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+}
+
+/// Once there are no more sockets than this.
+pub fn until_sockets(pid: u32, at_most: usize) {
+    until(
+        || format!("{at_most} sockets instead of {}", sockets(pid)),
+        || (sockets(pid) <= at_most).then_some(()),
+    );
+}
+
+/// Resident memory, in KiB.
+pub fn resident_kib(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
 pub fn params(id: &str, group: &str) -> String {

@@ -1,11 +1,12 @@
 //! Files as anybody may write them, and whatever else they hold.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use toml::{Table, Value};
 
-use super::{ConfigError, Fragment, Path, Settings, read_files};
+use super::{ConfigError, Fragment, Settings, read_files};
 
 /// Every key of every table, right and wrong: a name is drawn for any table.
 const NAMES: &[&str] = &[

@@ -108,7 +108,7 @@ pub struct StoreFragment {
     /// File whose first line is the password.
     #[serde(deserialize_with = "full_path")]
     pub password_file: Option<PathBuf>,
-    /// File whose first line is a token, for a gateway.
+    /// File whose first line is a token, for servers that take one instead of name and password.
     #[serde(deserialize_with = "full_path")]
     pub token_file: Option<PathBuf>,
     /// A password out of the environment, as locksmith took it. Never out of a file.

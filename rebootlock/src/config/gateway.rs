@@ -51,6 +51,9 @@ pub struct GatewayFragment {
     credentials_file: Option<PathBuf>,
     public_view: Option<bool>,
     airlock_kinds: Option<bool>,
+    airlock_metrics: Option<bool>,
+    release_silent_after_secs: Option<Secs<600, 604_800>>,
+    release_budget: Option<Count<1, 1000>>,
     access_log: Option<bool>,
     goahead: Option<GoaheadTable>,
 }
@@ -91,10 +94,24 @@ pub struct GatewaySettings {
     pub public_view: Option<bool>,
     /// Refusals are named as airlock names them.
     pub airlock_kinds: bool,
+    /// Figures have airlock's names too.
+    pub airlock_metrics: bool,
+    /// When the slot of a client that says nothing any more is given back without it; never if
+    /// there is none.
+    pub release_silent: Option<ReleaseSilent>,
     /// Whether every request is logged.
     pub access_log: bool,
     /// goahead clients, if they are served.
     pub goahead: Option<GoaheadSettings>,
+}
+
+/// Slots of clients that do not come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReleaseSilent {
+    /// So long after it took its slot, and after it last asked for it again.
+    pub after: Duration,
+    /// So many in each group on one day.
+    pub budget: u32,
 }
 
 /// TLS of the gateway, decided.
@@ -151,10 +168,30 @@ impl GatewayFragment {
             credentials_file,
             public_view,
             airlock_kinds,
+            airlock_metrics,
+            release_silent_after_secs,
+            release_budget,
             access_log,
             goahead
         );
         Self { goahead, ..whole }
+    }
+
+    fn release_silent(&self) -> Result<Option<ReleaseSilent>, ConfigError> {
+        let after = self.release_silent_after_secs.as_ref().map(|secs| secs.get());
+        let budget = self.release_budget.as_ref().map(|count| count.get());
+        match (after, budget) {
+            (None, None) => Ok(None),
+            // The bound is far below.
+            (Some(after), budget) => Ok(Some(ReleaseSilent {
+                after,
+                budget: budget.map_or(1, |count| u32::try_from(count).unwrap_or(u32::MAX)),
+            })),
+            (None, Some(_)) => Err(ConfigError::Setting {
+                setting: "gateway.release_budget",
+                problem: "says nothing without release_silent_after_secs".to_owned(),
+            }),
+        }
     }
 
     fn tls(&self) -> Result<Option<TlsSettings>, ConfigError> {
@@ -203,6 +240,8 @@ impl GatewayFragment {
             credentials_file: None,
             goahead: None,
             public_view: None,
+            release_silent_after_secs: None,
+            release_budget: None,
             ..self
         }
     }
@@ -211,6 +250,7 @@ impl GatewayFragment {
 impl GatewaySettings {
     pub(super) fn decide(fragment: GatewayFragment) -> Result<Self, ConfigError> {
         let tls = fragment.tls()?;
+        let release_silent = fragment.release_silent()?;
         let listen = fragment.listen.unwrap_or_else(|| vec![LISTEN]);
         // The bound is far below.
         let count = |count: Count<1, 1_000_000>| usize::try_from(count.get()).unwrap_or(usize::MAX);
@@ -233,6 +273,8 @@ impl GatewaySettings {
             credentials_file: fragment.credentials_file,
             public_view: fragment.public_view,
             airlock_kinds: fragment.airlock_kinds.unwrap_or(false),
+            airlock_metrics: fragment.airlock_metrics.unwrap_or(false),
+            release_silent,
             access_log: fragment.access_log.unwrap_or(true),
             goahead: fragment.goahead.map(GoaheadSettings::decide),
             listen,
@@ -393,6 +435,7 @@ mod tests {
             ("client_ca_file = \"/a\"", "gateway.client_ca_file"),
             ("client_certificates = \"optional\"", "gateway.client_certificates"),
             ("client_name_is_id = true", "gateway.client_name_is_id"),
+            ("release_budget = 3", "gateway.release_budget"),
         ] {
             let error = decide(text).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{setting}: ")), "{text}: {error}");

@@ -107,13 +107,7 @@ impl LockManager {
                 .delete(self.keys.urgent(group, machine));
         }
         if held.len() == claim.groups().len() {
-            let ours = held.iter().flatten().any(|record| record.is_of(claim.token));
-            let record = held.into_iter().flatten().next().map(Box::new);
-            return Ok(Decision::Done(if ours {
-                Acquired::Granted
-            } else {
-                Acquired::Already(record)
-            }));
+            return Ok(Decision::Done(already(claim, held)));
         }
         // Some of its groups are held by an earlier acquisition: this one takes over the lot, but
         // not from under somebody who might not know of it.
@@ -135,4 +129,12 @@ impl LockManager {
         let txn = cooldowns.fold(txn, Txn::when_absent);
         Ok(Decision::Commit(self.when_not_stopped(txn, claim.groups(), machine), Acquired::Granted))
     }
+}
+
+/// What it means that the claim's machine has all slots, by these records.
+pub(super) fn already(claim: &Claim, held: Vec<Option<HolderRecord>>) -> Acquired {
+    if held.iter().flatten().any(|record| record.is_of(claim.token)) {
+        return Acquired::Granted;
+    }
+    Acquired::Already(held.into_iter().flatten().next().map(Box::new))
 }

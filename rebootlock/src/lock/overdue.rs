@@ -6,6 +6,10 @@
 //! back, while its agent is not there, while nobody has paused or held anything (then people are at
 //! it), and only so often a day: a clock that runs ahead, or a rack without power, frees no more
 //! than that.
+//!
+//! A FleetLock client says neither when it goes down nor when it will be back. Its slot is freed only
+//! long after it took it, and long after it last asked for it again: [`LockManager::heard_from`]
+//! notes that, and what is noted stands in the way until its lease ends.
 
 use std::time::Duration;
 
@@ -16,7 +20,7 @@ use crate::record::{
     Day, Document, Ending, HolderRecord, HolderState, OverdueReleases, Past, UnixTime, Via,
     sorted_groups,
 };
-use crate::store::{Key, Snapshot};
+use crate::store::{Key, Snapshot, Txn};
 
 /// What came of looking for a slot to free.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,8 +50,16 @@ struct Candidate {
     groups: Vec<Group>,
 }
 
+/// Whose slots are looked at.
+#[derive(Clone, Copy)]
+enum Whose {
+    Agents,
+    Clients,
+}
+
 /// What is allowed, and to whom.
 struct Rule<'a> {
+    whose: Whose,
     older_than: Duration,
     budget: u32,
     by: &'a str,
@@ -68,10 +80,48 @@ impl LockManager {
         budget: u32,
         by: &str,
     ) -> Result<OverdueRelease> {
-        let rule = Rule { older_than, budget, by };
+        self.release_by(group, &Rule { whose: Whose::Agents, older_than, budget, by }).await
+    }
+
+    /// The same of a FleetLock client that took its slot in `group` longer than `silent_for` ago,
+    /// and has not been [heard from](LockManager::heard_from) since: the one that took it first.
+    ///
+    /// # Errors
+    /// As for [`LockManager::release_overdue`].
+    pub async fn release_silent(
+        &self,
+        group: &Group,
+        silent_for: Duration,
+        budget: u32,
+        by: &str,
+    ) -> Result<OverdueRelease> {
+        let rule = Rule { whose: Whose::Clients, older_than: silent_for, budget, by };
+        self.release_by(group, &rule).await
+    }
+
+    /// Notes that `machine`, holder by the acquisition `token`, is there, for so long. Its slot may have
+    /// been freed by the time this returns, but is not after that.
+    ///
+    /// # Errors
+    /// What the store says: then nothing may be noted.
+    pub async fn heard_from(
+        &self,
+        machine: &MachineId,
+        token: Token,
+        lasting: Duration,
+    ) -> Result<()> {
+        let key = self.keys.alive(token);
+        let action = format!("noting that somebody is there at {key}");
+        let lease = self.lease_of(&action, lasting).await?;
+        let txn = Txn::new().put_leased(key, machine.as_str().as_bytes().to_vec(), lease);
+        let noted = self.store.commit(&txn).await;
+        noted.map(drop).map_err(|source| LockError::Store { action, source })
+    }
+
+    async fn release_by(&self, group: &Group, rule: &Rule<'_>) -> Result<OverdueRelease> {
         let mut answer = OverdueRelease::None;
-        for candidate in self.overdue(group, older_than).await? {
-            match self.free(group, &candidate, &rule).await? {
+        for candidate in self.overdue(group, rule).await? {
+            match self.free(group, &candidate, rule).await? {
                 OverdueRelease::None => {}
                 freed @ OverdueRelease::Freed { .. } => return Ok(freed),
                 // Another may be in groups with a budget left.
@@ -82,7 +132,7 @@ impl LockManager {
     }
 
     /// Who holds a slot in `group` and is overdue, longest first; nobody if the group is not full.
-    async fn overdue(&self, group: &Group, older_than: Duration) -> Result<Vec<Candidate>> {
+    async fn overdue(&self, group: &Group, rule: &Rule<'_>) -> Result<Vec<Candidate>> {
         let place = self.keys.semaphore(group);
         let action = format!("looking for overdue machines at {place}");
         let now = self.load(&action, std::slice::from_ref(&place)).await?;
@@ -93,15 +143,16 @@ impl LockManager {
         let holders: Vec<_> = semaphore.holders().iter().cloned().collect();
         let keys: Vec<Key> = holders.iter().map(|m| self.keys.holder(group, m)).collect();
         let records = self.load(&action, &keys).await?;
+        let now = self.now();
         let candidate = |(machine, key): (MachineId, &Key)| {
             // What cannot be read is not known to be overdue.
             let record = HolderRecord::from_json(&records.get(key)?.value).ok()?;
-            let token = record.token.filter(|_| is_overdue(&record, older_than, self.now()))?;
+            let token = record.token.filter(|_| rule.holds_for(&record, now))?;
             let groups = sorted_groups(record.groups().chain([group.clone()]));
             Some(Candidate { machine, token, record, groups })
         };
         let mut found: Vec<_> = holders.into_iter().zip(&keys).filter_map(candidate).collect();
-        found.sort_by_key(|candidate| candidate.record.expected_back);
+        found.sort_by_key(|c| (c.record.expected_back, c.record.start_time));
         Ok(found)
     }
 
@@ -111,11 +162,12 @@ impl LockManager {
         candidate: &Candidate,
         rule: &Rule<'_>,
     ) -> Result<OverdueRelease> {
-        let Candidate { machine, groups, .. } = candidate;
+        let Candidate { machine, groups, token, .. } = candidate;
         let action = format!("releasing the overdue slot of {machine} below {}", self.keys);
         self.recent.take(machine);
         let mut keys = self.keys_of(groups, machine);
         keys.extend([self.keys.machine(machine), self.past_of(group, candidate)]);
+        keys.push(self.keys.alive(*token));
         keys.extend(groups.iter().map(|group| self.keys.overdue_releases(group)));
         self.settle(&action, &keys, |before| self.decide_overdue(group, candidate, rule, before))
             .await
@@ -143,13 +195,13 @@ impl LockManager {
         let nothing = Ok(Decision::Done(OverdueRelease::None));
         let semaphore = self.semaphore(before, group)?;
         let record = self.record(before, group, machine).ok().flatten();
-        let still_overdue = record.is_some_and(|record| {
-            record.is_of(*token) && is_overdue(&record, rule.older_than, self.now())
-        });
-        let present = self.keys.machine(machine);
+        let still_overdue = record
+            .is_some_and(|record| record.is_of(*token) && rule.holds_for(&record, self.now()));
+        let (present, alive) = (self.keys.machine(machine), self.keys.alive(*token));
         if !still_overdue
             || !is_worth_it(semaphore.available(), semaphore.max())
             || before.get(&present).is_some()
+            || before.get(&alive).is_some()
             || self.stop_in_force(before, groups, machine).is_some()
         {
             return nothing;
@@ -173,7 +225,8 @@ impl LockManager {
         for (key, count) in counts {
             txn = txn.when(before.unchanged(&key)).put(key, count.to_json());
         }
-        let txn = self.when_not_stopped(txn, groups, machine).when_absent(present);
+        let txn = self.when_not_stopped(txn, groups, machine);
+        let txn = txn.when_absent(present).when_absent(alive);
         Ok(Decision::Commit(txn, freed()))
     }
 
@@ -212,228 +265,24 @@ fn is_worth_it(available: i64, max: u32) -> bool {
     available == 0 && max > 0
 }
 
-fn is_overdue(record: &HolderRecord, older_than: Duration, now: UnixTime) -> bool {
-    record.via == Some(Via::Agent)
-        && record.state == Some(HolderState::Rebooting)
-        && record
-            .expected_back
-            .is_some_and(|expected| expected.plus_seconds(older_than.as_secs()) < now)
+impl Rule<'_> {
+    fn holds_for(&self, record: &HolderRecord, now: UnixTime) -> bool {
+        let is_past = |time: UnixTime| time.plus_seconds(self.older_than.as_secs()) < now;
+        match self.whose {
+            Whose::Agents => {
+                record.via == Some(Via::Agent)
+                    && record.state == Some(HolderState::Rebooting)
+                    && record.expected_back.is_some_and(is_past)
+            }
+            Whose::Clients => {
+                record.via == Some(Via::Fleetlock)
+                    && record.state == Some(HolderState::Holding)
+                    && is_past(record.start_time)
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::clock::Clock;
-    use crate::keys::Keyspace;
-    use crate::lock::{Acquired, Advance, Scope};
-    use crate::record::{Claim, Hold, Pause};
-    use crate::store::{MemoryStore, SharedStore, Txn};
-
-    const HOUR: Duration = Duration::from_secs(3600);
-
-    fn machine(name: &str) -> MachineId {
-        MachineId::new(name).unwrap()
-    }
-
-    fn group(name: &str) -> Group {
-        Group::new(name).unwrap()
-    }
-
-    fn manager(store: &SharedStore, now: i64) -> LockManager {
-        let locks = LockManager::new(store.clone(), Keyspace::default());
-        locks.with_clock(Clock::new(move || UnixTime(now)))
-    }
-
-    fn store() -> SharedStore {
-        Arc::new(MemoryStore::new())
-    }
-
-    /// `name` has its permit, and says that it is back at `back`.
-    async fn goes_down(locks: &LockManager, name: &str, groups: &[&str], back: i64) -> Claim {
-        let claim = Claim::new(machine(name), groups.iter().map(|g| group(g)), Via::Agent);
-        assert_eq!(locks.acquire(&claim).await.unwrap(), Acquired::Granted);
-        let permit = Advance::permit(UnixTime(back));
-        locks.advance(claim.groups(), &claim.machine, claim.token, &permit).await.unwrap();
-        claim
-    }
-
-    async fn put(locks: &LockManager, key: Key, value: Vec<u8>) {
-        locks.store().commit(&Txn::new().put(key, value)).await.unwrap();
-    }
-
-    async fn free(locks: &LockManager, budget: u32) -> OverdueRelease {
-        locks.release_overdue(&Group::default(), HOUR, budget, "web-9").await.unwrap()
-    }
-
-    fn freed(answer: &OverdueRelease) -> Option<&str> {
-        match answer {
-            OverdueRelease::Freed { machine, .. } => Some(machine.as_str()),
-            _ => None,
-        }
-    }
-
-    #[tokio::test]
-    async fn a_slot_is_freed_only_after_its_time_and_the_history_says_by_whom() {
-        let store = store();
-        goes_down(&manager(&store, 1000), "a", &[], 2000).await;
-        assert_eq!(free(&manager(&store, 2000 + 3600), 9).await, OverdueRelease::None);
-        let late = manager(&store, 2000 + 3601);
-        assert_eq!(freed(&free(&late, 9).await), Some("a"));
-        assert!(late.status(&Group::default()).await.unwrap().holders.is_empty());
-        let history = late.history(&[Group::default()], None).await.unwrap();
-        let past = history[0].past.clone().unwrap();
-        assert_eq!((past.ended, past.by.as_deref()), (Ending::Overdue, Some("web-9")));
-        assert_eq!(past.down_since, Some(UnixTime(1000)));
-        assert_eq!(free(&late, 9).await, OverdueRelease::None);
-    }
-
-    #[tokio::test]
-    async fn whoever_is_not_certainly_gone_keeps_its_slot() {
-        let late = 1_000_000;
-        let change = |change: fn(&mut HolderRecord)| change;
-        for spare in [
-            change(|record| record.expected_back = None),
-            change(|record| record.state = Some(HolderState::Draining)),
-            change(|record| record.state = Some(HolderState::Verifying)),
-            change(|record| record.state = Some(HolderState::Failed)),
-            change(|record| record.state = None),
-            change(|record| record.via = Some(Via::Ctl)),
-            change(|record| record.via = Some(Via::CtlReboot)),
-            change(|record| record.via = Some(Via::Exec)),
-            change(|record| record.via = None),
-            change(|record| record.token = None),
-        ] {
-            let store = store();
-            let locks = manager(&store, late);
-            let claim = goes_down(&locks, "a", &[], 1).await;
-            let held = locks.holding(claim.groups(), &claim.machine).await.unwrap();
-            let mut record = held[&Group::default()].clone().unwrap();
-            spare(&mut record);
-            let key = locks.keys().holder(&Group::default(), &claim.machine);
-            put(&locks, key.clone(), record.to_json()).await;
-            assert_eq!(free(&locks, 9).await, OverdueRelease::None, "{record:?}");
-            put(&locks, key, b"{".to_vec()).await;
-            assert_eq!(free(&locks, 9).await, OverdueRelease::None);
-        }
-    }
-
-    #[tokio::test]
-    async fn an_agent_that_is_there_a_pause_and_a_hold_keep_it() {
-        let store = store();
-        let locks = manager(&store, 1_000_000);
-        goes_down(&locks, "a", &[], 1).await;
-        let present = locks.keys().machine(&machine("a"));
-        put(&locks, present.clone(), b"?".to_vec()).await;
-        assert_eq!(free(&locks, 9).await, OverdueRelease::None);
-        locks.store().commit(&Txn::new().delete(present)).await.unwrap();
-        let pause = Pause::from_json(br#"{"by":"eve","since":1}"#).unwrap();
-        locks.pause(&Scope::Fleet, &pause).await.unwrap();
-        assert_eq!(free(&locks, 9).await, OverdueRelease::None);
-        locks.resume(&Scope::Fleet).await.unwrap();
-        let hold = Hold::from_json(br#"{"by":"eve","since":1}"#).unwrap();
-        locks.hold(&machine("a"), &hold).await.unwrap();
-        assert_eq!(free(&locks, 9).await, OverdueRelease::None);
-        locks.unhold(&machine("a")).await.unwrap();
-        assert_eq!(freed(&free(&locks, 9).await), Some("a"));
-    }
-
-    #[tokio::test]
-    async fn a_group_with_a_free_slot_or_none_at_all_is_left_alone() {
-        let store = store();
-        let locks = manager(&store, 1_000_000);
-        goes_down(&locks, "a", &[], 1).await;
-        for max in [2, 0] {
-            locks.set_max(&Group::default(), max).await.unwrap();
-            assert_eq!(free(&locks, 9).await, OverdueRelease::None, "{max}");
-        }
-    }
-
-    #[tokio::test]
-    async fn so_many_a_day_and_no_more_and_a_clock_that_runs_behind_begins_no_new_day() {
-        let (store, day) = (store(), 86_400);
-        let locks = manager(&store, 30 * day);
-        locks.set_max(&Group::default(), 3).await.unwrap();
-        for (name, back) in [("a", 3), ("b", 1), ("c", 2)] {
-            goes_down(&locks, name, &[], back).await;
-        }
-        assert!(matches!(free(&locks, 0).await, OverdueRelease::Spent { .. }));
-        assert_eq!(freed(&free(&locks, 1).await), Some("b"), "the longest first");
-        goes_down(&locks, "d", &[], 4).await;
-        assert!(matches!(free(&locks, 1).await, OverdueRelease::Spent { .. }));
-        assert!(matches!(free(&manager(&store, 29 * day), 1).await, OverdueRelease::Spent { .. }));
-        let tomorrow = manager(&store, 31 * day);
-        assert_eq!(freed(&free(&tomorrow, 1).await), Some("c"));
-        let key = locks.keys().overdue_releases(&Group::default());
-        put(&locks, key, br#"{"day":"today","count":0}"#.to_vec()).await;
-        goes_down(&locks, "e", &[], 5).await;
-        let damaged = tomorrow.release_overdue(&Group::default(), HOUR, 9, "x").await;
-        assert!(matches!(damaged, Err(LockError::Damaged { .. })), "{damaged:?}");
-    }
-
-    #[tokio::test]
-    async fn all_groups_of_the_machine_are_freed_and_each_counts() {
-        let store = store();
-        let locks = manager(&store, 1_000_000);
-        goes_down(&locks, "a", &["lb", "rack"], 1).await;
-        let answer = locks.release_overdue(&group("lb"), HOUR, 1, "x").await.unwrap();
-        assert_eq!(freed(&answer), Some("a"));
-        assert!(locks.status(&group("rack")).await.unwrap().holders.is_empty());
-        goes_down(&locks, "b", &["rack"], 1).await;
-        let answer = locks.release_overdue(&group("rack"), HOUR, 1, "x").await.unwrap();
-        assert!(matches!(answer, OverdueRelease::Spent { .. }), "{answer:?}");
-    }
-
-    #[tokio::test]
-    async fn of_two_who_free_it_at_once_one_does_and_it_counts_once() {
-        let store = store();
-        let late = manager(&store, 1_000_000);
-        goes_down(&late, "a", &[], 1).await;
-        let found = late.overdue(&Group::default(), HOUR).await.unwrap();
-        let rule = |by| Rule { older_than: HOUR, budget: 9, by };
-        let group = Group::default();
-        let other = manager(&store, 1_000_000);
-        // Both have seen it, and neither knows of the other.
-        let (first, second) = (rule("web-1"), rule("web-2"));
-        let (one, two) = tokio::join!(
-            late.free(&group, &found[0], &first),
-            other.free(&group, &found[0], &second)
-        );
-        let answers = [one.unwrap(), two.unwrap()];
-        assert_eq!(answers.iter().filter(|answer| freed(answer).is_some()).count(), 1);
-        // Asked again, who did it says so and does nothing.
-        let who = if freed(&answers[0]).is_some() { "web-1" } else { "web-2" };
-        let again = late.free(&group, &found[0], &rule(who)).await.unwrap();
-        assert_eq!(freed(&again), Some("a"));
-        let key = late.keys().overdue_releases(&group);
-        let now = late.store().load(std::slice::from_ref(&key)).await.unwrap();
-        let count = OverdueReleases::from_json(&now.get(&key).unwrap().value).unwrap().count;
-        assert_eq!((count, late.history(&[group], None).await.unwrap().len()), (1, 1));
-    }
-
-    #[tokio::test]
-    async fn who_comes_back_before_the_commit_keeps_it_and_who_comes_later_finds_it_gone() {
-        let store = store();
-        let locks = manager(&store, 1_000_000);
-        let claim = goes_down(&locks, "a", &[], 1).await;
-        let found = locks.overdue(&Group::default(), HOUR).await.unwrap();
-        let rule = Rule { older_than: HOUR, budget: 9, by: "web-9" };
-        let back = Claim::new(machine("a"), [], Via::Agent);
-        locks.adopt(&back, Some(&found[0].record), HolderState::Verifying).await.unwrap();
-        let answer = locks.free(&Group::default(), &found[0], &rule).await.unwrap();
-        assert_eq!(answer, OverdueRelease::None);
-        locks.release(&[], &claim.machine, &Release::by_operator("eve")).await.unwrap();
-
-        let claim = goes_down(&locks, "a", &[], 1).await;
-        let held = locks.holding(claim.groups(), &claim.machine).await.unwrap();
-        assert_eq!(freed(&free(&locks, 9).await), Some("a"));
-        let record = held[&Group::default()].clone();
-        let late = locks.adopt(&back, record.as_ref(), HolderState::Verifying).await;
-        assert!(matches!(late, Err(LockError::NotOurs { .. })));
-        let permit = Advance::permit(UnixTime(9));
-        let late = locks.advance(claim.groups(), &claim.machine, claim.token, &permit).await;
-        assert!(matches!(late, Err(LockError::NotOurs { .. })));
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::release::{Leases, Outcome};
 use super::{
     Acquired, Decision, Ended, LockError, LockManager, Release, Released, Result, backoff,
 };
@@ -19,7 +20,7 @@ use crate::store::{Commit, Key, LeaseId, Select, Snapshot, Span, StoreError, Txn
 use crate::wait::forget_places;
 
 /// How much of a queue is read. Who is further behind is not told how far.
-const LOOK: usize = 100;
+pub(super) const LOOK: usize = 100;
 
 /// How asking ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,7 +61,7 @@ pub enum GivenBack {
 }
 
 /// What was decided on what was read.
-enum Step {
+pub(super) enum Step {
     Granted(Acquired),
     /// To be remembered, with what is known of the machine itself.
     Queued(Queued, Snapshot),
@@ -133,7 +134,7 @@ impl LockManager {
         Ok(step)
     }
 
-    fn decide_turn(
+    pub(super) fn decide_turn(
         &self,
         claim: &Claim,
         before: &Snapshot,
@@ -142,8 +143,7 @@ impl LockManager {
         let (groups, machine) = (claim.groups(), &claim.machine);
         let (mut txn, acquired) = match self.decide_acquire(claim, before) {
             Ok(Decision::Done(acquired)) => {
-                let stop = self.stop_in_force(before, groups, machine);
-                return stop.map_or(Ok(Decision::Done(Step::Granted(acquired))), Err);
+                return self.has_already(claim, acquired, before).map(Decision::Done);
             }
             Ok(Decision::Commit(txn, acquired)) => (txn, acquired),
             Err(LockError::Full { .. }) => (Txn::new(), Acquired::Granted),
@@ -166,6 +166,17 @@ impl LockManager {
             txn = txn.when(before.unchanged(&self.keys.waiter(group, machine)));
         }
         Ok(Decision::Commit(txn, Step::Granted(acquired)))
+    }
+
+    /// Who has its slots is told of a pause and a hold all the same.
+    pub(super) fn has_already(
+        &self,
+        claim: &Claim,
+        acquired: Acquired,
+        before: &Snapshot,
+    ) -> Result<Step> {
+        let stop = self.stop_in_force(before, claim.groups(), &claim.machine);
+        stop.map_or(Ok(Step::Granted(acquired)), Err)
     }
 
     /// How many wait before `machine`; all of them if it has no place.
@@ -208,6 +219,18 @@ impl LockManager {
         }
         // Stores count whole seconds.
         let lease = self.store.grant(memory.max(Duration::from_secs(1))).await?;
+        match self.store.commit(&self.take_place(claim, own, lease)).await? {
+            Commit::Won(_) => Ok(true),
+            Commit::Lost => {
+                // Nothing hangs on it, and it ends by itself.
+                let _ = self.store.revoke(lease).await;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Puts the claim's machine in line, or keeps the place it has, as long as the lease lasts.
+    pub(super) fn take_place(&self, claim: &Claim, own: &Snapshot, lease: LeaseId) -> Txn {
         let now = UnixTime::now();
         let mut txn = Txn::new().when_absent(self.keys.hold(&claim.machine));
         for group in claim.groups() {
@@ -227,18 +250,11 @@ impl LockManager {
             };
             txn = txn.put_leased(place, waiter, lease);
         }
-        match self.store.commit(&txn).await? {
-            Commit::Won(_) => Ok(true),
-            Commit::Lost => {
-                // Nothing hangs on it, and it ends by itself.
-                let _ = self.store.revoke(lease).await;
-                Ok(false)
-            }
-        }
+        txn
     }
 
     /// The lease that all places of the claim's machine hang on, if it is one that asking keeps alive.
-    fn kept_by(&self, claim: &Claim, own: &Snapshot) -> Option<LeaseId> {
+    pub(super) fn kept_by(&self, claim: &Claim, own: &Snapshot) -> Option<LeaseId> {
         let mut leases = claim.groups().iter().map(|group| {
             let entry = own.get(&self.keys.waiter(group, &claim.machine))?;
             let lease = Waiter::from_json(&entry.value).ok()?.lease?;
@@ -260,33 +276,61 @@ impl LockManager {
         machine: &MachineId,
         via: &Via,
     ) -> Result<GivenBack> {
-        let action = format!("releasing the slot of {machine} below {}", self.keys);
-        let groups = std::slice::from_ref(group);
+        self.settle_give_back(group, machine, via).await
+    }
+
+    pub(super) fn decide_give_back(
+        &self,
+        group: &Group,
+        machine: &MachineId,
+        via: &Via,
+        leases: &Leases,
+        before: &Snapshot,
+    ) -> Result<Decision<Back>> {
         let places = [self.keys.waiter(group, machine), self.keys.urgent(group, machine)];
-        let (slot, holder) = (self.keys.semaphore(group), self.keys.holder(group, machine));
-        let keys = [&[slot, holder], &places[..]].concat();
-        let now = self.load(&action, &keys).await?;
-        if places.iter().any(|place| now.get(place).is_some()) {
-            forget_places(self, groups, machine).await.map_err(|e| store_error(&action, e))?;
+        let mut txn = Txn::new();
+        let mut was_waiting = false;
+        for place in places {
+            txn = txn.when(before.unchanged(&place));
+            if before.get(&place).is_some() {
+                (txn, was_waiting) = (txn.delete(place), true);
+            }
         }
-        if !self.semaphore(&now, group)?.holds(machine) {
-            return Ok(GivenBack::NotHeld);
+        let left = |given_back| match was_waiting {
+            true => Decision::Commit(txn.clone(), Back::Settled(given_back)),
+            false => Decision::Done(Back::Settled(given_back)),
+        };
+        if !self.semaphore(before, group)?.holds(machine) {
+            return Ok(left(GivenBack::NotHeld));
         }
-        let record = self.record(&now, group, machine)?;
+        let record = self.record(before, group, machine)?;
         if let Some(record) = record.as_ref().filter(|r| r.via.as_ref().is_some_and(|v| v != via)) {
-            return Ok(GivenBack::Kept(Box::new(record.clone())));
+            return Ok(left(GivenBack::Kept(Box::new(record.clone()))));
         }
         // What was taken anew meanwhile is not what was asked about.
         let token = record.and_then(|record| record.token);
         let release = Release { token, ended: Ended::Steady };
-        Ok(match self.release(groups, machine, &release).await? {
-            Released::Freed(record) => GivenBack::Freed(record),
-            Released::NotHeld => GivenBack::NotHeld,
+        let groups = std::slice::from_ref(group);
+        Ok(match self.decide_release(groups, machine, &release, leases, before)? {
+            Decision::Commit(mut freeing, Outcome::Settled(Released::Freed(record))) => {
+                freeing.preconditions.extend(txn.preconditions);
+                freeing.changes.extend(txn.changes);
+                Decision::Commit(freeing, Back::Settled(GivenBack::Freed(record)))
+            }
+            Decision::Done(Outcome::AlsoHolds(_)) => Decision::Done(Back::AlsoHolds(release)),
+            _ => left(GivenBack::NotHeld),
         })
     }
 }
 
-fn store_error(action: &str, source: StoreError) -> LockError {
+/// What was decided about a slot that is given back.
+pub(super) enum Back {
+    Settled(GivenBack),
+    /// There are more slots that were taken together with it, to be freed by this.
+    AlsoHolds(Release),
+}
+
+pub(super) fn store_error(action: &str, source: StoreError) -> LockError {
     LockError::Store { action: action.to_owned(), source }
 }
 

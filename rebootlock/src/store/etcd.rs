@@ -4,7 +4,6 @@
 //! request was sent; `cluster` does both, with one connection per endpoint. `watch` heals watches,
 //! `failure` turns what went wrong into words, `report` is for `doctor`.
 
-mod clock;
 mod cluster;
 mod failure;
 mod listening;

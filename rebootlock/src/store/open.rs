@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use hyper::Uri;
 use serde::Deserialize;
 
 use super::{
@@ -28,12 +29,16 @@ pub enum Endpoint {
     Sqlite(PathBuf),
     /// `memory:`.
     Memory,
+    /// `fleetlock+http(s)://host:port/base`, without the beginning and without a slash at its end. No
+    /// store: it gives slots and takes them back, see [`crate::fleetlock`].
+    FleetLock(String),
 }
 
 /// What is not an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "endpoint {endpoint:?} {problem}; expected http://host:2379, https://host:2379, gateway+https://host, sqlite:/path or memory:"
+    "endpoint {endpoint:?} {problem}; expected http://host:2379, https://host:2379, \
+     gateway+https://host, sqlite:/path, memory: or fleetlock+https://host/path"
 )]
 pub struct InvalidEndpoint {
     endpoint: String,
@@ -55,6 +60,9 @@ impl FromStr for Endpoint {
                 "" => Err(invalid("names no file")),
                 path => Ok(Self::Sqlite(path.into())),
             };
+        }
+        if let Some(url) = text.strip_prefix("fleetlock+") {
+            return fleetlock(url);
         }
         let (url, is_gateway) = match text.strip_prefix("gateway+") {
             Some(url) => (url, true),
@@ -101,6 +109,36 @@ impl FromStr for Endpoint {
     }
 }
 
+/// A web address, whole but for what is asked there.
+fn fleetlock(url: &str) -> std::result::Result<Endpoint, InvalidEndpoint> {
+    let invalid = |problem| InvalidEndpoint { endpoint: format!("fleetlock+{url}"), problem };
+    if url.contains('@') {
+        return Err(InvalidEndpoint {
+            // The password stays out of logs.
+            endpoint: "fleetlock+…@…".to_owned(),
+            problem: "holds credentials (use username and password_file, or token_file)",
+        });
+    }
+    let parsed: Uri = url.parse().map_err(|_| invalid("is no web address"))?;
+    if !matches!(parsed.scheme_str(), Some("http" | "https")) {
+        return Err(invalid("is neither fleetlock+http:// nor fleetlock+https://"));
+    }
+    let authority = parsed.authority().map(|authority| authority.as_str()).unwrap_or_default();
+    let port_is_fine = authority.ends_with(']')
+        || authority.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_ok());
+    if parsed.host().unwrap_or_default().is_empty() || !port_is_fine {
+        return Err(invalid("has no host or no valid port"));
+    }
+    if parsed.query().is_some() || url.contains('#') {
+        return Err(invalid("has more behind its path"));
+    }
+    let base = url.trim_end_matches('/');
+    if base.ends_with("/v1") || base.ends_with("/pre-reboot") || base.ends_with("/steady-state") {
+        return Err(invalid("goes too far: /v1/pre-reboot is put behind it"));
+    }
+    Ok(Endpoint::FleetLock(base.to_owned()))
+}
+
 impl TryFrom<String> for Endpoint {
     type Error = InvalidEndpoint;
 
@@ -116,6 +154,7 @@ impl fmt::Display for Endpoint {
             Self::Gateway(url) => write!(f, "gateway+{url}"),
             Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
             Self::Memory => f.write_str("memory:"),
+            Self::FleetLock(url) => write!(f, "fleetlock+{url}"),
         }
     }
 }
@@ -172,6 +211,12 @@ pub fn open(settings: &StoreSettings) -> Result<SharedStore> {
         return Ok(Arc::new(EtcdStore::new(options)?));
     }
     Ok(match settings.endpoints.first() {
+        Some(endpoint @ Endpoint::FleetLock(_)) => {
+            return Err(StoreError::Broken(format!(
+                "{endpoint} is a FleetLock server, which gives slots and takes them back, and no store; \
+                 name the store behind it"
+            )));
+        }
         Some(Endpoint::Sqlite(path)) => Arc::new(SqliteStore::open(path, settings.timeout)?),
         // Settings hold endpoints of one kind only, and one at least.
         _ => Arc::new(MemoryStore::new()),
@@ -195,6 +240,8 @@ mod tests {
             ("sqlite:/var/lib/rebootlock.db", "sqlite:/var/lib/rebootlock.db"),
             ("sqlite:relative.db", "sqlite:relative.db"),
             ("memory:", "memory:"),
+            ("fleetlock+https://gw.example/", "fleetlock+https://gw.example"),
+            ("fleetlock+http://[::1]:9090/lock/", "fleetlock+http://[::1]:9090/lock"),
         ] {
             assert_eq!(text.parse::<Endpoint>().map(|e| e.to_string()), Ok(shown.to_owned()));
         }
@@ -214,6 +261,13 @@ mod tests {
             "gateway+ftp://x",
             "gateway+sqlite:/x",
             "gateway+http://h/v2",
+            "fleetlock+",
+            "fleetlock+gw:1",
+            "fleetlock+ftp://gw",
+            "fleetlock+http://",
+            "fleetlock+http://gw:port",
+            "fleetlock+http://gw/?group=a",
+            "fleetlock+http://gw/v1/pre-reboot",
         ] {
             assert!(text.parse::<Endpoint>().is_err(), "{text:?}");
         }
@@ -221,5 +275,7 @@ mod tests {
         assert!(
             error.is_err_and(|said| !said.contains("secret") && said.contains("--etcd-username"))
         );
+        let error = "fleetlock+http://u:secret@h".parse::<Endpoint>().map_err(|e| e.to_string());
+        assert!(error.is_err_and(|said| !said.contains("secret") && said.contains("token_file")));
     }
 }

@@ -3,6 +3,7 @@
 mod bus;
 mod documents;
 mod endpoints;
+mod fleetlock;
 mod machine;
 
 use std::process::ExitCode;
@@ -89,6 +90,16 @@ pub(super) async fn run(common: &CommonArgs, output: Output) -> anyhow::Result<E
 }
 
 async fn check(settings: &mut Settings, findings: &mut Vec<Finding>) {
+    if settings.store.is_fleetlock() {
+        findings.extend(fleetlock::check(settings).await);
+    } else {
+        check_store(settings, findings).await;
+    }
+    findings.extend(machine::check(&settings.machine));
+    findings.extend(bus::check().await);
+}
+
+async fn check_store(settings: &mut Settings, findings: &mut Vec<Finding>) {
     match open_store(&mut settings.store).await {
         Ok(store) => {
             findings.extend(endpoints::check(&settings.store).await);
@@ -101,8 +112,6 @@ async fn check(settings: &mut Settings, findings: &mut Vec<Finding>) {
             "mend the setting, file or right that it names",
         )),
     }
-    findings.extend(machine::check(&settings.machine));
-    findings.extend(bus::check().await);
 }
 
 fn configuration(common: &CommonArgs) -> Finding {

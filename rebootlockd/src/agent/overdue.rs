@@ -15,7 +15,8 @@ impl Agent {
             return;
         }
         let (older_than, budget) = (settings.overdue_after, settings.release_budget);
-        let answer = self.locks.release_overdue(group, older_than, budget, &self.hostname).await;
+        let Some(locks) = self.slots.locks() else { return };
+        let answer = locks.release_overdue(group, older_than, budget, &self.hostname).await;
         match answer {
             Ok(OverdueRelease::None) => self.spent_on = None,
             Ok(OverdueRelease::Freed { machine, record }) => {

@@ -19,6 +19,7 @@ use crate::metrics::{HookEnd, HookPhase};
 use crate::outcome::Outcome;
 use crate::policy::Event;
 use crate::requests;
+use crate::slots::Slots;
 use crate::unit::{NoSystemd, Systemd};
 use crate::want::Want;
 
@@ -34,6 +35,18 @@ const ORDER_AGAIN: Duration = Duration::from_secs(30);
 
 /// Between two looks at a shutdown that takes too long.
 const STILL_GOING_DOWN: Duration = Duration::from_secs(60);
+
+/// Whether the machine may go down with its slot.
+pub(super) enum Permit {
+    /// It may.
+    Given,
+    /// The slot is not ours any more.
+    Lost,
+    /// It may not: why, and what follows.
+    Closed(Closed, Event),
+    /// That could not be found out yet.
+    Unknown,
+}
 
 impl Agent {
     /// Looks at everything once more, with the slot in hand.
@@ -132,11 +145,12 @@ impl Agent {
 
     /// A request may have been taken back, and the watch be late.
     async fn look_at_request(&mut self) {
+        let Some(locks) = self.slots.locks().cloned() else { return };
         let Some(want) = self.requests.clone() else { return };
         while self.held.is_some() && self.wants.is_requested() {
-            let looked = requests::look(&self.locks, &self.machine, &want).await;
+            let looked = requests::look(&locks, &self.machine, &want).await;
             let Err(source) = looked else { return };
-            let action = format!("reading {}", self.locks.keys().request(&self.machine));
+            let action = format!("reading {}", locks.keys().request(&self.machine));
             let error = LockError::Store { action, source };
             self.stuck("cannot get the permit to reboot", &error).await;
         }
@@ -256,6 +270,7 @@ impl Agent {
     /// The last look, and the permit.
     pub(super) async fn ask_for_permit(&mut self) -> Event {
         failpoint::reach("before-permit");
+        let began = Instant::now();
         loop {
             if let Some(obstacle) = self.obstacle().await {
                 return obstacle;
@@ -265,29 +280,57 @@ impl Agent {
                 return Event::Permitted;
             };
             self.say("asking for the permit to reboot");
-            let deadline = self.options.settings.agent.reboot_deadline.as_secs();
-            let permit = Advance::permit(UnixTime::now().plus_seconds(deadline));
             let asked = Instant::now();
-            match self.mark(&held, &permit).await {
-                Ok(()) if asked.elapsed() < PERMIT_IS_FRESH => {
+            let (permit, fresh) = match self.slots.clone() {
+                Slots::Store(_) => (self.permit_by_store(&held).await, PERMIT_IS_FRESH),
+                Slots::Server(server) => {
+                    let fresh = PERMIT_IS_FRESH.max(server.timeout());
+                    (self.permit_by_server(&server, &held).await, fresh)
+                }
+            };
+            let patience = self.options.settings.agent.inhibit_timeout;
+            match permit {
+                Permit::Given if asked.elapsed() < fresh => {
                     self.clear_trouble();
                     failpoint::reach("permitted");
                     return Event::Permitted;
                 }
-                Ok(()) => tracing::info!("the permit came too late; asking again"),
-                Err(LockError::NotOurs { .. }) => return self.slot_lost(),
-                Err(error @ (LockError::Paused { .. } | LockError::Held { .. })) => {
-                    let outcome = match &error {
-                        LockError::Held { .. } => Outcome::Held,
-                        _ => Outcome::Paused,
-                    };
-                    tracing::info!(%error, "no permit");
-                    self.conclude(Closed::new(outcome, error.to_string()));
-                    return Event::Paused;
+                Permit::Given => tracing::info!("the permit came too late; asking again"),
+                Permit::Lost => return self.slot_lost(),
+                Permit::Closed(closed, event) => {
+                    tracing::info!(why = closed.why, "no permit");
+                    self.conclude(closed);
+                    return event;
                 }
-                Err(error) => self.stuck("cannot get the permit to reboot", &error).await,
+                // A server's failure may be its way to say no, and this machine is drained.
+                Permit::Unknown if self.slots.locks().is_none() && began.elapsed() >= patience => {
+                    let why = "the server did not say for too long whether the slot is still there";
+                    tracing::warn!("{why}; it is given back");
+                    self.conclude(Closed::new(Outcome::LockUnavailable, why));
+                    return Event::Obstructed;
+                }
+                Permit::Unknown => {}
             }
         }
+    }
+
+    async fn permit_by_store(&mut self, held: &Held) -> Permit {
+        let deadline = self.options.settings.agent.reboot_deadline.as_secs();
+        let permit = Advance::permit(UnixTime::now().plus_seconds(deadline));
+        let error = match self.mark(held, &permit).await {
+            Ok(()) => return Permit::Given,
+            Err(error) => error,
+        };
+        let outcome = match &error {
+            LockError::NotOurs { .. } => return Permit::Lost,
+            LockError::Paused { .. } => Outcome::Paused,
+            LockError::Held { .. } => Outcome::Held,
+            error => {
+                self.stuck("cannot get the permit to reboot", error).await;
+                return Permit::Unknown;
+            }
+        };
+        Permit::Closed(Closed::new(outcome, error.to_string()), Event::Paused)
     }
 
     /// Gives the order. However it is answered, the machine may be going down from here on.
@@ -426,7 +469,13 @@ impl Agent {
     }
 
     pub(super) async fn mark(&self, held: &Held, step: &Advance) -> Result<(), LockError> {
-        self.locks.advance(&held.groups, &self.machine, held.token, step).await
+        match &self.slots {
+            Slots::Store(locks) => {
+                locks.advance(&held.groups, &self.machine, held.token, step).await
+            }
+            // A server keeps nothing of the kind.
+            Slots::Server(_) => Ok(()),
+        }
     }
 
     pub(super) fn slot_lost(&mut self) -> Event {

@@ -4,18 +4,19 @@ use std::time::Duration;
 
 use rebootlock::config::RebootMethod;
 use rebootlock::config::gate::Phase;
-use rebootlock::lock::{Advance, Ended, Release, Released};
+use rebootlock::lock::{Advance, Ended, LockManager, Release, Released};
 use rebootlock::record::{HolderState, UnixTime};
 use tokio::time::{Instant, sleep};
 
-use super::Agent;
 use super::reboot::ended;
+use super::{Agent, Held};
 use crate::failpoint;
 use crate::hooks::HookError;
 use crate::lookout::Closed;
 use crate::metrics::{HookPhase, Success, Verification};
 use crate::outcome::Outcome;
 use crate::policy::Event;
+use crate::slots::Slots;
 
 /// One release in so many also trims the history.
 const TRIMS: u32 = 32;
@@ -131,7 +132,7 @@ impl Agent {
             self.undo_hooks().await;
         }
         let verified = std::mem::take(&mut self.verified);
-        let Some(held) = self.held.clone() else {
+        let Some(held) = self.held.clone().or_else(|| self.asked()) else {
             self.remember(None);
             return Event::Released;
         };
@@ -141,17 +142,45 @@ impl Agent {
             true => Ended::Verified { boot: self.boot_id.clone() },
             false => Ended::GivenBack,
         };
+        let began = Instant::now();
+        let settled = match self.slots.clone() {
+            Slots::Store(locks) => {
+                self.release_at_store(&locks, &held, ended).await;
+                true
+            }
+            Slots::Server(server) => self.give_back(&server, &held).await,
+        };
+        self.metrics.lock_released(Success::Success, began.elapsed());
+        self.metrics.set_slots(held.groups.iter().map(|group| (group.clone(), None)));
+        failpoint::reach("released");
+        self.found = None;
+        self.clear_trouble();
+        self.held = None;
+        match settled {
+            true => drop(self.remember(None)),
+            false => self.looked = false,
+        }
+        if rand::random_ratio(1, TRIMS)
+            && let Some(locks) = self.slots.locks()
+            && let Err(error) = locks.trim_history(&held.groups).await
+        {
+            tracing::debug!(%error, "the history is longer than it need be");
+        }
+        Event::Released
+    }
+
+    async fn release_at_store(&mut self, locks: &LockManager, held: &Held, ended: Ended) {
         let release = Release::of(held.token, ended);
         let began = Instant::now();
         loop {
-            match self.locks.release(&held.groups, &self.machine, &release).await {
+            match locks.release(&held.groups, &self.machine, &release).await {
                 Ok(Released::Freed(_)) => {
                     tracing::info!(token = %held.token, "slot given back");
-                    break;
+                    return;
                 }
                 Ok(Released::NotHeld) => {
                     tracing::info!(token = %held.token, "the slot had been given back already");
-                    break;
+                    return;
                 }
                 Err(error) => {
                     self.metrics.lock_released(Success::Error, began.elapsed());
@@ -159,19 +188,6 @@ impl Agent {
                 }
             }
         }
-        self.metrics.lock_released(Success::Success, began.elapsed());
-        self.metrics.set_slots(held.groups.iter().map(|group| (group.clone(), None)));
-        failpoint::reach("released");
-        self.found = None;
-        self.remember(None);
-        self.clear_trouble();
-        self.held = None;
-        if rand::random_ratio(1, TRIMS)
-            && let Err(error) = self.locks.trim_history(&held.groups).await
-        {
-            tracing::debug!(%error, "the history is longer than it need be");
-        }
-        Event::Released
     }
 }
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use rebootlock::config::gate::GateKind;
-use rebootlock::config::{DetectorSource, RebootMethod, Settings};
+use rebootlock::config::{DetectorSource, OnOverdue, RebootMethod, Settings, StoreSettings};
+use rebootlock::http::Credentials;
 use rebootlock::id::MachineId;
 use rebootlock::store::Endpoint;
 use rebootlock::window::{Action, Windows};
@@ -55,16 +56,65 @@ fn stores(settings: &Settings, found: &mut Vec<String>) {
                 found.push(format!("[store] there is no folder {folder} for the database"));
             }
         }
-        Some(Endpoint::Etcd(_) | Endpoint::Gateway(_)) | None => {
-            let store = &settings.store;
-            // Read when a connection is made, and anew each time.
-            let files = [&store.ca_file, &store.cert_file, &store.key_file, &store.token_file];
-            for file in files.into_iter().flatten() {
-                if let Err(error) = std::fs::File::open(file) {
-                    found.push(format!("[store] cannot read {}: {error}", file.display()));
-                }
-            }
+        Some(Endpoint::FleetLock(_)) => {
+            can_be_read(&settings.store, found);
+            without_store(settings, found);
         }
+        Some(Endpoint::Etcd(_) | Endpoint::Gateway(_)) | None => {
+            can_be_read(&settings.store, found)
+        }
+    }
+}
+
+/// Read when a connection is made, and anew each time.
+fn can_be_read(store: &StoreSettings, found: &mut Vec<String>) {
+    let files = [
+        &store.ca_file,
+        &store.cert_file,
+        &store.key_file,
+        &store.password_file,
+        &store.token_file,
+    ];
+    for file in files.into_iter().flatten() {
+        if let Err(error) = std::fs::File::open(file) {
+            found.push(format!("[store] cannot read {}: {error}", file.display()));
+        }
+    }
+}
+
+/// What does nothing, or something else than was meant, because there is only a FleetLock server.
+fn without_store(settings: &Settings, found: &mut Vec<String>) {
+    let store = &settings.store;
+    for endpoint in &store.endpoints {
+        let Endpoint::FleetLock(url) = endpoint else { continue };
+        let plain = url.starts_with("http://");
+        if plain && (store.ca_file.is_some() || store.cert_file.is_some()) {
+            found.push(format!("[store] {endpoint}: certificates are of no use without https"));
+        }
+        let host = url.trim_start_matches("http://").split('/').next().unwrap_or_default();
+        let here = ["localhost", "127.", "[::1]"].iter().any(|own| host.starts_with(own));
+        if plain && !here && store.access.credentials != Credentials::None {
+            found.push(format!(
+                "[store] {endpoint}: everybody on the way reads the password or token; use \
+                 fleetlock+https://"
+            ));
+        }
+    }
+    let mut idle = Vec::new();
+    if settings.agent.priority > 0 {
+        idle.push("[agent] priority");
+    }
+    if settings.reboot.on_overdue == OnOverdue::Release {
+        idle.push("[reboot] on_overdue");
+    }
+    if settings.groups.iter().any(|group| !group.cooldown.is_zero()) {
+        idle.push("[[group]] cooldown_secs");
+    }
+    if !idle.is_empty() {
+        found.push(format!(
+            "{}: decided by the FleetLock server, and without effect here",
+            idle.join(", ")
+        ));
     }
 }
 

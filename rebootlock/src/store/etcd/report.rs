@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::clock;
 use super::cluster::{Cluster, within};
 use super::failure::{Failure, Task, understand};
 use super::unsigned;
+use crate::http;
 use crate::store::{Result, Revision};
 
 /// How one endpoint is.
@@ -79,6 +79,11 @@ async fn ask(cluster: &Cluster, index: usize) -> std::result::Result<EndpointSta
         raft_index: answer.raft_index(),
         errors: answer.errors().to_vec(),
         round_trip,
-        clock_ahead_secs: clock::seconds_ahead(cluster.url(index), &cluster.access()).await,
+        clock_ahead_secs: clock_ahead(cluster, index).await,
     })
+}
+
+async fn clock_ahead(cluster: &Cluster, index: usize) -> Option<i64> {
+    let url = format!("{}/version", cluster.url(index)).parse().ok()?;
+    http::seconds_ahead(&url, &cluster.access()).await
 }

@@ -20,6 +20,9 @@ use crate::store::{Endpoint, Result, StoreError};
 /// After so long it is left to the etcd client, which says what is wrong.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// What a URL without a port ends in, too.
+const ETCD_PORT: &str = ":2379";
+
 /// Both answer in less.
 const MAX_ANSWER_BYTES: usize = 4 << 10;
 
@@ -36,7 +39,8 @@ enum Answers {
 
 /// Makes gateways out of those endpoints of `settings` that are written as an etcd's and turn out to
 /// be gateways. All are asked at once and the first that knows what it is speaks for all. No
-/// passwords and no tokens are sent. Where nobody answers, they stay what they are.
+/// passwords and no tokens are sent. Where nobody answers, they stay what they are, and so do those at
+/// etcd's own port.
 ///
 /// # Errors
 /// [`StoreError::Broken`] if what answers is neither.
@@ -47,6 +51,10 @@ pub async fn recognise(settings: &mut StoreSettings) -> Result<()> {
     };
     let urls: Option<Vec<_>> = settings.endpoints.iter().map(url).collect();
     let Some(urls) = urls else { return Ok(()) };
+    // Where etcds always are nobody has to wait for the answer.
+    if urls.iter().all(|url| url.ends_with(ETCD_PORT)) {
+        return Ok(());
+    }
     // A certificate is no secret; it is shown to whoever proves to be trusted.
     let certificate = match (&settings.cert_file, &settings.key_file) {
         (Some(cert_file), Some(key_file)) => {

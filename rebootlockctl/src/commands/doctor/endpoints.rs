@@ -85,7 +85,8 @@ fn endpoint(report: &EndpointReport) -> Vec<Finding> {
     match &report.status {
         Err(error) => vec![Finding::fail(about, error.to_string(), advice(error))],
         Ok(status) => {
-            let mut findings = vec![described(about, status), clock(about, status)];
+            let mut findings =
+                vec![described(about, status), clock(about, status.clock_ahead_secs)];
             let alarm = |alarm: &String| {
                 Finding::fail(about, format!("alarm: {alarm}"), advice_on_alarm(alarm))
             };
@@ -116,9 +117,9 @@ fn described(about: &str, status: &EndpointStatus) -> Finding {
 }
 
 /// No decision depends on clocks, but people read times that several machines wrote.
-fn clock(about: &str, status: &EndpointStatus) -> Finding {
-    match status.clock_ahead_secs {
-        None => Finding::ok(about, "clock not compared: etcd does not tell the time"),
+pub(super) fn clock(about: &str, ahead: Option<i64>) -> Finding {
+    match ahead {
+        None => Finding::ok(about, "clock not compared: it does not tell the time"),
         Some(ahead) if ahead.abs() <= TOLERABLE_SECS => {
             Finding::ok(about, "clock agrees with ours")
         }

@@ -15,6 +15,12 @@ impl Times {
         self.sorted.insert(at, time);
     }
 
+    /// Adds all of them.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.sorted.extend(other.sorted);
+        self.sorted.sort_unstable();
+    }
+
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
         self.sorted.len()

@@ -16,7 +16,7 @@ use crate::rig::{Rig, claim};
 const WARM_UP: usize = 20;
 
 /// As long as the larger of the two documents that an acquisition writes.
-const VALUE: &[u8] = &[b'x'; 200];
+pub(crate) const VALUE: &[u8] = &[b'x'; 200];
 
 /// Times on etcd, SQLite and in memory.
 pub(crate) async fn measure(rig: &Rig, rounds: usize) -> Result<Table> {
@@ -110,7 +110,7 @@ async fn times(
 }
 
 /// A table of one row, as durable as ours.
-fn raw_sqlite(path: &Path) -> Result<Connection> {
+pub(crate) fn raw_sqlite(path: &Path) -> Result<Connection> {
     let connection = Connection::open(path)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;

@@ -2,6 +2,7 @@
 
 mod drain;
 mod figures;
+mod gateway;
 mod handover;
 mod latency;
 mod metrics;
@@ -31,6 +32,8 @@ enum Part {
     Exec,
     /// `rebootlockctl status` beside `etcdctl get`
     Status,
+    /// FleetLock clients through `rebootlock-gateway`
+    Gateway,
     /// `rebootlockd` with nothing to do
     Daemon,
     /// The programs on disk
@@ -105,6 +108,11 @@ async fn run(options: &Options) -> Result<()> {
     }
     if wants(Part::Status) {
         report.show(&programs::status(&rig).await?);
+    }
+    if wants(Part::Gateway) {
+        for table in gateway::measure(&rig).await? {
+            report.show(&table);
+        }
     }
     if wants(Part::Daemon) {
         report.show(&programs::daemon(&rig).await?);

@@ -179,6 +179,11 @@ impl Usage {
     }
 }
 
+/// Resident memory of a process, in KiB.
+pub(crate) fn resident_kib(pid: u32) -> Result<u64> {
+    field(&status_file(Path::new(&format!("/proc/{pid}")))?, "VmRSS")
+}
+
 fn status_file(folder: &Path) -> Result<String> {
     let path = folder.join("status");
     std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
@@ -193,7 +198,7 @@ fn field(status: &str, name: &str) -> Result<u64> {
 /// The programs on disk.
 pub(crate) fn sizes() -> Result<Table> {
     let mut table = Table::new("Programs on disk", &["", "size"]);
-    for program in ["rebootlockd", "rebootlockctl"] {
+    for program in ["rebootlockd", "rebootlockctl", "rebootlock-gateway"] {
         let bytes = std::fs::metadata(binaries::path(program)?)?.len();
         let size = format!("{:.1} MiB", bytes as f64 / 1024.0 / 1024.0);
         table.add(vec![program.to_owned(), size]);
