@@ -12,6 +12,7 @@ use rebootlock::store::SharedStore;
 use rebootlock::window::Windows;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::auth::Auth;
 use crate::combine::Combiner;
@@ -68,11 +69,7 @@ impl Live {
             cluster: settings.gates.iter().filter_map(cluster_rules).collect(),
             windows: settings.windows.clone(),
             overdue_after: settings.reboot.overdue_after,
-            configured: settings
-                .groups
-                .iter()
-                .map(|group| (group.name.clone(), group.slots))
-                .collect(),
+            configured: configured(settings),
             unset: Mutex::new(settings.groups.iter().filter_map(slots).collect()),
             settings: gateway,
         })
@@ -151,6 +148,15 @@ impl Live {
     }
 }
 
+/// All groups that the settings name, with their slots.
+fn configured(settings: &Settings) -> BTreeMap<Group, Option<u32>> {
+    let clusters = settings.gateway.goahead.iter().flat_map(|goahead| &goahead.clusters);
+    let clusters = clusters.map(|cluster| (cluster.group.clone(), None));
+    let groups = settings.groups.iter().map(|group| (group.name.clone(), group.slots));
+    // The later one counts.
+    clusters.chain(groups).collect()
+}
+
 /// The gateway.
 #[derive(Debug)]
 pub struct App {
@@ -161,6 +167,8 @@ pub struct App {
     pub page: Page,
     /// Ends requests that are held, and takes no new connections.
     pub stop: CancellationToken,
+    /// What goes on after its request was answered.
+    pub background: TaskTracker,
     /// So many more watches may be opened.
     pub watches: Arc<Semaphore>,
     /// Wakes who looks after clients of disruption-manager.
@@ -178,6 +186,7 @@ impl App {
             metrics: Metrics::new(),
             page: Page::default(),
             stop: CancellationToken::new(),
+            background: TaskTracker::new(),
             watches: Arc::new(Semaphore::new(settings.gateway.max_watches)),
             disrupted: Notify::new(),
         }))

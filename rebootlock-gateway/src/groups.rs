@@ -61,7 +61,8 @@ pub async fn look(live: &Live, now: UnixTime) -> Result<Vec<Look>, LockError> {
         let overdue = status.holders.iter().filter_map(|holder| {
             let record = holder.record.as_ref()?.as_ref().ok()?;
             // Agents look after themselves, and operators know what they do.
-            let ours = matches!(record.via, Some(Via::Fleetlock | Via::DisruptionManager));
+            let ours =
+                matches!(record.via, Some(Via::Fleetlock | Via::Goahead | Via::DisruptionManager));
             let held = now.seconds_since(record.start_time);
             (ours && held > live.overdue_after.as_secs()).then(|| Overdue {
                 machine: holder.machine.clone(),

@@ -5,6 +5,7 @@
 //! reboot than did before, never more.
 
 mod airlock;
+mod goahead;
 
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -19,13 +20,17 @@ pub struct ImportArgs {
     /// Whose configuration it is
     #[arg(long, value_name = "PROGRAM")]
     pub from: Peer,
-    /// The file, or - for standard input
-    pub file: PathBuf,
+    /// The files, or - for standard input. airlock: one; goahead: its config.yml, or files with
+    /// clusters
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
 }
 
 /// Whose configuration can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Peer {
+    /// goahead: its config.yml with the clusters of its include_dir, or files with clusters
+    Goahead,
     /// airlock: its config.toml
     Airlock,
 }
@@ -51,24 +56,27 @@ pub enum ImportError {
     },
 }
 
-/// Reads the file and prints ours. Returns the process's exit code: 0, 1 if the file cannot be read,
-/// or 2 if it cannot be understood.
+/// Reads the files and prints ours. Returns the process's exit code: 0, 1 if a file cannot be read, or 2
+/// if it cannot be understood.
 pub fn run(args: &ImportArgs) -> u8 {
-    let (path, text) = if args.file.as_os_str() == "-" {
-        let mut text = String::new();
-        let read = io::stdin().read_to_string(&mut text).map(|_| text);
-        (Path::new("stdin"), read)
-    } else {
-        (args.file.as_path(), std::fs::read_to_string(&args.file))
-    };
-    let text = match text {
-        Ok(text) => text,
-        Err(error) => {
-            eprintln!("error: cannot read {}: {error}", path.display());
-            return exit::FAILED;
+    let mut files = Vec::new();
+    for path in &args.files {
+        let (path, text) = if path.as_os_str() == "-" {
+            let mut text = String::new();
+            let read = io::stdin().read_to_string(&mut text).map(|_| text);
+            (Path::new("stdin"), read)
+        } else {
+            (path.as_path(), std::fs::read_to_string(path))
+        };
+        match text {
+            Ok(text) => files.push((path.to_owned(), text)),
+            Err(error) => {
+                eprintln!("error: cannot read {}: {error}", path.display());
+                return exit::FAILED;
+            }
         }
-    };
-    match convert(args.from, path, &text) {
+    }
+    match convert(args.from, &files) {
         Ok(ours) => {
             // A reader that has gone needs no answer.
             let _ = io::stdout().write_all(ours.as_bytes());
@@ -81,17 +89,23 @@ pub fn run(args: &ImportArgs) -> u8 {
     }
 }
 
-/// Our configuration for `text`, which is called `path` in messages.
+/// Our configuration for `files`, each with its text.
 ///
 /// # Errors
 /// [`ImportError`] says what cannot be understood.
-pub fn convert(from: Peer, path: &Path, text: &str) -> Result<String, ImportError> {
-    let ours = match from {
-        Peer::Airlock => airlock::convert(text),
+pub fn convert(from: Peer, files: &[(PathBuf, String)]) -> Result<String, ImportError> {
+    let path = || files.first().map(|(path, _)| path.clone()).unwrap_or_default();
+    let ours = match (from, files) {
+        (Peer::Goahead, files) => goahead::convert(files)?,
+        (Peer::Airlock, [(path, text)]) => airlock::convert(text)
+            .map_err(|problem| ImportError::Fault { path: path.clone(), problem })?,
+        (Peer::Airlock, _) => {
+            let problem = "airlock has one file; name that alone".to_owned();
+            return Err(ImportError::Fault { path: path(), problem });
+        }
     };
-    let ours = ours.map_err(|problem| ImportError::Fault { path: path.to_owned(), problem })?;
     // What we print must be what we read.
     let checked = Fragment::parse(Path::new("result"), &ours).and_then(Settings::decide);
-    checked.map_err(|source| ImportError::Refused { path: path.to_owned(), source })?;
+    checked.map_err(|source| ImportError::Refused { path: path(), source })?;
     Ok(ours)
 }

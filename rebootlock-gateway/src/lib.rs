@@ -4,6 +4,7 @@
 //! - [`listen`], [`serve`], [`tls`]: from a socket to a request; [`routes`]: from there to an answer.
 //! - [`fleetlock`]: FleetLock v1. One protocol a module; each translates to and from [`slots`].
 //! - [`disruption`]: the protocol of disruption-manager.
+//! - [`goahead`]: goahead's two questions, and looking after those who may reboot.
 //! - [`slots`]: asking for a slot and giving it back, as every protocol here means it; [`combine`]
 //!   settles together what arrives together.
 //!   [`silent`] gives back what nobody gives back.
@@ -25,6 +26,7 @@ pub mod combine;
 pub mod disruption;
 pub mod fleet;
 pub mod fleetlock;
+pub mod goahead;
 pub mod groups;
 pub mod health;
 pub mod import;

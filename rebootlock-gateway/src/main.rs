@@ -11,10 +11,10 @@ use rebootlock::cli::{CommonArgs, beside, exit};
 use rebootlock::config::Settings;
 use rebootlock::{logging, notify, store};
 use rebootlock_gateway::app::App;
-use rebootlock_gateway::options::{Cli, Command, HashArgs, ServeArgs, read};
+use rebootlock_gateway::options::{Cli, Command, HashArgs, Source, arguments};
 use rebootlock_gateway::takeover::TakeOverArgs;
 use rebootlock_gateway::tls::Tls;
-use rebootlock_gateway::{auth, disruption, groups, import, listen, serve, takeover};
+use rebootlock_gateway::{auth, disruption, goahead, groups, import, listen, serve, takeover};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// More wait for one of these.
@@ -24,7 +24,7 @@ const MAX_BLOCKING_THREADS: usize = 32;
 const RESIGN_WITHIN: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(arguments(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             // Nothing is left to be done about a terminal that takes no text.
@@ -32,8 +32,13 @@ fn main() -> ExitCode {
             return if error.use_stderr() { exit::USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
-    let serve = match cli.command {
-        Command::Serve(serve) => serve,
+    let source = match cli.command {
+        Command::Serve(serve) => Source::Ours(cli.common, serve),
+        Command::GoaheadCompat(args) if args.version => {
+            println!("rebootlock-gateway {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Command::GoaheadCompat(args) => Source::Goahead(cli.common, args),
         Command::Hash(args) => return hash(&args),
         Command::Import(args) => return import::run(&args).into(),
         Command::TakeOver(args) => return take_over(&cli.common, &args),
@@ -42,9 +47,9 @@ fn main() -> ExitCode {
         }
         Command::Manual(args) => return wrote(beside::write_manual(Cli::command(), &args)),
     };
-    let settings = match read(&cli.common, &serve) {
+    let settings = match source.read() {
         Ok(settings) => settings,
-        Err(error) => return fail(&error.into(), exit::CONFIG),
+        Err(error) => return fail(&error, exit::CONFIG),
     };
     if let Err(error) = logging::start(&settings.log) {
         return fail(&error.into(), exit::CONFIG);
@@ -58,7 +63,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into(), exit::FAILED),
     };
-    let code = runtime.block_on(run(&cli.common, &serve, settings));
+    let code = runtime.block_on(run(&source, settings));
     // A blocking call into a store that hangs must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     code
@@ -80,7 +85,7 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
     code.into()
 }
 
-async fn run(common: &CommonArgs, flags: &ServeArgs, settings: Settings) -> ExitCode {
+async fn run(source: &Source, settings: Settings) -> ExitCode {
     // First of all: systemd's sockets are known by their numbers.
     let listeners = match listen::listen(&settings.gateway) {
         Ok(listeners) => listeners,
@@ -106,6 +111,7 @@ async fn run(common: &CommonArgs, flags: &ServeArgs, settings: Settings) -> Exit
     let mut serving = tokio::spawn(serve::serve(app.clone(), listeners, tls.clone()));
     tokio::spawn(groups::watch(app.clone()));
     let keeping = tokio::spawn(disruption::keep(app.clone()));
+    let caretaker = tokio::spawn(goahead::watch(app.clone()));
     if let Some(tls) = tls.clone() {
         tokio::spawn(async move { tls.follow().await });
     }
@@ -118,7 +124,7 @@ async fn run(common: &CommonArgs, flags: &ServeArgs, settings: Settings) -> Exit
             () = &mut watchdog => {}
             _ = term.recv() => stop(&app),
             _ = int.recv() => stop(&app),
-            _ = hup.recv() => match reload(common, flags, &app, tls.as_deref(), &settings) {
+            _ = hup.recv() => match reload(source, &app, tls.as_deref(), &settings) {
                 Ok(()) => {
                     tracing::info!("configuration read again");
                     slots.abort();
@@ -133,6 +139,11 @@ async fn run(common: &CommonArgs, flags: &ServeArgs, settings: Settings) -> Exit
     }
     // Another gateway goes on with it at once, if this one says that it stops.
     let _ = tokio::time::timeout(RESIGN_WITHIN, keeping).await;
+    app.background.close();
+    let rest = async { tokio::join!(caretaker, app.background.wait()) };
+    if tokio::time::timeout(app.live().settings.drain, rest).await.is_err() {
+        tracing::warn!("actions that still run are ended");
+    }
     tracing::info!("stopped");
     ExitCode::SUCCESS
 }
@@ -156,13 +167,12 @@ fn stop(app: &App) {
 
 /// Reads the configuration again. What cannot change without a restart is said.
 fn reload(
-    common: &CommonArgs,
-    flags: &ServeArgs,
+    source: &Source,
     app: &App,
     tls: Option<&Tls>,
     began_with: &Settings,
 ) -> anyhow::Result<()> {
-    let settings = read(common, flags)?;
+    let settings = source.read()?;
     // All of it, or nothing.
     let live = app.prepare(&settings)?;
     match (tls, settings.gateway.tls.clone()) {

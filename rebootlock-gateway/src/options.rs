@@ -1,13 +1,18 @@
 //! Flags, variables and files become what the gateway needs.
 
+use std::ffi::OsString;
+use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use rebootlock::cli::CommonArgs;
 use rebootlock::cli::beside::{CompletionsArgs, ManualArgs};
-use rebootlock::config::{ConfigError, Fragment, Settings};
+use rebootlock::config::{Fragment, Settings};
+use rebootlock::store::Endpoint;
 
-use crate::import::ImportArgs;
+use crate::import::{self, ImportArgs, Peer};
 use crate::takeover::TakeOverArgs;
 
 const EXAMPLES: &str = "\
@@ -38,6 +43,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve FleetLock clients such as Zincati
     Serve(ServeArgs),
+    /// Serve as goahead does, from its own files: -config FILE is its config.yml [default: ./config.yml]
+    GoaheadCompat(GoaheadArgs),
     /// Print the configuration of another server as ours
     Import(ImportArgs),
     /// Show the slots that are held through another server, and hold them here with --yes
@@ -69,6 +76,18 @@ pub struct ServeArgs {
     pub plain_http: bool,
 }
 
+/// Flags of `goahead-compat`, which may be written with one hyphen.
+#[derive(Debug, Clone, Default, Args)]
+pub struct GoaheadArgs {
+    /// Say more
+    #[arg(long)]
+    pub debug: bool,
+
+    /// Print the version and stop
+    #[arg(long)]
+    pub version: bool,
+}
+
 /// Flags of `hash`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct HashArgs {
@@ -77,11 +96,69 @@ pub struct HashArgs {
     pub token: bool,
 }
 
-/// Reads files and variables and lays the flags on top.
-///
-/// # Errors
-/// [`ConfigError`] says which file or setting is wrong.
-pub fn read(common: &CommonArgs, serve: &ServeArgs) -> Result<Settings, ConfigError> {
+/// goahead's flags, which begin with one hyphen, as ours.
+pub fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    const FLAGS: [&str; 4] = ["config", "debug", "version", "help"];
+    let mut arguments: Vec<OsString> = given.into_iter().collect();
+    if arguments.get(1).is_some_and(|command| command == "goahead-compat") {
+        for argument in &mut arguments[2..] {
+            let text = argument.to_string_lossy();
+            let name = text.strip_prefix('-').unwrap_or_default().split('=').next();
+            if name.is_some_and(|name| FLAGS.contains(&name)) {
+                let longer: OsString = ["-".as_ref(), argument.as_os_str()].into_iter().collect();
+                *argument = longer;
+            }
+        }
+    }
+    arguments
+}
+
+/// Where the settings come from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// Our files, variables and flags.
+    Ours(CommonArgs, ServeArgs),
+    /// goahead's files, with our variables and flags on top.
+    Goahead(CommonArgs, GoaheadArgs),
+}
+
+impl Source {
+    /// Reads all of it.
+    ///
+    /// # Errors
+    /// Which file or setting is wrong.
+    pub fn read(&self) -> anyhow::Result<Settings> {
+        match self {
+            Self::Ours(common, serve) => read(common, serve),
+            Self::Goahead(common, goahead) => read_goahead(common, goahead),
+        }
+    }
+}
+
+fn read_goahead(common: &CommonArgs, flags: &GoaheadArgs) -> anyhow::Result<Settings> {
+    let path = common.config.clone().unwrap_or_else(|| "config.yml".into());
+    let text = std::fs::read_to_string(&path);
+    let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+    let ours = import::convert(Peer::Goahead, &[(path, text)])?;
+    let fragment = Fragment::parse(Path::new("what comes of it"), &ours)?;
+    let verbose = common.verbose + u8::from(flags.debug);
+    let common = CommonArgs { verbose, ..common.clone() };
+    let settings = Settings::decide(common.over(fragment, Fragment::default()))?;
+    if let [Endpoint::Sqlite(file)] = &settings.store.endpoints[..]
+        && let Some(folder) = file.parent()
+    {
+        make_folder(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    Ok(settings)
+}
+
+/// goahead makes the folder of its state if there is none; ours is nobody else's business.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+fn read(common: &CommonArgs, serve: &ServeArgs) -> anyhow::Result<Settings> {
     let mut fragment = common.fragment_over(Fragment::default())?;
     if !serve.listen.is_empty() {
         fragment.gateway.listen = Some(serve.listen.clone());
@@ -89,5 +166,5 @@ pub fn read(common: &CommonArgs, serve: &ServeArgs) -> Result<Settings, ConfigEr
     if serve.plain_http {
         fragment.gateway.plain_http = Some(true);
     }
-    Settings::decide(fragment)
+    Ok(Settings::decide(fragment)?)
 }

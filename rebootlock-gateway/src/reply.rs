@@ -28,6 +28,12 @@ pub enum Kind {
     Unhealthy,
     /// The machine has a slot that came about in another way.
     TakenOtherwise,
+    /// One who had a slot before should be back by now.
+    Overdue,
+    /// The machine has not been up for long enough.
+    TooYoung,
+    /// The question is asked twice, and this was the first time.
+    AskAgain,
     /// `fleet-lock-protocol: true` is missing.
     MissingHeader,
     /// The body is not the JSON that is expected.
@@ -80,6 +86,9 @@ impl Kind {
             (Self::Window, false) => "failed_lock_window",
             (Self::Unhealthy, false) => "failed_lock_unhealthy",
             (Self::TakenOtherwise, false) => "failed_lock_taken_otherwise",
+            (Self::Overdue, false) => "failed_lock_overdue",
+            (Self::TooYoung, false) => "failed_lock_uptime",
+            (Self::AskAgain, _) => "ask_again",
             (Self::MissingHeader, false) => "missing_header",
             (Self::InvalidBody, false) => "invalid_body",
             (Self::InvalidParams, false) => "invalid_client_params",
@@ -93,6 +102,8 @@ impl Kind {
                 | Self::Window
                 | Self::Unhealthy
                 | Self::TakenOtherwise
+                | Self::Overdue
+                | Self::TooYoung
                 | Self::StoreDamaged,
                 true,
             ) => "failed_lock",
@@ -128,7 +139,10 @@ impl Kind {
             | Self::CoolingDown
             | Self::Window
             | Self::Unhealthy
-            | Self::TakenOtherwise => StatusCode::LOCKED,
+            | Self::TakenOtherwise
+            | Self::Overdue
+            | Self::TooYoung
+            | Self::AskAgain => StatusCode::LOCKED,
             Self::MissingHeader | Self::InvalidBody | Self::InvalidParams | Self::UnknownGroup => {
                 StatusCode::BAD_REQUEST
             }
@@ -258,7 +272,7 @@ impl Reply {
 mod tests {
     use super::*;
 
-    const ALL: [Kind; 27] = [
+    const ALL: [Kind; 30] = [
         Kind::Success,
         Kind::Full,
         Kind::Paused,
@@ -267,6 +281,9 @@ mod tests {
         Kind::Window,
         Kind::Unhealthy,
         Kind::TakenOtherwise,
+        Kind::Overdue,
+        Kind::TooYoung,
+        Kind::AskAgain,
         Kind::MissingHeader,
         Kind::InvalidBody,
         Kind::InvalidParams,

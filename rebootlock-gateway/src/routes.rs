@@ -13,7 +13,7 @@ use tower::Service as _;
 use crate::app::App;
 use crate::reply::{Called, Kind, Reply, Told};
 use crate::serve::Peer;
-use crate::{api, disruption, fleetlock, health, page, proxies, remote};
+use crate::{api, disruption, fleetlock, goahead, health, page, proxies, remote};
 
 /// Every path there is, each protocol's in its own module.
 pub fn router(app: Arc<App>) -> Router {
@@ -41,7 +41,7 @@ async fn not_found(State(app): State<Arc<App>>) -> Response<Body> {
 
 /// Answers one request.
 pub async fn answer(
-    app: &App,
+    app: &Arc<App>,
     mut router: Router,
     peer: &Peer,
     mut request: Request<Body>,
@@ -54,7 +54,8 @@ pub async fn answer(
     let method = request.method().clone();
     let path = straight(request.uri().path(), &live.settings.prefixes);
     let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
-    let route = route(&path);
+    let for_goahead = goahead::Route::of(&path, live.settings.goahead.as_ref());
+    let route = for_goahead.map_or_else(|| route(&path), goahead::Route::name);
     let limit = live.rate.as_ref().filter(|_| !is_for_watchers(route));
     let counted = limit.map_or(Ok(()), |rate| rate.count(peer.address.ip()));
     let refused = |reply: Reply| match route {
@@ -69,9 +70,12 @@ pub async fn answer(
         (Ok(()), Ok(uri)) => {
             *request.uri_mut() = uri;
             request.extensions_mut().insert(peer.clone());
-            match router.call(request).await {
-                Ok(response) => response,
-                Err(never) => match never {},
+            match for_goahead {
+                Some(route) => goahead::answer(app, route, request).await,
+                None => match router.call(request).await {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                },
             }
         }
     };

@@ -212,10 +212,32 @@ pub(crate) async fn known(live: &Live, group: &Group) -> Result<(), Refusal> {
     Err(Refusal::new(Kind::UnknownGroup, text))
 }
 
-fn claim(ask: &Ask) -> Claim {
+/// What is claimed by asking.
+pub(crate) fn claim(ask: &Ask) -> Claim {
     let mut claim = Claim::new(ask.machine.clone(), [ask.group.clone()], ask.via.clone());
     claim.reason = Some(format!("asked for by {} from {}", ask.via, ask.address));
     claim
+}
+
+/// Asks once for what `claim` says, if anybody may be granted anything now. For protocols that have
+/// words of their own for how that ends.
+///
+/// # Errors
+/// As for [`acquire`], but that no slot is free is none.
+pub(crate) async fn ask_once(
+    live: &Live,
+    ask: &Ask,
+    claim: &Claim,
+    reserve: Duration,
+) -> Result<(Turn, Glance), Refusal> {
+    permitted(live, ask).await?;
+    let wish = Wish::Acquire { claim: claim.clone(), memory: reserve };
+    let settled = in_time(live, live.combiner.settle(&live.locks, &ask.group, wish)).await?;
+    match settled {
+        (Settled::Turn(turn), glance) => Ok((turn, glance)),
+        // Each wish has an answer of its kind; whatever this is, it is no grant.
+        (Settled::GivenBack(_), _) => Err(store_unavailable()),
+    }
 }
 
 async fn once(live: &Live, claim: &Claim) -> Answer {
@@ -250,7 +272,11 @@ fn held_before(settled: &Settled) -> Option<Token> {
     }
 }
 
-fn granted(claim: &Claim, acquired: Acquired) -> Answer {
+/// What is said of a slot that is the machine's, and written to the log.
+///
+/// # Errors
+/// Refused if somebody else took it.
+pub(crate) fn granted(claim: &Claim, acquired: Acquired) -> Answer {
     let machine = &claim.machine;
     let group = claim.groups().iter().map(Group::as_str).collect::<Vec<_>>().join(", ");
     match acquired {
@@ -282,7 +308,7 @@ fn granted(claim: &Claim, acquired: Acquired) -> Answer {
 }
 
 /// Who has the slots, since when, and who goes first.
-fn in_line(queued: &Queued, glance: &Glance) -> String {
+pub(crate) fn in_line(queued: &Queued, glance: &Glance) -> String {
     let Queued { group, max, free, ahead } = queued;
     let before = match (*ahead, *free) {
         (0, _) => "you are the next".to_owned(),
@@ -315,7 +341,10 @@ fn in_line(queued: &Queued, glance: &Glance) -> String {
     format!("all {max} slots of group {group} are taken{holders}; {before}")
 }
 
-/// What the store answers in time.
+/// What the lock answers, if it does so in time.
+///
+/// # Errors
+/// What clients are told instead.
 pub(crate) async fn in_time<T>(
     live: &Live,
     asked: impl Future<Output = Result<T, LockError>>,

@@ -234,3 +234,73 @@ fn what_one_gateway_began_to_look_after_another_ends() {
     assert_eq!(b.check(&two), "denied");
     two.logged("permitted/expired->denied");
 }
+
+const CLUSTER: &str = "[gateway]\nanswer_within_secs = 1\n[[group]]\nname = \"web\"\nslots = 10\n\
+                       [[gateway.goahead.cluster]]\nname = \"web\"\npattern = \"^web-\"\n";
+
+/// One question of a goahead client.
+fn goahead(gw: &Gateway, path: &str, n: usize, uptime: &str, id: &str) -> serde_json::Value {
+    let body = format!(r#"{{"fqdn":"web-{n}","uptime":"{uptime}","request_id":"{id}"}}"#);
+    gw.post(path, "", &body).json()
+}
+
+#[test]
+fn of_twenty_goahead_clients_of_two_gateways_exactly_ten_get_ten_slots() {
+    const REQUEST: &str = "/v1/request/restart/os";
+    let etcd = Etcd::start();
+    let fleet = Fleet::new(CLUSTER);
+    let (one, two) = (start(&fleet, &etcd), start(&fleet, &etcd));
+    let gateways = [&one, &two];
+    // What one was told the other knows.
+    let asking: Vec<_> = (0..20)
+        .map(|n| {
+            let first = goahead(gateways[n % 2], REQUEST, n, "5h", "");
+            let id = first["request_id"].as_str().unwrap();
+            let body = format!(r#"{{"fqdn":"web-{n}","uptime":"5h","request_id":"{id}"}}"#);
+            let mut stream = gateways[(n + 1) % 2].connect();
+            let text = request("POST", REQUEST, "", &body);
+            std::thread::spawn(move || {
+                std::io::Write::write_all(&mut stream, text.as_bytes()).unwrap();
+                Answer::read(&mut stream, false).unwrap().json()
+            })
+        })
+        .collect();
+    let answers: Vec<_> = asking.into_iter().map(|asking| asking.join().unwrap()).collect();
+    let granted: Vec<_> = (0..20).filter(|n| answers[*n]["go_ahead"] == true).collect();
+    assert_eq!(granted.len(), 10, "{answers:#?}");
+    // Whichever of them looks after the holders, it hears of the reboot; also when the other is gone.
+    drop(one);
+    for n in &granted {
+        goahead(&two, "/v1/inquire/restart/", *n, "10s", "");
+    }
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !two.get("/metrics").body.contains("holders{group=\"web\"} 0") {
+        assert!(Instant::now() < deadline, "{}", two.get("/metrics").body);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn goahead_clients_get_no_go_ahead_from_an_etcd_that_stands_still() {
+    const REQUEST: &str = "/v1/request/restart/os";
+    let etcd = Etcd::start();
+    let fleet = Fleet::new(CLUSTER);
+    let gw = start(&fleet, &etcd);
+    let first = goahead(&gw, REQUEST, 1, "5h", "");
+    let id = first["request_id"].as_str().unwrap();
+    etcd.signal(0, Signal::STOP);
+    for (path, id) in [(REQUEST, ""), (REQUEST, id), ("/v1/inquire/restart/", "")] {
+        let began = Instant::now();
+        let json = goahead(&gw, path, 1, "5h", id);
+        assert_eq!(json["go_ahead"], false, "{json}");
+        assert!(json["message"].as_str().unwrap().contains("does not answer"), "{json}");
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    }
+    assert!(goahead(&gw, REQUEST, 1, "5h", "").get("ask_again_in").is_none());
+    etcd.signal(0, Signal::CONT);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while goahead(&gw, REQUEST, 1, "5h", id)["go_ahead"] != true {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

@@ -30,8 +30,9 @@ pub use self::fragment::{
 };
 pub use self::gate::GateSettings;
 pub use self::gateway::{
-    ClientCertificates, CountFrom, DisruptionGroups, DisruptionSettings, GatewayFragment,
-    GatewaySettings, ReleaseSilent, TlsSettings,
+    ClientCertificates, ClusterSettings, CommandLine, CountFrom, DisruptionGroups,
+    DisruptionSettings, GatewayFragment, GatewaySettings, GoaheadSettings, Pattern, ReleaseSilent,
+    TlsSettings,
 };
 pub use self::group::GroupSettings;
 pub use self::hooks::{HooksFragment, HooksSettings, Isolation};

@@ -167,6 +167,16 @@ impl Keyspace {
         Key::new(format!("{}/requests/{machine}", self.prefix))
     }
 
+    /// What a goahead client was told to ask again with.
+    pub fn goahead_ask(&self, machine: &MachineId) -> Key {
+        Key::new(format!("{}/goahead/asks/{machine}", self.prefix))
+    }
+
+    /// Present while some gateway looks after the holders that goahead clients are.
+    pub fn goahead_caretaker(&self) -> Key {
+        Key::new(format!("{}/goahead/caretaker", self.prefix))
+    }
+
     /// Present while the command that holds a slot by this token lives.
     pub fn alive(&self, token: Token) -> Key {
         Key::new(format!("{}/alive/{token}", self.prefix))

@@ -10,6 +10,7 @@
 //! - [`wait`]: waiting for one's turn without polling.
 //! - [`fleetlock`]: asking a FleetLock server for slots, where there is no store.
 //! - [`window`]: when a reboot may begin, pure.
+//! - [`process`]: commands, run so that nothing of them survives their deadline.
 //! - [`chance`], [`clock`], [`duration`], [`host`], [`http`], [`config`], [`cli`], [`logging`], [`notify`]: what the
 //!   programs have in common.
 //!
@@ -29,6 +30,7 @@ pub mod keys;
 pub mod lock;
 pub mod logging;
 pub mod notify;
+pub mod process;
 pub mod queue;
 pub mod record;
 pub mod semaphore;

@@ -17,6 +17,7 @@ mod pause;
 mod release;
 mod repair;
 mod request;
+mod rewrite;
 mod session;
 mod status;
 mod together;

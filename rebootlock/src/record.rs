@@ -5,6 +5,7 @@
 
 mod act;
 mod disruption;
+mod goahead;
 mod member;
 mod past;
 mod session;
@@ -18,6 +19,7 @@ use serde_json::{Map, Value};
 
 pub use self::act::{Act, Deed};
 pub use self::disruption::{Disruption, DisruptionState, SaidLimit};
+pub use self::goahead::{GoaheadAsk, GoaheadGrant};
 pub use self::member::{Blocked, Health, Presence, RosterEntry};
 pub use self::past::{Day, Ending, OverdueReleases, Past};
 pub use self::session::Session;
@@ -106,6 +108,8 @@ pub enum Via {
     Fleetlock,
     /// A machine that speaks disruption-manager's protocol, over HTTP.
     DisruptionManager,
+    /// A goahead client, over HTTP.
+    Goahead,
     /// Something a newer version wrote, or another door.
     #[serde(untagged)]
     Other(String),
@@ -120,6 +124,7 @@ impl fmt::Display for Via {
             Self::Exec => "exec",
             Self::Fleetlock => "fleetlock",
             Self::DisruptionManager => "disruption-manager",
+            Self::Goahead => "goahead",
             Self::Other(text) => text,
         })
     }
@@ -286,6 +291,8 @@ pub struct Claim {
     pub via: Via,
     /// Place in the queue: higher goes first.
     pub priority: u32,
+    /// What its record says besides: members of the door it comes through.
+    pub members: Option<Box<Map<String, Value>>>,
 }
 
 impl Claim {
@@ -300,6 +307,7 @@ impl Claim {
             reason: None,
             via,
             priority: 0,
+            members: None,
         }
     }
 
@@ -323,7 +331,7 @@ impl Claim {
             down_since: None,
             expected_back: None,
             via: Some(self.via.clone()),
-            unknown: Map::new(),
+            unknown: self.members.as_deref().cloned().unwrap_or_default(),
         }
     }
 

@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use rebootlock::record::{
-    Act, Cooldown, Deed, Disruption, Document, Hold, HolderRecord, HolderState, OverdueReleases,
-    Past, Pause, Presence, Request, RosterEntry, SaidLimit, Session, Via, Waiter,
+    Act, Cooldown, Deed, Disruption, Document, GoaheadAsk, GoaheadGrant, Hold, HolderRecord,
+    HolderState, OverdueReleases, Past, Pause, Presence, Request, RosterEntry, SaidLimit, Session,
+    Via, Waiter,
 };
 use rebootlock::semaphore::Semaphore;
 
@@ -85,6 +86,14 @@ fn the_other_documents_are_printed_as_they_are_written() {
     assert_eq!(printed::<Request>("request.json"), text("request.json"));
     assert_eq!(printed::<Session>("session.json"), text("session.json"));
     assert_eq!(printed::<Presence>("presence.json"), text("presence.json"));
+    assert_eq!(printed::<GoaheadAsk>("goahead-ask.json"), text("goahead-ask.json"));
+    assert_eq!(printed::<HolderRecord>("holder-goahead.json"), text("holder-goahead.json"));
+    let mut record = HolderRecord::from_json(text("holder-goahead.json").as_bytes()).unwrap();
+    assert_eq!(record.via, Some(Via::Goahead));
+    let grant = GoaheadGrant::of(&record).unwrap().unwrap();
+    assert!(grant.unknown.is_empty() && grant.actions_due && grant.successes == 2);
+    grant.write_into(&mut record);
+    assert_eq!(record.to_json(), text("holder-goahead.json").into_bytes());
     let holder = HolderRecord::from_json(text("holder.json").as_bytes()).unwrap();
     assert_eq!(holder.state, Some(HolderState::Rebooting));
     assert_eq!(holder.via, Some(Via::Agent));

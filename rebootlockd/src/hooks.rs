@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rebootlock::config::{HooksSettings, Isolation};
+use rebootlock::process::{Finished, How, Output, Spec};
 
-use crate::process::{Finished, How, Output, Spec};
 use crate::unit::{self, Belongs};
 
 /// So much of a hook's output goes into its error; all that was kept is in the log.

@@ -8,7 +8,7 @@
 //! - [`slots`]: where slots come from; `line`: waiting for one.
 //! - [`hooks`]: what runs before a reboot and after it. [`method`]: how the machine goes down.
 //! - [`coordinator`], [`presence`]: whom we tell what we do. [`memento`]: what we keep on disk.
-//! - [`process`], [`unit`]: commands, run so that nothing of them survives their deadline.
+//! - [`unit`]: commands in units of systemd's, or as [`rebootlock::process`] runs them.
 //! - [`simulate`]: what the detectors say now, and nothing else. [`validate`]: what is wrong with the
 //!   configuration. [`import`]: other reboot managers' configurations as ours. [`version`].
 //! - [`status`]: one look at everything that decides a reboot; [`pass`]: what such a look found.
@@ -36,7 +36,6 @@ pub mod outcome;
 pub mod pass;
 pub mod policy;
 pub mod presence;
-pub mod process;
 pub mod requests;
 pub mod simulate;
 pub mod slots;

@@ -10,9 +10,9 @@ use rebootlock::config::variables::Template;
 use rebootlock::config::{Isolation, MachineSettings, RebootMethod};
 use rebootlock::host::{self, HostError};
 use rebootlock::id::BootId;
+use rebootlock::process::{How, Spec};
 
 use crate::logind::{Depth, Logind, OrderError};
-use crate::process::{How, Spec};
 use crate::unit::{self, Belongs, NoSystemd, Systemd};
 
 /// Says `1` once a kernel has been loaded for kexec.

@@ -1,7 +1,7 @@
 //! Commands as transient units of systemd: each in a cgroup of its own, with its own limits, outside
 //! the daemon's sandbox, and gone with everything it started. See `proto-docs/dbus.md`.
 //!
-//! Where systemd is not on the bus, [`crate::process`] runs them.
+//! Where systemd is not on the bus, [`rebootlock::process`] runs them.
 
 mod asks;
 
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use rebootlock::config::Isolation;
+use rebootlock::process::{self, Finished, How, Output, Spec};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
@@ -22,7 +23,6 @@ use zbus::{Connection, OwnedObjectPath, Variant};
 
 use self::asks::{ManagerProxy, ServiceProxy, UnitProxy, find_program, how, properties};
 use crate::bus;
-use crate::process::{self, Finished, How, Output, Spec};
 
 const SERVICE: &str = "org.freedesktop.systemd1";
 

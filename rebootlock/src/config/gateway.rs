@@ -1,5 +1,8 @@
 //! `[gateway]`: the HTTP service.
 
+mod command;
+mod goahead;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,6 +10,9 @@ use std::time::Duration;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
+pub use self::command::CommandLine;
+use self::goahead::GoaheadTable;
+pub use self::goahead::{ClusterSettings, GoaheadSettings, Pattern};
 use super::ConfigError;
 use super::network::Network;
 use super::table::{Count, Secs, full_path};
@@ -56,6 +62,7 @@ pub struct GatewayFragment {
     release_silent_after_secs: Option<Secs<600, 604_800>>,
     release_budget: Option<Count<1, 1000>>,
     access_log: Option<bool>,
+    goahead: Option<GoaheadTable>,
 }
 
 /// `[gateway]`, decided.
@@ -105,6 +112,8 @@ pub struct GatewaySettings {
     pub release_silent: Option<ReleaseSilent>,
     /// Whether every request is logged.
     pub access_log: bool,
+    /// goahead clients, if they are served.
+    pub goahead: Option<GoaheadSettings>,
 }
 
 /// Slots of clients that do not come back.
@@ -184,7 +193,8 @@ impl GatewayFragment {
         macro_rules! overlay {
             ($($member:ident),+) => { Self { $($member: over.$member.or(self.$member)),+ } };
         }
-        overlay!(
+        let goahead = GoaheadTable::overlaid(self.goahead.clone(), over.goahead.clone());
+        let whole = overlay!(
             listen,
             plain_http,
             prefixes,
@@ -213,8 +223,10 @@ impl GatewayFragment {
             airlock_metrics,
             release_silent_after_secs,
             release_budget,
-            access_log
-        )
+            access_log,
+            goahead
+        );
+        Self { goahead, ..whole }
     }
 
     fn release_silent(&self) -> Result<Option<ReleaseSilent>, ConfigError> {
@@ -280,6 +292,7 @@ impl GatewayFragment {
             client_ca_file: None,
             client_certificates: None,
             credentials_file: None,
+            goahead: None,
             public_view: None,
             release_silent_after_secs: None,
             release_budget: None,
@@ -324,6 +337,7 @@ impl GatewaySettings {
             airlock_metrics: fragment.airlock_metrics.unwrap_or(false),
             release_silent,
             access_log: fragment.access_log.unwrap_or(true),
+            goahead: fragment.goahead.map(GoaheadSettings::decide),
             listen,
         };
         match settings.listen.iter().find(|address| !settings.may_listen(**address)) {

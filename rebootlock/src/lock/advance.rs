@@ -163,7 +163,7 @@ impl LockManager {
     }
 
     /// The record of `machine`, if it holds its slot in `group` by `token`.
-    fn held_by(
+    pub(super) fn held_by(
         &self,
         before: &Snapshot,
         group: &Group,

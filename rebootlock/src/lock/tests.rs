@@ -570,3 +570,27 @@ async fn an_acquisition_out_of_the_queue_loses_without_its_place() {
     assert_eq!(locks.acquire_from(&claim, &before, places).await.unwrap(), None);
     assert!(locks.holding(claim.groups(), &claim.machine).await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn a_record_is_rewritten_by_its_holder_alone_and_an_old_token_ends_nothing() {
+    let locks = manager();
+    let (first, second) = (claim("a", &[]), Token::random());
+    locks.acquire(&first).await.unwrap();
+    let (group, machine) = (Group::default(), first.machine.clone());
+    let reason = |record: &mut HolderRecord| record.reason = Some("x".into());
+    let written = locks.rewrite(&group, &machine, first.token, reason).await.unwrap();
+    assert_eq!(written.reason.as_deref(), Some("x"));
+    let written = locks.rewrite_as(&group, &machine, first.token, second, |_| {}).await.unwrap();
+    assert_eq!((written.token, written.reason.as_deref()), (Some(second), Some("x")));
+    // Asking again after a lost reply.
+    locks.rewrite_as(&group, &machine, first.token, second, |_| {}).await.unwrap();
+    let error = locks.rewrite(&group, &machine, first.token, reason).await.unwrap_err();
+    assert!(matches!(error, LockError::NotOurs { .. }), "{error}");
+    let release = |token| Release::of(token, Ended::Steady);
+    let released = locks.release(&[], &machine, &release(first.token)).await.unwrap();
+    assert_eq!(released, Released::NotHeld);
+    let released = locks.release(&[], &machine, &release(second)).await.unwrap();
+    assert!(matches!(released, Released::Freed(Some(_))));
+    let error = locks.rewrite(&group, &machine, second, reason).await.unwrap_err();
+    assert!(matches!(error, LockError::NotOurs { .. }), "{error}");
+}

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rebootlock::config::gate::Phase;
 use rebootlock::lock::{Advance, LockError};
+use rebootlock::process::How;
 use rebootlock::record::UnixTime;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -17,7 +18,6 @@ use crate::method::{MethodError, Order, REBOOT_UNIT};
 use crate::metrics::{HookEnd, HookPhase};
 use crate::outcome::Outcome;
 use crate::policy::Event;
-use crate::process::How;
 use crate::requests;
 use crate::slots::Slots;
 use crate::unit::{NoSystemd, Systemd};

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use rebootlock::process::{Finished, How, Spec, Stdout, run, run_for_stdout};
+
 use super::{Look, Verdict};
-use crate::process::{Finished, How, Spec, Stdout, run, run_for_stdout};
 
 /// Largest answer that is read: a document of this size comes from no healthy program.
 const LARGEST: usize = 8 * 1024 * 1024;

@@ -7,9 +7,10 @@
 
 use std::time::Duration;
 
+use rebootlock::process::How;
+
 use super::command::Program;
 use super::{Look, Verdict};
-use crate::process::How;
 
 const HINT: &str = "it is in the package yum-utils (RHEL 7), dnf-utils (RHEL 8 and later), \
                     dnf-plugins-core (as `dnf needs-restarting`) or zypper-needs-restarting (SUSE)";

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use rebootlock::config::gate::ScriptGate;
+use rebootlock::process::{self, Finished, How, Spec};
 use tokio::sync::Mutex;
 
 use super::{Variables, Verdict};
-use crate::process::{self, Finished, How, Spec};
 
 /// Scripts were promised that they never overlap, also across a reload and between a heartbeat and
 /// the way to a reboot.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use zbus::{Fd, OwnedObjectPath, Variant};
 
 use super::GRACE;
-use crate::process::{self, How, Spec};
+use rebootlock::process::{self, How, Spec};
 
 /// name, description, load state, active state, sub-state, followed unit, object, job id, job type,
 /// job object

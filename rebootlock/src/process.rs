@@ -50,8 +50,8 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 pub struct Spec {
     /// The program, looked up in `PATH` if it has no slash, and its arguments.
     pub argv: Vec<String>,
-    /// Variables besides the daemon's own. Those of the daemon that look like secrets, and those
-    /// by which systemd speaks to the daemon alone, are not passed on.
+    /// Variables besides our own. Those of ours that look like secrets, and those by which systemd
+    /// speaks to us alone, are not passed on.
     pub env: Vec<(String, String)>,
     /// When it must have ended.
     pub timeout: Duration,
@@ -128,8 +128,8 @@ pub async fn run_for_stdout(spec: &Spec, limit: usize) -> (Finished, Stdout) {
     (finished, stdout)
 }
 
-/// Runs a command that belongs to itself: it goes on when the future is dropped or the daemon
-/// stops, and prints to where the daemon does. At its deadline its group is killed, if anybody
+/// Runs a command that belongs to itself: it goes on when the future is dropped or we
+/// stop, and prints to where we do. At its deadline its group is killed, if anybody
 /// still waits for it.
 pub async fn run_apart(spec: &Spec) -> Finished {
     let started = Instant::now();
@@ -245,15 +245,15 @@ fn spawn(spec: &Spec, apart: bool) -> io::Result<Running> {
     })
 }
 
-/// The variables a command is given: the daemon's that are not private, and its own.
-pub(crate) fn environment(spec: &Spec) -> Vec<(OsString, OsString)> {
-    let daemons = std::env::vars_os().filter(|(name, _)| !is_private(&name.to_string_lossy()));
+/// The variables a command is given: ours that are not private, and its own.
+pub fn environment(spec: &Spec) -> Vec<(OsString, OsString)> {
+    let ours = std::env::vars_os().filter(|(name, _)| !is_private(&name.to_string_lossy()));
     let own = spec.env.iter().map(|(name, value)| (name.into(), value.into()));
     // The later wins.
-    daemons.chain(own).collect()
+    ours.chain(own).collect()
 }
 
-/// Variables of the daemon that are none of a command's business.
+/// Variables of ours that are none of a command's business.
 fn is_private(name: &str) -> bool {
     const SECRETS: [&str; 4] = ["PASSWORD", "PASSWD", "SECRET", "CREDENTIAL"];
     const SYSTEMD: [&str; 12] = [

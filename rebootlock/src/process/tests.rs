@@ -64,7 +64,7 @@ async fn variables_are_passed_on_and_there_is_nothing_to_read() {
 }
 
 #[test]
-fn secrets_and_what_systemd_says_to_the_daemon_are_not_passed_on() {
+fn secrets_and_what_systemd_says_to_us_are_not_passed_on() {
     for name in ["LOCKSMITHD_ETCD_PASSWORD", "db_password", "AWS_SECRET_KEY", "NOTIFY_SOCKET"] {
         assert!(is_private(name), "{name}");
     }

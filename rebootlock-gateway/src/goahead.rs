@@ -1,0 +1,197 @@
+//! goahead's protocol: `/v1/request/restart/os`, asked twice, and `/v1/inquire/restart/`.
+//!
+//! Everybody is answered with 200; what counts is `go_ahead`, which is true in no answer but one to
+//! a second question whose slot is committed. There is no call that gives a slot back: a machine that
+//! reports a shorter uptime than before has rebooted, and its slot is freed when a check has found it to
+//! be back. What a client sees of all this has goahead's names and sentences.
+//!
+//! # What is kept, and where
+//!
+//! | state | is | from | to |
+//! | --- | --- | --- | --- |
+//! | asked | `goahead/asks/<fqdn>`, on a lease of an hour | the first question | the second one, which brings its id |
+//! | may reboot | holder record, state `holding`, with a member `goahead` | second question, in the transaction that takes the slot | a shorter uptime, whatever the question; or, after `completion_check_offset_secs`, a check that fails |
+//! | is back | the same, state `verifying` | | so many checks in a row; one that fails counts from 0 |
+//! | free | no record | completion actions have ended | |
+//!
+//! All that matters of a grant is in the record of its holder: it comes and goes with the slot, and
+//! an operator's `unlock` ends all of it. Nothing is kept in the process.
+//!
+//! # Where it may break
+//!
+//! - The store does not answer: no go-ahead. The first question is answered without `ask_again_in`,
+//!   which ends a client's run; the second with a reason.
+//! - The reply of the transaction is lost, or ours to the client: the slot is the machine's, which was
+//!   told no or nothing. It asks again, and is told that it should be restarting. If it never does, its
+//!   slot stays, and it becomes overdue.
+//! - A gateway dies between the grant and the end of its actions: the record says `actionsDue` until
+//!   they have ended, and whoever looks after the holders runs them again when their time is over. So
+//!   actions run at least once.
+//! - A gateway dies while it checks: another one goes on after its lease, from the count in the record.
+//!   Completion actions run again if they had not ended; the slot is freed after them, by its token.
+//! - A machine asks again while it is being checked: it keeps its slot under a new token, so that
+//!   the check of before frees nothing.
+//! - A machine that says nothing after its reboot, or reports no shorter uptime, keeps its slot. A check
+//!   that succeeds after `completion_check_offset_secs` is no proof of a reboot that may be yet to come;
+//!   one that has failed in between is taken for one, unless the machine then says that it has not rebooted.
+
+mod ask;
+mod body;
+mod caretaker;
+mod cluster;
+mod command;
+mod course;
+pub mod duration;
+mod reply;
+mod store;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{Response, StatusCode};
+use rebootlock::config::GoaheadSettings;
+
+use self::ask::Question;
+use self::body::Params;
+pub use self::caretaker::watch;
+use self::cluster::Found;
+use self::reply::Restart;
+use crate::app::{App, Live};
+use crate::auth::Refused;
+use crate::fleetlock::{MAX_BODY, read};
+use crate::reply::{Kind, Reply};
+use crate::serve::Peer;
+
+/// What a path is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// "May I restart?"
+    Request,
+    /// "Should I restart?"
+    Inquire,
+    /// "Are you there?"
+    Health,
+    /// Nothing, but it looks like one of goahead's.
+    Nothing,
+}
+
+impl Route {
+    /// The route of a path, if these clients are served and it is theirs. The slash at the end counts.
+    pub fn of(path: &str, settings: Option<&GoaheadSettings>) -> Option<Self> {
+        let root = settings?.answers_root;
+        Some(match path {
+            "/v1/request/restart/os" | "/v1/request/restart/" | "/request/restart/" => {
+                Self::Request
+            }
+            "/v1/inquire/restart/" | "/inquire/restart/" => Self::Inquire,
+            "/health" | "/v1/" | "/v1/health" => Self::Health,
+            "/" if root => Self::Health,
+            "/v1" => Self::Nothing,
+            "/v1/request" | "/v1/inquire" | "/request" | "/inquire" => Self::Nothing,
+            _ => {
+                const OURS: [&str; 4] = ["/v1/request/", "/v1/inquire/", "/request/", "/inquire/"];
+                return OURS.iter().any(|ours| path.starts_with(ours)).then_some(Self::Nothing);
+            }
+        })
+    }
+
+    /// For figures.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Request => "goahead-request",
+            Self::Inquire => "goahead-inquire",
+            Self::Health => "goahead-health",
+            Self::Nothing => "other",
+        }
+    }
+}
+
+/// Answers a request, whatever its method.
+pub async fn answer(app: &Arc<App>, route: Route, request: Request) -> Response<Body> {
+    let inquiry = match route {
+        Route::Nothing => return reply::not_found(),
+        Route::Health => {
+            return Restart::new("", "").no(Kind::Success, "HealthHandler!").into_response();
+        }
+        Route::Request => false,
+        Route::Inquire => true,
+    };
+    let live = app.live();
+    let Some(settings) = live.settings.goahead.as_ref() else { return reply::not_found() };
+    handle(app, &live, settings, inquiry, request).await.unwrap_or_else(|refused| refused)
+}
+
+async fn handle(
+    app: &Arc<App>,
+    live: &Arc<Live>,
+    settings: &GoaheadSettings,
+    inquiry: bool,
+    request: Request,
+) -> Result<Response<Body>, Response<Body>> {
+    let (head, body) = request.into_parts();
+    let peer = head.extensions.get::<Peer>().cloned().unwrap_or_default();
+    let caller = live.auth.caller(&head.headers, peer.certificate.as_ref()).await;
+    let caller = caller.map_err(|refused| {
+        tracing::info!(
+            target: "rebootlock_gateway::audit",
+            event = "unauthorized", address = %peer.address, "{refused}"
+        );
+        let kind = if refused == Refused::Busy { Kind::Overloaded } else { Kind::Unauthorized };
+        reply::refused(Reply::new(kind, refused.to_string()))
+    })?;
+    let body = read(body, MAX_BODY, live.settings.body_timeout).await.map_err(reply::refused)?;
+    let said = body::parse(&body)
+        .map_err(|text| reply::error(Kind::InvalidBody, StatusCode::BAD_REQUEST, &text))?;
+    let mut answer = Restart::new(said.machine.as_str(), &said.uptime);
+    let Some(cluster) = in_cluster(settings, &said, &mut answer) else {
+        return Ok(answer.into_response());
+    };
+    caller.may(&cluster.group, &said.machine).map_err(|why| {
+        tracing::info!(
+            target: "rebootlock_gateway::audit",
+            event = "forbidden", id = %said.machine, group = %cluster.group, client = caller.name,
+            address = %peer.address, "{why}"
+        );
+        reply::refused(Reply::new(Kind::Forbidden, why))
+    })?;
+    let address = peer.address.ip();
+    let question = Question { app, live, settings, cluster, said: &said, address };
+    let answer = match inquiry {
+        true => question.inquire(answer).await,
+        false => question.request(answer).await,
+    };
+    Ok(answer.into_response())
+}
+
+/// The cluster of the machine. If it has none, the answer says so.
+fn in_cluster<'a>(
+    settings: &'a GoaheadSettings,
+    said: &Params,
+    answer: &mut Restart,
+) -> Option<&'a rebootlock::config::ClusterSettings> {
+    let fqdn = &said.machine;
+    answer.found_cluster = "unknown".to_owned();
+    answer.kind = Kind::UnknownGroup;
+    match cluster::find(&settings.clusters, fqdn) {
+        Found::Cluster(cluster) => {
+            if let Some(other) = cluster::also_in(&settings.clusters, cluster, fqdn) {
+                tracing::debug!(id = %fqdn, cluster = cluster.name, other, "two clusters match; the first counts");
+            }
+            answer.found_cluster = cluster.name.clone();
+            answer.unknown_host = false;
+            answer.kind = Kind::Success;
+            return Some(cluster);
+        }
+        Found::Excepted(pattern) => {
+            answer.message = format!(
+                "Found matching blacklist name pattern: {pattern} for FQDN: {fqdn} Preventing restart!"
+            );
+        }
+        Found::Nowhere if settings.clusters.is_empty() => {}
+        Found::Nowhere => {
+            answer.message = format!("FQDN {fqdn} did not match any known cluster");
+        }
+    }
+    None
+}

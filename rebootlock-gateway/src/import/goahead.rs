@@ -1,0 +1,460 @@
+//! goahead's `config.yml` and the files with clusters in its `include_dir`.
+//!
+//! Everything that goahead takes silently and means otherwise is said: as a comment where it can be
+//! kept, as an error where it cannot.
+
+mod file;
+mod pattern;
+
+use std::path::{Path, PathBuf};
+
+use rebootlock::config::{CommandLine, Pattern};
+use toml::Value;
+
+use self::file::{At, Cluster, Contents, Main};
+use super::ImportError;
+use crate::goahead::duration::GoDuration;
+
+/// Where the store is if goahead was not told where to keep its state: its own default is a folder
+/// that everybody may write to and a reboot empties.
+const STORE: &str = "/var/lib/rebootlock-gateway/lock.db";
+
+/// Comments are no wider than this.
+const WIDTH: usize = 100;
+
+/// What is wrong, after its line and column.
+type Fault = String;
+
+/// Our configuration for all files together.
+///
+/// # Errors
+/// [`ImportError`] names the file and the place in it.
+pub(super) fn convert(files: &[(PathBuf, String)]) -> Result<String, ImportError> {
+    let mut ours = Ours::default();
+    let mut clusters: Vec<(String, Cluster, PathBuf)> = Vec::new();
+    let mut more = Vec::new();
+    for (path, text) in files {
+        let wrong = |problem| ImportError::Fault { path: path.clone(), problem };
+        match file::read(text).map_err(wrong)? {
+            Contents::Main(main, unknown) => {
+                ours.unknown(path, "", &unknown);
+                convert_main(&mut ours, &main).map_err(wrong)?;
+                let folder = main.include_dir.as_ref().filter(|at| !at.value.is_empty());
+                if let Some(folder) = folder {
+                    more.extend(included(&full(&folder.value))?);
+                }
+            }
+            Contents::Clusters(found) => add(&mut ours, &mut clusters, path, found),
+        }
+    }
+    for (path, text) in more {
+        let wrong = |problem| ImportError::Fault { path: path.clone(), problem };
+        match file::read(&text).map_err(wrong)? {
+            Contents::Clusters(found) => add(&mut ours, &mut clusters, &path, found),
+            Contents::Main(..) => {
+                return Err(wrong("1:1: expected clusters by their names".to_owned()));
+            }
+        }
+    }
+    if clusters.iter().filter(|(_, cluster, _)| cluster.enabled.unwrap_or(false)).count() > 1 {
+        ours.note(
+            "a machine that the patterns of several clusters are in belongs to the first of them, in \
+             this order; goahead chose anew by chance at each question",
+        );
+    }
+    for (name, cluster, path) in &clusters {
+        let wrong = |problem| ImportError::Fault { path: path.clone(), problem };
+        convert_cluster(&mut ours, name, cluster).map_err(wrong)?;
+    }
+    Ok(ours.into_text(files))
+}
+
+/// A cluster that is named again replaces the one before.
+fn add(
+    ours: &mut Ours,
+    clusters: &mut Vec<(String, Cluster, PathBuf)>,
+    path: &Path,
+    found: Vec<(String, Cluster, Vec<String>)>,
+) {
+    for (name, cluster, unknown) in found {
+        ours.unknown(path, &format!(" in {name:?}"), &unknown);
+        if clusters.iter().any(|(known, ..)| *known == name) {
+            ours.note(format!("cluster {name:?} is there twice; the later one counts, as before"));
+            clusters.retain(|(known, ..)| *known != name);
+        }
+        clusters.push((name, cluster, path.to_owned()));
+    }
+}
+
+/// The files of a folder and those below it, in the order of their names.
+fn included(folder: &Path) -> Result<Vec<(PathBuf, String)>, ImportError> {
+    let unreadable = |path: &Path, error: std::io::Error| ImportError::Fault {
+        path: path.to_owned(),
+        problem: format!("cannot be read: {error}"),
+    };
+    let mut paths = Vec::new();
+    let entries = std::fs::read_dir(folder).map_err(|error| unreadable(folder, error))?;
+    for entry in entries {
+        paths.push(entry.map_err(|error| unreadable(folder, error))?.path());
+    }
+    paths.sort();
+    let mut files = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            files.extend(included(&path)?);
+        } else if path.extension().is_some_and(|ext| ext == "yml" || ext == "yaml") {
+            let text = std::fs::read_to_string(&path).map_err(|error| unreadable(&path, error))?;
+            files.push((path, text));
+        }
+    }
+    Ok(files)
+}
+
+fn convert_main(ours: &mut Ours, main: &Main) -> Result<(), Fault> {
+    let address = main.listen_address.as_ref().map_or("0.0.0.0", |at| at.value.as_str());
+    let port = main.listen_port.as_ref().map_or(8443, |at| at.value);
+    let listen = match address.contains(':') {
+        true => format!("[{}]:{port}", address.trim_matches(['[', ']'])),
+        false => format!("{address}:{port}"),
+    };
+    let store = match main.save_state_dir.as_ref().filter(|at| !at.value.is_empty()) {
+        Some(folder) => full(&folder.value).join("rebootlock.db"),
+        None => {
+            ours.store.note(
+                "save_state_dir was not set: goahead kept its state where everybody may write and a \
+                 reboot empties it",
+            );
+            PathBuf::from(STORE)
+        }
+    };
+    let store = format!("sqlite:{}", store.display());
+    ours.store.set("endpoints", Value::Array(vec![store.into()]));
+    let file = |key: &str, file: &Option<At<String>>| match file {
+        Some(file) if !file.value.is_empty() => Ok(full(&file.value).display().to_string()),
+        _ => Err(format!("1:1: `{key}` is missing: goahead serves TLS alone")),
+    };
+    let gateway = &mut ours.gateway;
+    gateway.set("listen", listen);
+    gateway.set("tls_cert_file", file("ssl_certificate_file", &main.ssl_certificate_file)?);
+    gateway.set("tls_key_file", file("ssl_private_key", &main.ssl_private_key)?);
+    let authorities = main.ssl_client_cert_ca_file.as_ref();
+    if main.ssl_require_and_verify_client_cert.unwrap_or(false) {
+        gateway.note(
+            "goahead never compared the names of a certificate with that of the machine it asked \
+             for; client_name_is_id = true does. Its stock client cannot show a certificate.",
+        );
+        gateway
+            .set("client_ca_file", file("ssl_client_cert_ca_file", &main.ssl_client_cert_ca_file)?);
+    } else if authorities.is_some_and(|at| !at.value.is_empty()) {
+        gateway.note("ssl_client_cert_ca_file was of no use without client certificates");
+    }
+    if main.log_base_dir.is_some() {
+        ours.note("log_base_dir: messages go to stderr, and so into the journal");
+    }
+    if main.timeout.is_some() {
+        ours.note("timeout: goahead read it and never used it");
+    }
+    Ok(())
+}
+
+fn convert_cluster(ours: &mut Ours, name: &str, cluster: &Cluster) -> Result<(), Fault> {
+    if !cluster.enabled.unwrap_or(false) {
+        ours.note(format!("cluster {name:?} was not enabled and is left out"));
+        return Ok(());
+    }
+    let mut group = Lines::default();
+    group.set("name", name);
+    let slots = cluster.allowed_parallel_restarts.as_ref();
+    match slots.map(|at| (at, u32::try_from(at.value))) {
+        Some((_, Ok(slots))) if slots <= 1_000_000 => group.set("slots", i64::from(slots)),
+        Some((at, Ok(_))) => {
+            return Err(at.fault("`allowed_parallel_restarts`: at most 1000000 here"));
+        }
+        Some((_, Err(_))) | None => {
+            group.note("allowed_parallel_restarts was not set, or negative: nobody restarts");
+            group.set("slots", 0);
+        }
+    }
+    let mut lines = Lines::default();
+    lines.set("name", name);
+    let pattern = cluster.name_pattern.as_ref();
+    let Some(pattern) = pattern.filter(|at| !at.value.is_empty()) else {
+        return Err(format!(
+            "1:1: cluster {name:?} has no `name_pattern`, which is every machine in goahead; write \
+             \".*\" if that is meant"
+        ));
+    };
+    lines.set("pattern", checked(name, pattern)?);
+    let except = cluster.blacklist_name_pattern.as_deref().unwrap_or_default();
+    if !except.is_empty() {
+        let except: Result<Vec<_>, _> = except.iter().map(|at| checked(name, at)).collect();
+        lines.set("except", Value::Array(except?.into_iter().map(Value::String).collect()));
+    }
+    let minimum = seconds("minimum_uptime", &cluster.minimum_uptime, &mut lines)?;
+    if minimum > 0 {
+        lines.set("minimum_uptime_secs", minimum);
+    }
+    if cluster.raise_errors.unwrap_or(false) {
+        lines.note(
+            "raise_errors: exit codes are read as they are here, and a program that cannot be run \
+             never counts as one that has succeeded",
+        );
+    }
+    set_commands(&mut lines, "checks", &cluster.reboot_goahead_checks)?;
+    if let Some(code) = &cluster.reboot_goahead_checks_exit_code_for_reboot {
+        if !(0..=255).contains(&code.value) {
+            let problem = "`reboot_goahead_checks_exit_code_for_reboot`: no program exits with it";
+            return Err(code.fault(problem));
+        }
+        lines.set("check_exit_code_for_reboot", code.value);
+    }
+    set_commands(&mut lines, "actions", &cluster.reboot_goahead_actions)?;
+    convert_completion(&mut lines, cluster)?;
+    convert_panic(&mut lines, cluster)?;
+    ours.groups.push(group);
+    ours.clusters.push(lines);
+    Ok(())
+}
+
+fn convert_completion(lines: &mut Lines, cluster: &Cluster) -> Result<(), Fault> {
+    let check = cluster.reboot_completion_check.as_ref().filter(|at| !at.value.trim().is_empty());
+    let interval = seconds(
+        "reboot_completion_check_interval",
+        &cluster.reboot_completion_check_interval,
+        lines,
+    )?;
+    let offset =
+        seconds("reboot_completion_check_offset", &cluster.reboot_completion_check_offset, lines)?;
+    match check {
+        None => lines.note(
+            "reboot_completion_check was empty, which never succeeded, so that no slot was freed. \
+             Here the slot is freed when the machine says that it has rebooted.",
+        ),
+        Some(check) => {
+            if ["{:%cluster%:}", "{:%hostname%:}", "{:%uptime%:}"]
+                .iter()
+                .any(|p| check.value.contains(p))
+            {
+                lines.note(
+                    "goahead put the whole name where this check says cluster or hostname, and left \
+                     uptime as it was; here they are what they say",
+                );
+            }
+            lines.set("completion_check", command(check)?);
+            if interval == 0 {
+                lines.note("reboot_completion_check_interval was 0: checks without a pause");
+            }
+            lines.set("completion_check_interval_secs", interval.clamp(1, 86_400));
+            let successes = cluster.reboot_completion_check_consecutive_successes.as_ref();
+            let successes = successes.map_or(1, |at| at.value).clamp(1, 1_000_000);
+            lines.set("completion_check_successes", successes);
+            if offset > 0 {
+                lines.note(
+                    "goahead ignored reboot_completion_check_offset. So long after the go-ahead the \
+                     check begins by itself; it frees the slot once it has failed and then succeeded. \
+                     A machine that says that it has rebooted is checked at once.",
+                );
+                lines.set("completion_check_offset_secs", offset);
+            }
+        }
+    }
+    set_commands(lines, "completion_actions", &cluster.reboot_completion_actions)
+}
+
+fn convert_panic(lines: &mut Lines, cluster: &Cluster) -> Result<(), Fault> {
+    let threshold = seconds(
+        "reboot_completion_panic_threshold",
+        &cluster.reboot_completion_panic_threshold,
+        lines,
+    )?;
+    let panic = cluster.reboot_completion_panic_actions.as_ref();
+    if panic.and_then(|panic| panic.mail.as_ref()).is_some_and(|mail| !mail.is_empty()) {
+        lines.note("reboot_completion_panic_actions.mail: goahead never sent any");
+    }
+    let scripts = panic.and_then(|panic| panic.scripts.clone());
+    if threshold > 0 {
+        lines.note(
+            "Counted from the go-ahead of a machine and its offset. When it is over the actions run \
+             once, for the machine that is missing, and nobody else of the cluster gets a go-ahead \
+             until it is back or unlocked.",
+        );
+        lines.set("panic_after_secs", threshold);
+        return set_commands(lines, "panic_actions", &scripts);
+    }
+    lines.note(
+        "reboot_completion_panic_threshold was not set, or 0, which made goahead panic at every \
+         question as soon as one machine was down. Here it is off.",
+    );
+    for script in scripts.unwrap_or_default() {
+        lines.note(format!("panic_actions = [{}]", Value::String(script.value.clone())));
+    }
+    Ok(())
+}
+
+/// Commands as the lines that they were.
+fn set_commands(
+    lines: &mut Lines,
+    key: &str,
+    commands: &Option<Vec<At<String>>>,
+) -> Result<(), Fault> {
+    let commands: Vec<_> =
+        commands.iter().flatten().filter(|at| !at.value.trim().is_empty()).collect();
+    if commands.is_empty() {
+        return Ok(());
+    }
+    let commands: Result<Vec<_>, _> = commands.iter().map(|at| command(at)).collect();
+    lines.set(key, Value::Array(commands?.into_iter().map(Value::String).collect()));
+    Ok(())
+}
+
+/// The line, with its program by its full path.
+fn command(at: &At<String>) -> Result<String, Fault> {
+    let line = at.value.trim();
+    let (program, rest) = line.split_once([' ', '\t', '\n']).unwrap_or((line, ""));
+    let line = if program.contains('/') && !program.starts_with('/') {
+        format!("{} {rest}", full(program).display()).trim_end().to_owned()
+    } else {
+        line.to_owned()
+    };
+    CommandLine::parse(&line).map_err(|problem| at.fault(&problem))?;
+    Ok(line)
+}
+
+/// A pattern that means the same here.
+fn checked(cluster: &str, at: &At<String>) -> Result<String, Fault> {
+    let problem = pattern::differs(&at.value).or_else(|| Pattern::new(&at.value).err());
+    match problem {
+        None => Ok(at.value.clone()),
+        Some(problem) => Err(at.fault(&format!("cluster {cluster:?}: {problem}"))),
+    }
+}
+
+/// Whole seconds, rounded up.
+fn seconds(key: &str, at: &Option<At<String>>, lines: &mut Lines) -> Result<i64, Fault> {
+    let Some(at) = at else { return Ok(0) };
+    let text = at.value.trim();
+    let Ok(GoDuration(nanos)) = text.parse() else {
+        return Err(at.fault(&match text.parse::<i64>() {
+            Ok(_) => {
+                format!("`{key}`: {text} without a unit is so many nanoseconds; write {text}s")
+            }
+            Err(_) => format!("`{key}`: {text:?} is no length of time; expected one such as 1h30m"),
+        }));
+    };
+    if nanos < 0 {
+        lines.note(format!("{key} was {text}, which is as good as 0"));
+        return Ok(0);
+    }
+    let seconds = nanos / 1_000_000_000 + i64::from(nanos % 1_000_000_000 > 0);
+    if nanos % 1_000_000_000 > 0 {
+        lines.note(format!("{key} was {text}; here it is whole seconds"));
+    }
+    if seconds > 31_536_000 {
+        return Err(at.fault(&format!("`{key}`: a year is the most here")));
+    }
+    Ok(seconds)
+}
+
+/// A path from the root. goahead's began where it was started.
+fn full(path: &str) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path))
+}
+
+/// Our configuration in the making.
+#[derive(Debug, Default)]
+struct Ours {
+    store: Lines,
+    gateway: Lines,
+    groups: Vec<Lines>,
+    clusters: Vec<Lines>,
+    notes: Vec<String>,
+}
+
+impl Ours {
+    fn note(&mut self, text: impl AsRef<str>) {
+        self.notes.push(comment("- ", text.as_ref()));
+    }
+
+    fn unknown(&mut self, path: &Path, place: &str, keys: &[String]) {
+        for key in keys {
+            let path = path.display();
+            self.note(format!("{path}: key {key:?}{place} is not goahead's, which passed over it"));
+        }
+    }
+
+    fn into_text(self, files: &[(PathBuf, String)]) -> String {
+        let names: Vec<_> = files.iter().map(|(path, _)| path.display().to_string()).collect();
+        let mut text = comment(
+            "",
+            &format!(
+                "Made from goahead's {} by `rebootlock-gateway import`. Read the comments, then put \
+                 it at /etc/rebootlock/rebootlock.toml.",
+                names.join(" and ")
+            ),
+        );
+        let mut table = |name: &str, lines: &Lines| {
+            if !lines.0.is_empty() {
+                text.push_str(&format!("\n{name}\n{}", lines.0));
+            }
+        };
+        table("[store]", &self.store);
+        table("[gateway]", &self.gateway);
+        let mut all = Lines::default();
+        all.note("`/` and `/health` are answered as goahead did. The page is at no other path.");
+        all.set("answers_root", true);
+        all.note(
+            "goahead held its answer back until all actions had ended, and lost it after 15 s. Here \
+             they go on by themselves; this would wait for them for so long:",
+        );
+        all.note("wait_for_actions_secs = 10");
+        table("[gateway.goahead]", &all);
+        self.groups.iter().for_each(|lines| table("[[group]]", lines));
+        self.clusters.iter().for_each(|lines| table("[[gateway.goahead.cluster]]", lines));
+        if !self.notes.is_empty() {
+            text.push_str("\n# Without an equal here, or different:\n");
+            text.extend(self.notes.iter().map(String::as_str));
+        }
+        text
+    }
+}
+
+/// Settings and comments of one table.
+#[derive(Debug, Default)]
+struct Lines(String);
+
+impl Lines {
+    fn set(&mut self, key: &str, value: impl Into<Value>) {
+        self.0.push_str(&format!("{key} = {}\n", value.into()));
+    }
+
+    fn note(&mut self, text: impl AsRef<str>) {
+        self.0.push_str(&comment("", text.as_ref()));
+    }
+}
+
+/// Lines of a comment, none of them ended by what came from outside.
+fn comment(first: &str, text: &str) -> String {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    let text: String = text.chars().map(plain).collect();
+    let mut lines = String::new();
+    let mut line = format!("# {first}");
+    let mut is_empty = true;
+    for word in text.split(' ').filter(|word| !word.is_empty()) {
+        if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            lines.push_str(&line);
+            lines.push('\n');
+            line = format!("# {}", " ".repeat(first.len()));
+            is_empty = true;
+        }
+        if !is_empty {
+            line.push(' ');
+        }
+        line.push_str(word);
+        is_empty = false;
+    }
+    lines + &line + "\n"
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,0 +1,131 @@
+use rebootlock::config::{Fragment, Settings};
+
+use super::super::{Peer, convert};
+use super::*;
+
+fn ours(text: &str) -> Result<String, String> {
+    let files = [(PathBuf::from("web.yml"), text.to_owned())];
+    convert(Peer::Goahead, &files).map_err(|error| format!("{:#}", anyhow::Error::from(error)))
+}
+
+fn settings(toml: &str) -> Settings {
+    Settings::decide(Fragment::parse(Path::new("ours.toml"), toml).unwrap()).unwrap()
+}
+
+/// Every key that goahead knows.
+const WEB: &str = "\
+web:
+  enabled: yes
+  name_pattern: ^web-\\d+
+  blacklist_name_pattern:
+    - canary
+  minimum_uptime: 30m
+  cluster_type: standalone
+  allowed_parallel_restarts: 010
+  reboot_goahead_checks:
+    - /usr/bin/check --name '{:%fqdn%:} x'
+  reboot_goahead_checks_exit_code_for_reboot: 7
+  reboot_goahead_actions:
+    - scripts/act {:%cluster%:}
+    - act2
+  reboot_completion_check: /usr/bin/back {:%hostname%:}
+  reboot_completion_check_interval: 1500ms
+  reboot_completion_check_consecutive_successes: 3
+  reboot_completion_check_offset: 30s
+  reboot_completion_actions: [done]
+  reboot_completion_panic_threshold: 1h
+  reboot_completion_panic_actions:
+    scripts: [alarm]
+    mail: [op@example]
+  raise_errors: true
+off:
+  name_pattern: ^off
+";
+
+#[test]
+fn a_cluster_becomes_a_group_with_its_checks_and_actions() {
+    let toml = ours(WEB).unwrap();
+    let settings = settings(&toml);
+    assert_eq!(settings.groups.len(), 1);
+    assert_eq!((settings.groups[0].name.as_str(), settings.groups[0].slots), ("web", Some(8)));
+    let goahead = settings.gateway.goahead.unwrap();
+    let [web] = &goahead.clusters[..] else { panic!("{toml}") };
+    assert!(web.pattern.is_in("web-1") && !web.pattern.is_in("web-x"));
+    assert_eq!(web.except[0].as_str(), "canary");
+    assert_eq!(web.minimum_uptime.as_secs(), 1800);
+    assert_eq!(web.checks[0].argv(), ["/usr/bin/check", "--name", "{:%fqdn%:} x"]);
+    assert_eq!(web.check_exit_code, 7);
+    assert!(
+        web.actions[0].argv()[0].starts_with('/') && web.actions[0].argv()[1] == "{:%cluster%:}"
+    );
+    assert_eq!(web.completion_interval.as_secs(), 2);
+    assert_eq!(web.completion_successes, 3);
+    assert_eq!(web.completion_offset.unwrap().as_secs(), 30);
+    assert_eq!(web.panic_after.unwrap().as_secs(), 3600);
+    assert_eq!(web.panic_actions[0].text(), "alarm");
+    for said in [
+        "cluster \"off\" was not enabled",
+        "goahead ignored reboot_completion_check_offset",
+        "reboot_completion_check_interval was 1500ms",
+        "goahead never sent any",
+        "raise_errors: exit codes",
+        "goahead put the whole name",
+    ] {
+        assert!(toml.replace("\n# ", " ").contains(said), "{said} in {toml}");
+    }
+}
+
+#[test]
+fn what_goahead_takes_silently_is_said() {
+    let base = "a:\n  enabled: on\n  name_pattern: ^a\n";
+    for (text, said) in [
+        (format!("{base}  typo: 1\n"), "key \"typo\" in \"a\" is not goahead's"),
+        (base.to_owned(), "slots = 0"),
+        (base.to_owned(), "Here it is off."),
+        (base.to_owned(), "reboot_completion_check was empty"),
+        (format!("{base}b:\n  enabled: true\n  name_pattern: b\n"), "the first of them"),
+        (
+            format!("{base}  minimum_uptime: 5m\n  minimum_uptime: 1h\n"),
+            "minimum_uptime_secs = 3600",
+        ),
+        ("a:\n".to_owned(), "cluster \"a\" was not enabled"),
+        (String::new(), "answers_root = true"),
+    ] {
+        let toml = ours(&text).unwrap();
+        assert!(
+            toml.replace("\n# ", " ").replace("\n#   ", " ").contains(said),
+            "{said} in {toml}"
+        );
+        settings(&toml);
+    }
+}
+
+#[test]
+fn what_cannot_be_kept_is_an_error_with_its_place() {
+    let base = "a:\n  enabled: true\n  name_pattern: ^a\n";
+    for (text, said) in [
+        ("a:\n  enabled: true\n".to_owned(), "web.yml: 1:1: cluster \"a\" has no `name_pattern`"),
+        (base.replace("^a", "'('"), "web.yml: 3:17: cluster \"a\": \"(\" is no pattern"),
+        (base.replace("^a", "'[a&&b]'"), "web.yml: 3:17: cluster \"a\": \"[a&&b]\": && between"),
+        (
+            format!("{base}  minimum_uptime: 1800\n"),
+            "web.yml: 4:19: `minimum_uptime`: 1800 without a unit is so many nanoseconds",
+        ),
+        (format!("{base}  minimum_uptime: 1d\n"), "web.yml: 4:19: `minimum_uptime`: \"1d\" is no"),
+        (
+            format!("{base}  reboot_goahead_actions: [\"x 'y\"]\n"),
+            "web.yml: 4:28: \"x 'y\": ' is not",
+        ),
+        (format!("{base}  reboot_goahead_actions: x\n"), "web.yml: 4:"),
+        (
+            format!("{base}  reboot_goahead_checks_exit_code_for_reboot: -1\n"),
+            "web.yml: 4:47: `reboot_goahead_checks_exit_code_for_reboot`: no program",
+        ),
+        (base.replace("a:", "unknown:"), "web.yml: what comes of it is not valid here: result:"),
+        ("listen_port: 1\n".to_owned(), "web.yml: 1:1: `ssl_certificate_file` is missing"),
+        ("[1]".to_owned(), "web.yml: 1:1"),
+    ] {
+        let error = ours(&text).unwrap_err();
+        assert!(error.starts_with(said), "{text}: {error}");
+    }
+}

@@ -1,0 +1,155 @@
+//! goahead's own files: served as they are, and printed as ours.
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use crate::client::{REQUEST, until};
+use crate::support::{Answer, BINARY, Fleet, Gateway, file, request};
+
+const WEB: &str = "web:\n  enabled: yes\n  name_pattern: ^web-\n  allowed_parallel_restarts: 1\n";
+
+/// goahead's files in a folder, and a client that trusts its certificate.
+fn goahead() -> (Fleet, Arc<ClientConfig>) {
+    let fleet = Fleet::new("");
+    let made = rcgen::generate_simple_self_signed(vec!["gw.example".to_owned()]).unwrap();
+    let cert = file(&fleet, "cert.pem", &made.cert.pem());
+    let key = file(&fleet, "key.pem", &made.signing_key.serialize_pem());
+    let (clusters, state) = (fleet.path("clusters"), fleet.path("state"));
+    std::fs::create_dir_all(format!("{clusters}/more")).unwrap();
+    std::fs::write(format!("{clusters}/more/web.yaml"), WEB).unwrap();
+    std::fs::write(format!("{clusters}/empty.yml"), "").unwrap();
+    std::fs::write(format!("{clusters}/README"), "{").unwrap();
+    file(
+        &fleet,
+        "config.yml",
+        &format!(
+            "listen_address: 127.0.0.1\nlisten_port: 0\ninclude_dir: {clusters}\nlog_base_dir: /tmp\n\
+             save_state_dir: {state}\nssl_private_key: {key}\nssl_certificate_file: {cert}\n\
+             ssl_client_cert_ca_file: /nonexistent\n"
+        ),
+    );
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let client = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (fleet, Arc::new(client))
+}
+
+fn over_tls(gw: &Gateway, client: &Arc<ClientConfig>, text: &str) -> Answer {
+    let name = ServerName::try_from("gw.example").unwrap();
+    let connection = ClientConnection::new(client.clone(), name).unwrap();
+    let mut stream = StreamOwned::new(connection, gw.connect());
+    stream.write_all(text.as_bytes()).unwrap();
+    Answer::read(&mut stream, false).unwrap()
+}
+
+fn compat(fleet: &Fleet, flags: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command
+        .arg("goahead-compat")
+        .args(flags)
+        .current_dir(fleet.dir.path())
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn run(command: &mut Command) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+#[test]
+fn goaheads_own_files_are_served_and_a_restart_forgets_nothing() {
+    let (fleet, client) = goahead();
+    let start = |flags: &[&str]| {
+        let mut flags = flags.to_vec();
+        flags.extend(["--log-format", "json"]);
+        Gateway::start(compat(&fleet, &flags))
+    };
+    // Without a flag it is ./config.yml.
+    let gw = start(&[]);
+    assert_eq!(
+        over_tls(&gw, &client, &request("GET", "/", "", "")).json()["message"],
+        "HealthHandler!"
+    );
+    let ask = |gw: &Gateway, fqdn: &str, id: &str| {
+        let body = format!(r#"{{"fqdn":"{fqdn}","uptime":"5h","request_id":"{id}"}}"#);
+        over_tls(gw, &client, &request("POST", REQUEST, "", &body)).json()
+    };
+    let id = ask(&gw, "web-1", "")["request_id"].as_str().unwrap().to_owned();
+    drop(gw);
+    let config = fleet.path("config.yml");
+    let gw = start(&["-config", &config, "-debug"]);
+    assert_eq!(ask(&gw, "web-1", &id)["go_ahead"], true);
+    drop(gw);
+    let gw = start(&[&format!("-config={config}")]);
+    let again = ask(&gw, "web-1", &id);
+    assert_eq!(again["message"], "You should already be restarting!");
+    assert!(std::path::Path::new(&fleet.path("state/rebootlock.db")).exists());
+    let id = ask(&gw, "web-2", "")["request_id"].as_str().unwrap().to_owned();
+    until("the slots of the file", || {
+        ask(&gw, "web-2", &id)["message"]
+            .as_str()
+            .unwrap()
+            .contains("1 >= 1 Currently restarting hosts: web-1")
+    });
+}
+
+#[test]
+fn flags_are_goaheads_and_mistakes_are_said_with_their_place() {
+    let (fleet, _) = goahead();
+    let (code, stdout, _) = run(&mut compat(&fleet, &["-h"]));
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("--config"), "{stdout}");
+    let (code, stdout, _) = run(&mut compat(&fleet, &["-version"]));
+    assert!(code == Some(0) && stdout.starts_with("rebootlock-gateway "), "{stdout}");
+    let (code, _, stderr) = run(&mut compat(&fleet, &["-config", "/nonexistent.yml"]));
+    assert!(code == Some(2) && stderr.contains("/nonexistent.yml"), "{stderr}");
+    let (code, ..) = run(&mut compat(&fleet, &["-nonsense"]));
+    assert_eq!(code, Some(64));
+    let bad = fleet.path("clusters/more/web.yaml");
+    std::fs::write(&bad, WEB.replace("^web-", "'('")).unwrap();
+    let (code, _, stderr) = run(&mut compat(&fleet, &[]));
+    assert!(
+        code == Some(2) && stderr.contains(&format!("{bad}: 3:17: cluster \"web\"")),
+        "{stderr}"
+    );
+    std::fs::remove_dir_all(fleet.path("clusters")).unwrap();
+    let (code, _, stderr) = run(&mut compat(&fleet, &[]));
+    assert!(code == Some(2) && stderr.contains("clusters: cannot be read"), "{stderr}");
+}
+
+#[test]
+fn what_is_printed_can_be_served() {
+    let (fleet, client) = goahead();
+    let import = |files: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command
+            .args(["import", "--from", "goahead"])
+            .args(files)
+            .current_dir(fleet.dir.path())
+            .env_clear();
+        run(&mut command)
+    };
+    let (code, ours, stderr) = import(&["config.yml"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(ours.contains("[[gateway.goahead.cluster]]\nname = \"web\"\n"), "{ours}");
+    fleet.configure(&ours);
+    let gw = fleet.start();
+    assert_eq!(over_tls(&gw, &client, &request("GET", "/health", "", "")).status, 200);
+    let (code, ours, _) = import(&["clusters/more/web.yaml", "clusters/empty.yml"]);
+    assert!(code == Some(0) && ours.contains("slots = 1") && !ours.contains("[store]"), "{ours}");
+    assert_eq!(import(&["/nonexistent"]).0, Some(1));
+    assert_eq!(import(&[]).0, Some(64));
+}
