@@ -273,24 +273,28 @@ impl Out {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
     use proptest::prelude::*;
     use rebootlock::config::{Fragment, Settings};
 
-    use super::super::{Peer, convert};
+    use super::super::{ImportError, Peer, convert};
+
+    fn converted(text: &str) -> Result<String, ImportError> {
+        convert(Peer::Airlock, &[(PathBuf::from("config.toml"), text.to_owned())])
+    }
 
     fn settings(text: &str) -> Settings {
-        let ours = convert(Peer::Airlock, Path::new("config.toml"), text).unwrap();
+        let ours = converted(text).unwrap();
         Settings::decide(Fragment::parse(Path::new("ours"), &ours).unwrap()).unwrap()
     }
 
     fn ours(text: &str) -> String {
-        convert(Peer::Airlock, Path::new("config.toml"), text).unwrap()
+        converted(text).unwrap()
     }
 
     fn fault(text: &str) -> String {
-        convert(Peer::Airlock, Path::new("config.toml"), text).unwrap_err().to_string()
+        converted(text).unwrap_err().to_string()
     }
 
     const ETCD: &str = "[etcd3]\nendpoints = [\"http://etcd:2379\"]\n";
@@ -363,9 +367,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_it_panic(text in ".{0,200}", name in ".{0,20}") {
-            let _ = convert(Peer::Airlock, Path::new("x"), &text);
+            let _ = converted(&text);
             let quoted = toml::Value::from(name);
-            let _ = convert(Peer::Airlock, Path::new("x"), &format!(
+            let _ = converted(&format!(
                 "{ETCD}[[lock.groups]]\nname = {quoted}\n[service]\naddress = {quoted}\n"
             ));
         }
