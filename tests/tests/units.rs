@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
+use rebootlock::process::{How, Spec};
 use rebootlock_tests::machine::systemd::State;
 use rebootlock_tests::machine::{Bus, Systemd};
 use rebootlock_tests::{eventually, within};
-use rebootlock::process::{How, Spec};
 use rebootlockd::unit::{self, Belongs, NoSystemd};
 
 const SOON: Duration = Duration::from_secs(10);
