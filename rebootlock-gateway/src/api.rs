@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ORIGIN, X_CONTENT_TYPE_OPTIONS};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use rebootlock::record::UnixTime;
@@ -134,6 +134,16 @@ fn order(act: Act, body: &[u8]) -> Result<Order, Reply> {
     let wrong = |problem: String| Reply::new(Kind::InvalidBody, problem);
     let (action, reason) = body::read(act, body).map_err(wrong)?;
     Order::new(action, &reason).map_err(wrong)
+}
+
+/// Machines are no pages: what a browser sends for one, even one of ours, is not their word. Over plain
+/// HTTP browsers name the page's origin only.
+pub(crate) fn must_be_no_page(headers: &HeaderMap) -> Result<(), Reply> {
+    must_be_from_here(headers)?;
+    match headers.contains_key(ORIGIN) {
+        true => Err(Reply::new(Kind::Forbidden, "pages may not speak for machines")),
+        false => Ok(()),
+    }
 }
 
 /// Browsers say when it is a page of somebody else's that asks.

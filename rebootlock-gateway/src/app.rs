@@ -19,6 +19,7 @@ use crate::combine::Combiner;
 use crate::metrics::Metrics;
 use crate::page::Page;
 use crate::rate::RateLimit;
+use crate::remote::Leases;
 use crate::silent::Heard;
 
 /// Between two tries to write the configured slots to a store that does not answer.
@@ -173,6 +174,8 @@ pub struct App {
     pub watches: Arc<Semaphore>,
     /// Wakes who looks after clients of disruption-manager.
     pub disrupted: Notify,
+    /// Whose leases are whose.
+    pub leases: Leases,
 }
 
 impl App {
@@ -189,6 +192,7 @@ impl App {
             background: TaskTracker::new(),
             watches: Arc::new(Semaphore::new(settings.gateway.max_watches)),
             disrupted: Notify::new(),
+            leases: Leases::default(),
         }))
     }
 

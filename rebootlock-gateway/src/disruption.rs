@@ -58,6 +58,7 @@ use rebootlock::id::MachineId;
 use self::ask::{Asking, Word};
 use self::body::Operation;
 pub use self::keep::keep;
+use crate::api;
 use crate::app::{App, Live};
 use crate::auth::{Caller, Refused};
 use crate::reply::{Called, Kind};
@@ -121,6 +122,7 @@ async fn handle(app: &App, live: &Live, request: Request) -> Result<Word, Fault>
     if head.method != Method::POST {
         return Err(Fault::new(Kind::MethodNotAllowed, "unsupported method"));
     }
+    api::must_be_no_page(&head.headers).map_err(|reply| Fault::new(reply.kind, reply.value))?;
     let peer = head.extensions.get::<Peer>().cloned().unwrap_or_default();
     let caller = live.auth.caller(&head.headers, peer.certificate.as_ref()).await;
     let caller = caller.map_err(|refused| {
@@ -150,6 +152,12 @@ async fn handle(app: &App, live: &Live, request: Request) -> Result<Word, Fault>
         }
         Err(_) => false,
     };
+    let address = peer.address.ip();
+    if !vouched && live.settings.trusted_proxies.iter().any(|proxy| proxy.contains(address)) {
+        // One that says nothing of whom it asks for, or two things.
+        let text = "which machine this is cannot be told behind a proxy";
+        return Err(Fault::new(Kind::Forbidden, text));
+    }
     if !vouched && let Err(why) = origin::check(&machine.hostname, peer.address.ip()).await {
         tracing::info!(
             target: "rebootlock_gateway::audit",

@@ -57,6 +57,7 @@ use self::body::Params;
 pub use self::caretaker::watch;
 use self::cluster::Found;
 use self::reply::Restart;
+use crate::api;
 use crate::app::{App, Live};
 use crate::auth::Refused;
 use crate::fleetlock::{MAX_BODY, read};
@@ -130,6 +131,7 @@ async fn handle(
     request: Request,
 ) -> Result<Response<Body>, Response<Body>> {
     let (head, body) = request.into_parts();
+    api::must_be_no_page(&head.headers).map_err(reply::refused)?;
     let peer = head.extensions.get::<Peer>().cloned().unwrap_or_default();
     let caller = live.auth.caller(&head.headers, peer.certificate.as_ref()).await;
     let caller = caller.map_err(|refused| {

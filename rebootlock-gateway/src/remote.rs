@@ -5,6 +5,7 @@
 //! changes anything needs credentials with the role `operator` or `agent`. A semaphore that
 //! contradicts itself is not written, whoever asks.
 
+mod leases;
 mod rights;
 mod telling;
 
@@ -25,6 +26,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::info;
 
+pub use self::leases::Leases;
 use self::rights::Writer;
 use self::telling::Telling;
 use crate::app::{App, Live, chain};
@@ -81,15 +83,29 @@ async fn handle(app: &Arc<App>, head: &Parts, body: Body) -> Result<Response<Bod
     let question = fleetlock::read(body, limit, live.settings.body_timeout).await?;
     match path {
         wire::COMMIT => json(&asked.commit(&writer, parse(&question)?).await?),
-        wire::GRANT => json(&asked.grant(parse(&question)?).await?),
+        wire::GRANT => {
+            let lease = asked.grant(parse(&question)?).await?;
+            app.leases.granted(LeaseId::from(lease), &writer.name);
+            json(&lease)
+        }
         wire::KEEP_ALIVE => {
             let lease: wire::Lease = parse(&question)?;
-            asked.in_time(asked.store.keep_alive(LeaseId::from(lease))).await?;
+            let id = LeaseId::from(lease);
+            // One that another gateway granted has to live on too.
+            if app.leases.is_of_another(id, &writer.name) && !writer.may_all() {
+                return Err(Reply::new(Kind::Forbidden, "this lease was granted to somebody else"));
+            }
+            asked.in_time(asked.store.keep_alive(id)).await?;
             json(&lease)
         }
         _ => {
             let lease: wire::Lease = parse(&question)?;
-            asked.in_time(asked.store.revoke(LeaseId::from(lease))).await?;
+            let id = LeaseId::from(lease);
+            // Others' leases hold up pauses and places. One of another gateway's ends by itself.
+            if app.leases.is_of(id, &writer.name) || writer.may_all() {
+                asked.in_time(asked.store.revoke(id)).await?;
+                app.leases.ended(id);
+            }
             json(&lease)
         }
     }

@@ -126,14 +126,18 @@ pub async fn acquire_within(
         () = tokio::time::sleep_until(until) => None,
         () = stop.cancelled() => None,
     };
-    match acquired {
-        Some(acquired) => granted(&claim, acquired),
+    let answer = match acquired {
+        Some(acquired) => granted(&claim, acquired)?,
         // The place stays in the line; asking once more makes it one that asking keeps.
         None => {
             drop(waiting);
-            once(live, &claim).await
+            permitted(live, ask).await?;
+            once(live, &claim).await?
         }
-    }
+    };
+    // What was so when it began to wait may not be any more. Its slot stays, as for whoever asks again.
+    permitted(live, ask).await?;
+    Ok(answer)
 }
 
 /// Gives a slot back.

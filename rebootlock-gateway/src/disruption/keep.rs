@@ -20,7 +20,7 @@ use rebootlock::window::Verdict;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::ask::{self, advance, give_back, holds, promote};
+use super::ask::{self, advance, holds, promote};
 use super::probe::{self, Pauses};
 use crate::app::{App, Live, chain};
 use crate::reply::Kind;
@@ -318,24 +318,34 @@ async fn finish(
     let group = &proving.group;
     match (holds(live, group, machine).await?, proof) {
         (None, _) => {}
-        (Some(record), Proof::NotBack) => {
-            let ended = Ended::Overdue { by: "the gateway".to_owned() };
+        // By the token that was looked at: another gateway may have done this already, and the machine
+        // have got a slot anew.
+        (Some(record), proof) => {
+            let ended = match proof {
+                Proof::NotBack => Ended::Overdue { by: "the gateway".to_owned() },
+                Proof::Ready | Proof::TimeOver => Ended::Steady,
+            };
             let release = Release { token: record.token, ended };
             let groups = std::slice::from_ref(group);
             slots::in_time(live, live.locks.release(groups, machine, &release)).await?;
-            tracing::warn!(
-                target: "rebootlock_gateway::audit",
-                event = "overdue", id = %machine, %group, since = record.start_time.to_text(),
-                "its time is over and its slot was freed; whether it is well nobody knows"
-            );
-        }
-        (Some(_), Proof::Ready | Proof::TimeOver) => {
-            give_back(live, machine, group, proving.address()).await?;
-            let said = if proof == Proof::Ready { "ready" } else { "ready delay completed" };
-            tracing::info!(
-                target: "rebootlock_gateway::audit",
-                event = "ready", id = %machine, %group, url = proving.ready_url, "{said}"
-            );
+            let said = match proof {
+                Proof::NotBack => {
+                    tracing::warn!(
+                        target: "rebootlock_gateway::audit",
+                        event = "overdue", id = %machine, %group, since = record.start_time.to_text(),
+                        "its time is over and its slot was freed; whether it is well nobody knows"
+                    );
+                    None
+                }
+                Proof::Ready => Some("ready"),
+                Proof::TimeOver => Some("ready delay completed"),
+            };
+            if let Some(said) = said {
+                tracing::info!(
+                    target: "rebootlock_gateway::audit",
+                    event = "ready", id = %machine, %group, url = proving.ready_url, "{said}"
+                );
+            }
         }
     }
     let time = live.settings.disruption.permitted;

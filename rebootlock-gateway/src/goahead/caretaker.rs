@@ -12,7 +12,7 @@ use rebootlock::config::{ClusterSettings, GoaheadSettings};
 use rebootlock::id::{Group, MachineId, Token};
 use rebootlock::lock::{Ended, LockError, Release, Released};
 use rebootlock::process::{Finished, How};
-use rebootlock::record::{GoaheadGrant, HolderRecord, UnixTime};
+use rebootlock::record::{GoaheadGrant, HolderRecord, HolderState, UnixTime};
 use rebootlock::store::{Commit, LeaseKeeper, Span, StoreError, Txn};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -274,6 +274,11 @@ impl Carer<'_> {
         let subject = self.subject(last_uptime(grant));
         let timeout = self.settings.action_timeout;
         subject.run_all(&self.cluster.completion_actions, timeout, "completion action").await;
+        // It may have said meanwhile that it has not rebooted.
+        let record = self.live.locks.rewrite(group, machine, *token, |_| {}).await?;
+        if record.state != Some(HolderState::Verifying) {
+            return Ok(());
+        }
         store::forget(self.live, machine, &grant.request_id).await?;
         let release = Release::of(*token, Ended::Steady);
         let released =

@@ -67,13 +67,19 @@ pub(super) fn next(
     ready.min_by_key(rank).unwrap_or_else(|| Next::Wait(dues.first().map(|(due, _)| *due)))
 }
 
-/// The machine has said how long it is up. Shorter than before: it has rebooted.
+/// How far clocks may be apart, and a report be old, before it is believed that a machine has rebooted.
+const CLOCKS_APART: Duration = Duration::from_secs(300);
+
+/// The machine has said how long it is up. Shorter than before, and not longer than its slot is old: it
+/// has rebooted. A report of before, overtaken by a newer one, says a shorter time too.
 pub(super) fn reported(record: &mut HolderRecord, uptime: &str, up: GoDuration, now: UnixTime) {
     let Some(Ok(mut grant)) = GoaheadGrant::of(record) else { return };
     // What cannot be read is no proof of a reboot.
     let Ok(before) = grant.uptime.parse::<GoDuration>() else { return };
     let back = grant.uptime_after.is_some();
-    if up < before {
+    let slot_is_old = Duration::from_secs(now.seconds_since(grant.granted_at));
+    let since_grant = GoDuration::from(slot_is_old.saturating_add(CLOCKS_APART));
+    if up < before && (back || up <= since_grant) {
         if !back {
             grant.uptime_after = Some(uptime.to_owned());
             grant.successes = 0;

@@ -57,6 +57,13 @@ pub(super) async fn writer(live: &Live, headers: &HeaderMap, peer: &Peer) -> Res
     }
 }
 
+impl Writer {
+    /// Whether nothing is kept from it but what gateways alone write.
+    pub(super) fn may_all(&self) -> bool {
+        self.role == Role::Operator && !self.caller.is_limited()
+    }
+}
+
 /// What is after the prefix, if that is where `key` is.
 pub(super) fn below<'a>(keys: &Keyspace, key: &'a str) -> Option<&'a str> {
     key.strip_prefix(&keys.to_string())?.strip_prefix('/')

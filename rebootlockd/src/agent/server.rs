@@ -76,6 +76,10 @@ impl Agent {
             Found::Missing => {
                 // Never run here, or robbed of its memory: then a slot may be left from before.
                 self.looked = !self.needs_slot();
+                if !self.looked && !self.is_certainly_up().await {
+                    self.held = Some(self.any_slot());
+                    return Event::GoingDown;
+                }
                 return Event::HoldsNothing;
             }
             Found::Damaged => {
@@ -83,8 +87,10 @@ impl Agent {
                     "whether this machine has a slot is forgotten; it looks after itself and gives back \
                      what it may have"
                 );
+                let up = self.is_certainly_up().await;
                 self.held = Some(self.any_slot());
-                return Event::CameBack;
+                // Whatever this life does not know, an earlier one may have ordered.
+                return if up { Event::CameBack } else { Event::GoingDown };
             }
         };
         self.looked = true;
