@@ -112,24 +112,25 @@ impl Fleet {
         assert_eq!(self.look.semaphore_text().await.unwrap(), NOBODY);
     }
 
-    /// Each of these had the slot exactly once, in this order, each through its own door, one at a time,
-    /// and none during the pause.
+    /// Each of these had the slot exactly once, each through its own door, one at a time, and none
+    /// during the pause. In which order they come after it is theirs: an agent that is stopped by a
+    /// pause leaves the queue until that is over.
     async fn tells(&self, expected: &[(&str, Via)]) {
         self.look.wait_free().await.unwrap();
         self.look.wait_queue(0).await.unwrap();
         let story = Story::read(&self.look).await.unwrap();
-        let order: Vec<_> = expected.iter().map(|(id, _)| (*id).to_owned()).collect();
-        assert_eq!(story.order, order);
+        assert_eq!(story.order.len(), expected.len(), "{:?}", story.order);
         let doors: BTreeMap<_, _> =
             expected.iter().map(|(id, via)| ((*id).to_owned(), vec![via.clone()])).collect();
-        assert_eq!(story.doors, doors);
+        assert_eq!(story.doors, doors, "{:?}", story.order);
+        assert!(doors.keys().all(|id| story.order.contains(id)), "{:?}", story.order);
         assert_eq!(story.pauses, 1);
         self.nobody_holds().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_protocols_machine_gets_through_one_at_a_time_in_the_order_they_came() {
+async fn every_protocols_machine_gets_through_one_at_a_time() {
     let fleet = Fleet::start().await;
     let mut agent = fleet.agent("web-1", &fleet.etcd.endpoints(), PATIENT).await;
     let fleetlock = FleetLock("35ba2101ae3f4d45b96e9c51f461bbff");
@@ -141,9 +142,9 @@ async fn every_protocols_machine_gets_through_one_at_a_time_in_the_order_they_ca
     assert_eq!(fleet.refused(&Disruption).await, "requested");
     fleet.look.wait_queue(4).await.unwrap();
 
-    // There is a free slot now, and each of them is told why it may not have it.
+    // There is a free slot now; the agent sees it, clients are told why they may not have it.
     fleet.pause().await;
-    agent.wait_status("the fleet is paused by ann: sales week").await.unwrap();
+    agent.wait_status("default: 0 of 1 held").await.unwrap();
     let said = fleet.refused(&fleetlock).await;
     assert!(said.contains("failed_lock_paused"), "{said}");
     let said = fleet.refused(&goahead).await;
@@ -186,8 +187,8 @@ async fn agents_share_the_slot_wherever_they_have_it_from() {
 
     fleet.pause().await;
     by_fleetlock.wait_status("failed_lock_paused").await.unwrap();
-    by_gateway.wait_status("the fleet is paused by ann: sales week").await.unwrap();
-    by_etcd.wait_status("the fleet is paused by ann: sales week").await.unwrap();
+    by_gateway.wait_status("default: 0 of 1 held").await.unwrap();
+    by_etcd.wait_status("default: 0 of 1 held").await.unwrap();
     fleet.refused(&goahead).await;
     fleet.nobody_holds().await;
 

@@ -30,7 +30,7 @@ async fn post(gateway: &Gateway, path: &str, head: &str, body: &Value) -> Result
 }
 
 /// A client of the gateway that wants to reboot once.
-pub trait Client {
+pub(crate) trait Client {
     /// What the lock knows it as.
     fn id(&self) -> &str;
 
@@ -42,7 +42,7 @@ pub trait Client {
 }
 
 /// Zincati.
-pub struct FleetLock(pub &'static str);
+pub(crate) struct FleetLock(pub(crate) &'static str);
 
 impl FleetLock {
     async fn call(&self, gateway: &Gateway, call: &str) -> Result<Result<(), String>> {
@@ -68,14 +68,14 @@ impl Client for FleetLock {
 }
 
 /// goahead_client, between its two questions.
-pub struct Goahead {
+pub(crate) struct Goahead {
     fqdn: &'static str,
     request_id: String,
 }
 
 impl Goahead {
     /// Asks for the first time, which takes nothing.
-    pub async fn announced(gateway: &Gateway, fqdn: &'static str) -> Result<Self> {
+    pub(crate) async fn announced(gateway: &Gateway, fqdn: &'static str) -> Result<Self> {
         let body = json!({"fqdn": fqdn, "uptime": "5h"});
         let (_, answer) = post(gateway, "/v1/request/restart/os", "", &body).await?;
         ensure!(answer["go_ahead"] == false, "{answer}");
@@ -105,7 +105,7 @@ impl Client for Goahead {
 }
 
 /// What subd runs; the machine is called by the address that it asks from.
-pub struct Disruption;
+pub(crate) struct Disruption;
 
 impl Disruption {
     async fn told(&self, gateway: &Gateway, operation: &str) -> Result<String> {

@@ -1,9 +1,9 @@
 //! What the store's own history tells of the slot, from its first revision on.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
-use rebootlock::id::{Group, Token};
+use rebootlock::id::Group;
 use rebootlock::keys::last_segment;
 use rebootlock::record::{Document as _, HolderRecord, Via};
 use rebootlock::semaphore::Semaphore;
@@ -13,22 +13,21 @@ use rebootlock_tests::within;
 
 /// Who had the only slot, and how.
 #[derive(Debug, Default)]
-pub struct Story {
+pub(crate) struct Story {
     /// Who had it, in the order in which they got it.
-    pub order: Vec<String>,
-    /// Through which door each acquisition came, by its holder.
-    pub doors: BTreeMap<String, Vec<Via>>,
+    pub(crate) order: Vec<String>,
+    /// Through which doors each of them came.
+    pub(crate) doors: BTreeMap<String, Vec<Via>>,
     /// How often the fleet was paused.
-    pub pauses: usize,
+    pub(crate) pauses: usize,
     holder: Option<String>,
     paused: bool,
-    tokens: HashSet<Token>,
 }
 
 impl Story {
     /// Reads all that has happened so far. Fails if at any revision there was more than one holder, or
     /// one that came while the fleet was paused.
-    pub async fn read(look: &Onlooker) -> Result<Self> {
+    pub(crate) async fn read(look: &Onlooker) -> Result<Self> {
         let keys = look.locks.keys();
         let semaphore = keys.semaphore(&Group::default());
         let now = look.locks.store().load(std::slice::from_ref(&semaphore)).await?;
@@ -76,11 +75,11 @@ impl Story {
             self.holder = holder;
         } else if key.as_str().starts_with(&format!("{keys}/holders/")) {
             let record = HolderRecord::from_json(text)?;
-            let token = record.token.context("a record without a token")?;
-            // It is written again as its holder goes on.
-            if self.tokens.insert(token) {
-                let via = record.via.context("a record without a door")?;
-                self.doors.entry(last_segment(key).to_owned()).or_default().push(via);
+            let via = record.via.context("a record without a door")?;
+            let doors = self.doors.entry(last_segment(key).to_owned()).or_default();
+            // It is written again as its holder goes on, under a new token in a new boot.
+            if doors.last() != Some(&via) {
+                doors.push(via);
             }
         }
         Ok(())
