@@ -432,7 +432,12 @@ impl LockManager {
 
     /// The preconditions that nothing keeps `machine` from going on: see
     /// [`LockManager::stop_in_force`].
-    fn when_not_stopped(&self, mut txn: Txn, groups: &[Group], machine: &MachineId) -> Txn {
+    pub(crate) fn when_not_stopped(
+        &self,
+        mut txn: Txn,
+        groups: &[Group],
+        machine: &MachineId,
+    ) -> Txn {
         for group in groups {
             txn = txn.when_absent(self.keys.paused(group));
         }

@@ -310,7 +310,9 @@ impl Waiter {
             }
             match self.take_place().await {
                 // Others may queue, so that nothing was asked for above.
-                Err(held @ LockError::Held { .. }) => return self.sit_out(held).await,
+                Err(stop @ (LockError::Paused { .. } | LockError::Held { .. })) => {
+                    return self.sit_out(stop).await;
+                }
                 taken => taken?,
             }
         }
@@ -351,8 +353,8 @@ impl Waiter {
         answer
     }
 
-    /// Enters all queues in one transaction, unless this machine is held: others would wait behind
-    /// it in vain. A place left there by an earlier life of this machine is taken over with its
+    /// Enters all queues in one transaction, unless something is paused or this machine is held: others
+    /// would wait behind it in vain. A place left there by an earlier life of this machine is taken over with its
     /// seniority.
     async fn take_place(&mut self) -> Result<(), LockError> {
         let keys = self.locks.keys();
@@ -364,8 +366,8 @@ impl Waiter {
             .store_call("entering", first, LeaseKeeper::start(store.clone(), self.options.lease))
             .await?;
         let document = self.claim.waiter(self.since).to_json();
-        let hold = keys.hold(&self.claim.machine);
-        let mut txn = Txn::new().when_absent(hold.clone());
+        let (groups, machine) = (self.claim.groups(), &self.claim.machine);
+        let mut txn = self.locks.when_not_stopped(Txn::new(), groups, machine);
         for group in self.claim.groups() {
             let urgent = keys.urgent(group, &self.claim.machine);
             let place = keys.waiter(group, &self.claim.machine);
@@ -377,9 +379,10 @@ impl Waiter {
         }
         if self.store_call("entering", first, store.commit(&txn)).await? == Commit::Lost {
             end_lease(lease).await;
-            let now = self.store_call("reading", &hold, store.load(std::slice::from_ref(&hold)));
-            let stop = self.locks.stop_in_force(&now.await?, &[], &self.claim.machine);
-            // Let go at this very moment: the next round enters.
+            let keys = self.locks.keys_of(groups, machine);
+            let now = self.store_call("reading", &keys[0], store.load(&keys)).await?;
+            let stop = self.locks.stop_in_force(&now, groups, machine);
+            // Over at this very moment: the next round enters.
             return stop.map_or(Ok(()), Err);
         }
         let now = self.store_call("entering", first, store.load(&waiters)).await?;

@@ -144,7 +144,7 @@ async fn every_protocols_machine_gets_through_one_at_a_time() {
 
     // There is a free slot now; the agent sees it, clients are told why they may not have it.
     fleet.pause().await;
-    agent.wait_status("default: 0 of 1 held").await.unwrap();
+    agent.wait_status("the fleet is paused by ann: sales week").await.unwrap();
     let said = fleet.refused(&fleetlock).await;
     assert!(said.contains("failed_lock_paused"), "{said}");
     let said = fleet.refused(&goahead).await;
@@ -187,8 +187,8 @@ async fn agents_share_the_slot_wherever_they_have_it_from() {
 
     fleet.pause().await;
     by_fleetlock.wait_status("failed_lock_paused").await.unwrap();
-    by_gateway.wait_status("default: 0 of 1 held").await.unwrap();
-    by_etcd.wait_status("default: 0 of 1 held").await.unwrap();
+    by_gateway.wait_status("the fleet is paused by ann: sales week").await.unwrap();
+    by_etcd.wait_status("the fleet is paused by ann: sales week").await.unwrap();
     fleet.refused(&goahead).await;
     fleet.nobody_holds().await;
 

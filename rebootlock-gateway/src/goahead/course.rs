@@ -198,7 +198,10 @@ mod tests {
             assert_eq!(holder.state, Some(HolderState::Holding), "{uptime}");
         }
         assert_eq!(grant(&holder).uptime, "6h");
+        // One of before the grant that comes late.
         says(&mut holder, "5h59m");
+        assert_eq!(holder.state, Some(HolderState::Holding));
+        reported(&mut holder, "5h59m", "5h59m".parse().unwrap(), T.plus_seconds(6 * 3600));
         assert_eq!(holder.state, Some(HolderState::Verifying));
         assert_eq!(grant(&holder).uptime_after.as_deref(), Some("5h59m"));
         // What it says afterwards starts nothing anew.

@@ -16,8 +16,10 @@ fn a_shorter_uptime_means_a_reboot_and_frees_the_slot() {
     }
     assert!(fleet.group("web").contains("web-1"));
     assert!(denied(&gw, "web-2", "5h").contains(">= 1"));
-    // Longer than at the go-ahead, but shorter than an hour ago.
-    inquire(&gw, "web-1", "5h30m");
+    // Shorter than the last one, but no machine has been up for so long since the go-ahead.
+    assert_eq!(inquire(&gw, "web-1", "5h30m").json()["message"], "No reason to restart");
+    assert!(fleet.group("web").contains("web-1"));
+    inquire(&gw, "web-1", "4m");
     until_free(&fleet);
     goes(&gw, "web-2", "5h");
     inquire(&gw, "web-2", "10s");

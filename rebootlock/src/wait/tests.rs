@@ -404,3 +404,31 @@ async fn a_watch_that_is_late_delays_nobody() {
     assert_eq!(next.granted().await, Acquired::Granted);
     assert!(released.elapsed() < late::LATE / 2, "{:?}", released.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_is_paused_stays_out_of_a_queue_that_others_stay_in() {
+    let (_store, locks) = manager();
+    let holder = claim("holder", &[]);
+    locks.acquire(&holder).await.unwrap();
+    // It asks now and then, and keeps its place during a pause.
+    let asking = claim("asking", &[]);
+    locks.acquire_in_turn(&asking, Duration::from_secs(330)).await.unwrap();
+    let mut waiting = Waiting::start(locks.clone(), claim("agent", &[]), options());
+    in_queue(&locks, 2).await;
+    let scope = Scope::Fleet;
+    let pause = Pause { by: "ann".to_owned(), ..hold(None) };
+    locks.pause(&scope, &pause).await.unwrap();
+    while !matches!(waiting.obstacle(), Obstacle::Paused { .. }) {
+        waiting.changed().await;
+    }
+    in_queue(&locks, 1).await;
+    let semaphore = Keyspace::default().semaphore(&Group::default());
+    let before = locks.store().load(std::slice::from_ref(&semaphore)).await.unwrap().revision;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(matches!(waiting.obstacle(), Obstacle::Paused { .. }));
+    let after = locks.store().load(std::slice::from_ref(&semaphore)).await.unwrap().revision;
+    // The lease of its place ended at the most.
+    assert!(after.0 <= before.0 + 1, "{before:?} {after:?}");
+    locks.resume(&scope).await.unwrap();
+    in_queue(&locks, 2).await;
+}
