@@ -274,14 +274,12 @@ async fn lost_replies_at_acquisition_permit_and_release_change_nothing() {
     member.machine.logind.wait_reboot(SOON).await.unwrap();
     member.come_back_and_give_back().await.unwrap();
     look.wait_free().await.unwrap();
-    if std::env::var_os("NOWAIT").is_none() {
-        member.wait_status("no reboot is wanted").await.unwrap();
-    }
+    // Until it has seen that nothing wants a reboot, it takes the next wish for the one that is fulfilled.
+    member.wait_status("no reboot is wanted").await.unwrap();
 
     losing(&proxy, r#""state":"rebooting""#, async {
         member.machine.update_engine.need_reboot().await.unwrap();
-        let r = member.machine.logind.wait_reboot(SOON).await;
-        assert!(r.is_ok(), "{r:?} {:?}", member.machine.notify.status());
+        member.machine.logind.wait_reboot(SOON).await.unwrap();
     })
     .await;
     member.come_back_and_give_back().await.unwrap();
