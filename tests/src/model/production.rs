@@ -163,6 +163,8 @@ pub struct Fleet {
     pub max: [u32; GROUPS],
     /// Each machine's groups, a bit each.
     pub groups: [u8; MACHINES],
+    /// Each machine's priority.
+    pub priority: [u32; MACHINES],
 }
 
 impl Fleet {
@@ -212,7 +214,9 @@ impl Production {
             for (n, waiter) in queue.iter().enumerate() {
                 let id = machine_id(usize::from(*waiter));
                 let key = Key::new(format!("q/queue/{id}"));
-                let value = Claim::new(id, [], Via::Agent).waiter(UnixTime(1)).to_json();
+                let mut claim = Claim::new(id, [], Via::Agent);
+                claim.priority = self.fleet.priority[usize::from(*waiter)];
+                let value = claim.waiter(UnixTime(1)).to_json();
                 let at = Revision(n as u64 + 1);
                 listed.changed(&key, Some(&Entry { value, modified: at, created: at }), at);
             }
