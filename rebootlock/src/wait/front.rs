@@ -90,8 +90,10 @@ enum Turn {
     Granted(Acquired),
     /// What was believed is not so any more.
     Lost,
-    /// It is not known how it ended.
-    Unsettled,
+    /// Our place is not in the queue.
+    Misplaced,
+    /// This machine has a slot, from this acquisition or another.
+    Holds,
     Wait(Obstacle),
 }
 
@@ -140,7 +142,12 @@ impl Waiter {
             let lost = match self.turn(&view).await? {
                 Turn::Granted(acquired) => return Ok(Round::Granted(acquired)),
                 Turn::Lost if std::mem::take(&mut heard) => true,
-                Turn::Lost | Turn::Unsettled => return Ok(Round::Again),
+                Turn::Lost | Turn::Misplaced => return Ok(Round::Again),
+                Turn::Holds => {
+                    // Who holds does not wait, and finds out outside the queue by which acquisition.
+                    self.leave_queue().await;
+                    return Ok(Round::Again);
+                }
                 Turn::Wait(Obstacle::Paused { .. } | Obstacle::Held { .. }) => {
                     // Outside the queue one waits for the end of a pause or a hold.
                     self.leave_queue().await;
@@ -324,20 +331,23 @@ impl Waiter {
     /// Takes the slots if it is our turn.
     async fn turn(&self, view: &View) -> Result<Turn, LockError> {
         let (groups, machine) = (self.claim.groups(), &self.claim.machine);
+        for group in groups {
+            if self.locks.semaphore(&view.documents, group)?.holds(machine) {
+                return Ok(Turn::Holds);
+            }
+        }
         if view.unseen.is_some() {
             let group = groups[0].clone();
             return Ok(Turn::Wait(Obstacle::Queued { group, ahead: None }));
         }
         for (group, queue) in &view.queues {
-            let Some(ahead) = queue.ahead_of(machine) else { return Ok(Turn::Unsettled) };
+            let Some(ahead) = queue.ahead_of(machine) else { return Ok(Turn::Misplaced) };
             if view.far_behind.contains(group) && queue.is_behind_the_head(machine) {
                 let group = group.clone();
                 return Ok(Turn::Wait(Obstacle::Queued { group, ahead: None }));
             }
             let free = self.locks.semaphore(&view.documents, group)?.available();
-            let holds = self.locks.semaphore(&view.documents, group)?.holds(&self.claim.machine);
-            if !holds
-                && free <= ahead as i64
+            if free <= ahead as i64
                 && self.locks.stop_in_force(&view.documents, groups, machine).is_none()
             {
                 let group = group.clone();
