@@ -10,7 +10,7 @@ use futures::FutureExt as _;
 use rebootlock::id::{BootId, Group, MachineId, Token};
 use rebootlock::keys::Keyspace;
 use rebootlock::lock::{Acquired, Advance, Ended, LockError, LockManager, Release, Released};
-use rebootlock::queue::Queue;
+use rebootlock::queue::{Queue, overtakes_from};
 use rebootlock::record::{Claim, Document, HolderRecord, HolderState, Pause, UnixTime, Via};
 use rebootlock::semaphore::Semaphore;
 use rebootlock::store::{
@@ -163,7 +163,7 @@ pub struct Fleet {
     pub max: [u32; GROUPS],
     /// Each machine's groups, a bit each.
     pub groups: [u8; MACHINES],
-    /// Each machine's priority.
+    /// Each machine's priority. One has any at most: two would have to know of each other as they enter.
     pub priority: [u32; MACHINES],
 }
 
@@ -216,7 +216,11 @@ impl Production {
                 let key = Key::new(format!("q/queue/{id}"));
                 let mut claim = Claim::new(id, [], Via::Agent);
                 claim.priority = self.fleet.priority[usize::from(*waiter)];
-                let value = claim.waiter(UnixTime(1)).to_json();
+                let mut waiter = claim.waiter(UnixTime(1));
+                if claim.priority > 0 {
+                    waiter.overtakes_from = Some(overtakes_from(&[], &claim, UnixTime(1)));
+                }
+                let value = waiter.to_json();
                 let at = Revision(n as u64 + 1);
                 listed.changed(&key, Some(&Entry { value, modified: at, created: at }), at);
             }
