@@ -26,6 +26,9 @@ const MAX: u32 = 3;
 /// Longest time until a machine has had its turn, or is rid of its slot.
 const TURN_WITHIN: Duration = Duration::from_secs(180);
 
+/// How many kinds of faults there are, of which each comes at least once.
+const KINDS: usize = 7;
+
 /// How long a fault lasts: longer than an election, and than the agents' patience with a member.
 const FAULT_LASTS: Duration = Duration::from_secs(3);
 
@@ -57,10 +60,10 @@ async fn live(mut member: Member, stop: Arc<AtomicBool>, down: Arc<AtomicUsize>)
 async fn mistreat(cluster: &mut EtcdCluster, time: Duration) -> usize {
     let end = Instant::now() + time;
     let mut faults = 0;
-    while Instant::now() < end {
+    while Instant::now() < end || faults < KINDS {
         let leader = cluster.leader().await.unwrap();
         let follower = (leader + 1) % cluster.members.len();
-        match faults % 7 {
+        match faults % KINDS {
             0 => {
                 cluster.members[leader].kill().await.unwrap();
                 sleep(FAULT_LASTS).await;
@@ -74,6 +77,7 @@ async fn mistreat(cluster: &mut EtcdCluster, time: Duration) -> usize {
             2 => {
                 cluster.cut_off(leader, Cut::FromPeers).await.unwrap();
                 sleep(FAULT_LASTS).await;
+                assert_ne!(cluster.leader().await.unwrap(), leader, "it was not cut off");
                 cluster.mend_network();
             }
             3 => {
