@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::coordinator::{Coordinator, CoordinatorState};
-use crate::detect::{self, Detectors};
+use crate::detect::{self, Detectors, Latest};
 use crate::hooks::Hooks;
 use crate::line::{Line, Pace};
 use crate::logind::Logind;
@@ -100,9 +100,8 @@ pub struct Agent {
     shown: Arc<watch::Sender<Shown>>,
     /// What speaks against a reboot.
     lookout: Arc<Lookout>,
-    detectors: Arc<Detectors>,
-    /// Where the detectors' wish is told.
-    detected: watch::Sender<Want>,
+    /// What the detectors found last.
+    detected: Arc<Latest>,
     hooks: Hooks,
     method: Method,
     metrics: Metrics,
@@ -186,16 +185,16 @@ impl Agent {
             receivers.push(receiver);
             sources.push(AbortOnDropHandle::new(tokio::spawn(update_engine::follow(want))));
         }
-        let detectors = Arc::new(Detectors::new(&settings.detectors));
-        let (detected, receiver) = watch::channel(match off || detectors.is_empty() {
+        let detectors = Detectors::new(&settings.detectors);
+        let (want, receiver) = watch::channel(match off || detectors.is_empty() {
             true => Want::Nothing,
             false => Want::Unknown,
         });
         receivers.push(receiver);
+        let detected = Arc::new(Latest::new(detectors, want));
         // A single pass asks them itself, and only after the kill switch and the windows.
-        if !off && !detectors.is_empty() && !options.run.once {
-            let interval = settings.agent.check_interval;
-            let follow = detect::follow(detectors.clone(), interval, detected.clone());
+        if !off && !detected.is_empty() && !options.run.once {
+            let follow = detect::follow(detected.clone(), settings.agent.check_interval);
             sources.push(AbortOnDropHandle::new(tokio::spawn(follow)));
         }
         let (shown, changes) =
@@ -250,7 +249,6 @@ impl Agent {
             listening: false,
             shown,
             lookout,
-            detectors,
             detected,
             hooks: Hooks::new(&options.settings.hooks),
             method: Method::new(options.settings.reboot.method.clone()),

@@ -66,10 +66,12 @@ impl Agent {
     /// What is in the way of the reboot, after giving an inhibitor its time to go.
     async fn obstacle(&mut self) -> Option<Event> {
         self.force = false;
-        if let Some(failed) = self.ask_detectors(Phase::PostLock).await {
+        let failed = self.ask_detectors(Phase::PostLock).await;
+        self.look_at_request().await;
+        // update-engine and requests are heard whatever the detectors say.
+        if let Some(failed) = failed.filter(|_| self.wants.now() == Want::Unknown) {
             return Some(self.closed(failed));
         }
-        self.look_at_request().await;
         if self.wants.now() != Want::Nothing
             && let Some(closed) = self.look(Phase::PostLock).await
         {
