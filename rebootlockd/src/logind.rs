@@ -341,7 +341,7 @@ impl Logind {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let at = Duration::from_micros(u64::try_from((now + time).as_micros()).unwrap_or(u64::MAX));
         let ours = Scheduled { what: ANNOUNCEMENT.to_owned(), at };
-        self.manager.set_wall_message(message, true).await?;
+        self.manager.set_wall_message(&printable(message), true).await?;
         let micros = u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
         self.manager.schedule_shutdown(&ours.what, micros).await?;
         Ok(ours)
@@ -374,22 +374,26 @@ impl Logind {
     /// # Errors
     /// What logind answers. It may go down all the same.
     pub async fn reboot(&self, message: &str) -> zbus::Result<()> {
-        match self.order(Depth::Full, message, false).await {
+        self.say_why(message).await;
+        match self.order(Depth::Full, false).await {
             Err(OrderError::Refused(error)) => Err(error),
             Err(error) => Err(zbus::Error::Failure(error.to_string())),
             Ok(()) => Ok(()),
         }
     }
 
-    /// Orders a reboot of this depth, with `message` for everybody's terminal. With `force` nobody's
-    /// inhibitor counts.
+    /// Has logind put `message` on everybody's terminal when it goes down. A courtesy.
+    pub async fn say_why(&self, message: &str) {
+        if let Err(error) = self.manager.set_wall_message(&printable(message), true).await {
+            tracing::debug!(%error, "logind takes no wall message");
+        }
+    }
+
+    /// Orders a reboot of this depth. With `force` nobody's inhibitor counts.
     ///
     /// # Errors
     /// [`OrderError`] says why not. It may go down all the same.
-    pub async fn order(&self, depth: Depth, message: &str, force: bool) -> Result<(), OrderError> {
-        if let Err(error) = self.manager.set_wall_message(message, true).await {
-            tracing::debug!(%error, "logind takes no wall message");
-        }
+    pub async fn order(&self, depth: Depth, force: bool) -> Result<(), OrderError> {
         let about_inhibitors = if force { SKIP_INHIBITORS } else { ROOT_CHECK_INHIBITORS };
         let mut answer = self.manager.reboot_with_flags(depth.flag() | about_inhibitors).await;
         if force && answer.as_ref().is_err_and(is_invalid_args) {
@@ -436,6 +440,8 @@ fn terminal(tty: &str) -> Option<PathBuf> {
 /// Writes `message` to the terminals of `users`. A terminal that does not take it is passed over:
 /// a user who stopped his output must not stop a fleet.
 pub fn tell(users: &[LoggedIn], message: &str) {
+    // Whoever gave a reason for the reboot did not get to write to terminals by it.
+    let message = printable(message);
     // O_NONBLOCK | O_NOCTTY
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
     for user in users {

@@ -10,7 +10,8 @@ use rebootlock::config::variables::Template;
 use rebootlock::config::{Isolation, MachineSettings, RebootMethod};
 use rebootlock::host::{self, HostError};
 use rebootlock::id::BootId;
-use rebootlock::process::{How, Spec};
+use rebootlock::process::{self, How, Spec};
+use tokio::time::Instant;
 
 use crate::logind::{Depth, Logind, OrderError};
 use crate::unit::{self, Belongs, NoSystemd, Systemd};
@@ -37,6 +38,14 @@ pub struct Order {
     pub machine_id: String,
     /// Pass over inhibitors. A command is not subject to them: see to them before.
     pub force: bool,
+    /// Too late from here on: what allows the reboot may not hold any more.
+    pub until: Option<Instant>,
+}
+
+impl Order {
+    fn is_too_late(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
+    }
 }
 
 /// Why the order was not taken. The machine may go down all the same.
@@ -45,6 +54,9 @@ pub enum MethodError {
     /// This machine cannot go down this way. Nothing was ordered.
     #[error("{0}")]
     Impossible(String),
+    /// It was not given: [`Order::until`] is over.
+    #[error("it is too late for the order")]
+    TooLate,
     /// What logind answers, or that it does not.
     #[error("logind did not take the order")]
     Logind(#[source] zbus::Error),
@@ -99,11 +111,17 @@ impl Method {
     }
 
     /// Orders the machine to go down. A command is waited for, which is a courtesy to the log:
-    /// dropping the future leaves it running, and so does the end of the daemon.
+    /// dropping the future leaves it running, and so does the end of the daemon. `note` is told how it is
+    /// found then, if it is not a unit.
     ///
     /// # Errors
     /// [`MethodError`] says why the order was not taken. The machine may go down all the same.
-    pub async fn order(&self, logind: &Logind, order: &Order) -> Result<(), MethodError> {
+    pub async fn order(
+        &self,
+        logind: &Logind,
+        order: &Order,
+        note: process::Note<'_>,
+    ) -> Result<(), MethodError> {
         match &self.method {
             RebootMethod::Logind => by_logind(logind, Depth::Full, order).await,
             RebootMethod::SoftReboot => by_logind(logind, Depth::Soft, order).await,
@@ -112,13 +130,19 @@ impl Method {
                 check_kexec(&self.kexec_loaded)?;
                 by_logind(logind, Depth::Kexec, order).await
             }
-            RebootMethod::Command { argv, timeout } => by_command(argv, *timeout, order).await,
+            RebootMethod::Command { argv, timeout } => {
+                by_command(argv, *timeout, order, note).await
+            }
         }
     }
 }
 
 async fn by_logind(logind: &Logind, depth: Depth, order: &Order) -> Result<(), MethodError> {
-    logind.order(depth, &order.message, order.force).await.map_err(|error| match error {
+    logind.say_why(&order.message).await;
+    if order.is_too_late() {
+        return Err(MethodError::TooLate);
+    }
+    logind.order(depth, order.force).await.map_err(|error| match error {
         OrderError::TooOld(..) => {
             MethodError::Impossible(format!("{error}; choose another reboot.method"))
         }
@@ -130,10 +154,14 @@ async fn by_command(
     argv: &[Template],
     timeout: Duration,
     order: &Order,
+    note: process::Note<'_>,
 ) -> Result<(), MethodError> {
+    if order.is_too_late() {
+        return Err(MethodError::TooLate);
+    }
     let spec = Spec { argv: expand(argv, &order.variables), env: order.variables.clone(), timeout };
     let name = unit::unit_name(REBOOT_UNIT, &order.machine_id);
-    let finished = unit::run(Isolation::Auto, &name, &spec, Belongs::ToItself).await;
+    let finished = unit::run(Isolation::Auto, &name, &spec, Belongs::ToItself, note).await;
     match finished.how {
         How::Exited(0) => Ok(()),
         how => Err(MethodError::Command(how)),

@@ -186,15 +186,15 @@ impl<'a> Look<'a> {
         let (detected, receiver) = watch::channel(self.report.findings.want());
         receivers.push(receiver);
         let mut wants = Wants::new(receivers);
-        if wants.now() == Want::Unknown && *detected.borrow() != Want::Unknown {
-            let answered = async {
-                while wants.now() == Want::Unknown {
-                    wants.changed().await;
-                }
-            };
-            // Who has not answered by then is named below.
-            let _ = tokio::time::timeout(ONCE_PATIENCE, answered).await;
-        }
+        // They say nothing more; the others are heard whatever they say.
+        let failed = usize::from(*detected.borrow() == Want::Unknown);
+        let answered = async {
+            while wants.now() == Want::Unknown && wants.silent() > failed {
+                wants.changed().await;
+            }
+        };
+        // Who has not answered by then is named below.
+        let _ = tokio::time::timeout(ONCE_PATIENCE, answered).await;
         self.report.want = wants.now();
         match (&self.report.want, agent::failure(&self.report.findings)) {
             (Want::Unknown, Some(failed)) => Err(anyhow::anyhow!(failed)),

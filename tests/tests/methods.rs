@@ -22,7 +22,7 @@ fn flags(machine: &Machine) -> Vec<u64> {
 async fn each_depth_is_asked_for_by_its_flag() {
     for (depth, expected) in [(Depth::Full, 1), (Depth::Kexec, 3), (Depth::Soft, 5)] {
         let (machine, logind) = machine(InhibitorRule::Systemd257).await;
-        logind.order(depth, "an update", false).await.unwrap();
+        logind.order(depth, false).await.unwrap();
         assert_eq!(flags(&machine), [expected]);
         let call = machine.logind.reboot_calls().remove(0);
         assert_eq!(call.wall_message.as_deref(), Some("an update"));
@@ -32,10 +32,10 @@ async fn each_depth_is_asked_for_by_its_flag() {
 #[tokio::test]
 async fn an_old_logind_refuses_a_soft_reboot_and_nothing_goes_down() {
     let (machine, logind) = machine(InhibitorRule::Systemd252).await;
-    let error = logind.order(Depth::Soft, "an update", false).await.unwrap_err();
+    let error = logind.order(Depth::Soft, false).await.unwrap_err();
     assert!(matches!(error, OrderError::TooOld("soft reboot", 254)), "{error}");
     let method = Method::new(RebootMethod::SoftReboot);
-    let error = method.order(&logind, &Order::default()).await.unwrap_err();
+    let error = method.order(&logind, &Order::default(), &mut |_| ()).await.unwrap_err();
     assert!(matches!(error, MethodError::Impossible(_)), "{error}");
     assert_eq!(machine.logind.reboots(), 0);
 }
@@ -46,9 +46,9 @@ async fn an_inhibitor_is_passed_over_by_force_alone() {
         let (machine, logind) = machine(rule).await;
         let block = machine.logind.add_inhibitor_of("shutdown", "backup", "busy", "block", 1000);
         block.await.unwrap();
-        logind.order(Depth::Full, "an update", false).await.unwrap_err();
+        logind.order(Depth::Full, false).await.unwrap_err();
         assert_eq!(machine.logind.reboots(), 0);
-        logind.order(Depth::Full, "an update", true).await.unwrap();
+        logind.order(Depth::Full, true).await.unwrap();
         assert_eq!(flags(&machine), [expected]);
     }
 }
@@ -60,10 +60,10 @@ async fn kexec_without_a_kernel_is_refused_before_logind_hears_of_it() {
     std::fs::write(&file, "0\n").unwrap();
     let method = Method::new(RebootMethod::Kexec).with_kexec_file(file.clone());
     assert!(matches!(method.check().await, Err(MethodError::Impossible(_))));
-    let error = method.order(&logind, &Order::default()).await.unwrap_err();
+    let error = method.order(&logind, &Order::default(), &mut |_| ()).await.unwrap_err();
     assert!(matches!(error, MethodError::Impossible(_)), "{error}");
     assert_eq!(machine.logind.attempts(), 0);
     std::fs::write(&file, "1\n").unwrap();
-    method.order(&logind, &Order::default()).await.unwrap();
+    method.order(&logind, &Order::default(), &mut |_| ()).await.unwrap();
     assert_eq!(flags(&machine), [3]);
 }

@@ -4,18 +4,16 @@ use std::time::Duration;
 
 use rebootlock::config::gate::Phase;
 use rebootlock::lock::{Advance, LockError};
-use rebootlock::process::How;
+use rebootlock::process::Trace;
 use rebootlock::record::UnixTime;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Agent, Held};
 use crate::environment;
 use crate::failpoint;
-use crate::hooks::{HookEnv, HookError};
 use crate::lookout::Closed;
 use crate::memento::Memento;
 use crate::method::{MethodError, Order, REBOOT_UNIT};
-use crate::metrics::{HookEnd, HookPhase};
 use crate::outcome::Outcome;
 use crate::policy::Event;
 use crate::requests;
@@ -68,10 +66,12 @@ impl Agent {
     /// What is in the way of the reboot, after giving an inhibitor its time to go.
     async fn obstacle(&mut self) -> Option<Event> {
         self.force = false;
-        if let Some(failed) = self.ask_detectors(Phase::PostLock).await {
+        let failed = self.ask_detectors(Phase::PostLock).await;
+        self.look_at_request().await;
+        // update-engine and requests are heard whatever the detectors say.
+        if let Some(failed) = failed.filter(|_| self.wants.now() == Want::Unknown) {
             return Some(self.closed(failed));
         }
-        self.look_at_request().await;
         if self.wants.now() != Want::Nothing
             && let Some(closed) = self.look(Phase::PostLock).await
         {
@@ -196,77 +196,6 @@ impl Agent {
         }
     }
 
-    /// Tells users, and then runs the hooks: so that what they drain is missed for as short a time as
-    /// can be.
-    pub(super) async fn drain(&mut self) -> Event {
-        let told = self.tell_users().await;
-        if told != Event::Drained {
-            return told;
-        }
-        let env = self.hook_env();
-        self.say("running the hooks in pre-reboot.d");
-        let memento = self.memento.load();
-        let (file, dir) = (&self.memento, &self.options.run.state_dir);
-        let keep = |done: &[String]| {
-            // What an earlier life of this boot has done stays to be undone too.
-            let mut hooks_done = memento.hooks_done.clone();
-            hooks_done.extend(done.iter().filter(|d| !memento.hooks_done.contains(d)).cloned());
-            let memento = Memento { hooks_done, ..memento.clone() };
-            if let Err(error) = file.save(&memento) {
-                tracing::warn!(%error, dir = %dir.display(), "which hooks are done cannot be kept");
-            }
-        };
-        match self.hooks.pre_reboot(&env, keep).await {
-            Ok(done) => {
-                for hook in done {
-                    self.metrics.hook_ran(&hook, HookPhase::PreReboot, HookEnd::Success);
-                }
-                failpoint::reach("hooks-done");
-                Event::Drained
-            }
-            Err(failed) => {
-                for error in &failed.not_undone {
-                    tracing::error!(%error, "a hook could not be undone");
-                }
-                if let HookError::Failed { name, how, .. } = &failed.source {
-                    self.metrics.hook_ran(name, HookPhase::PreReboot, ended(how));
-                }
-                self.conclude(Closed::new(Outcome::HealthBlocked, failed.source.to_string()));
-                Event::Obstructed
-            }
-        }
-    }
-
-    /// Undoes the pre-reboot hooks of a reboot that does not happen.
-    pub(super) async fn undo_hooks(&mut self) {
-        self.withdraw(true).await;
-        let mut memento = self.memento.load();
-        if memento.hooks_done.is_empty() || !self.is_of_this_boot(&memento) {
-            return;
-        }
-        let env = self.hook_env();
-        for error in self.hooks.undo(&memento.hooks_done, &env).await {
-            tracing::error!(%error, "a hook could not be undone");
-        }
-        memento.hooks_done.clear();
-        self.save(&memento);
-    }
-
-    /// What hooks are told.
-    pub(super) fn hook_env(&self) -> HookEnv {
-        let token = self.held.as_ref().map(|held| held.token.to_string());
-        let found = self.found.as_ref().and_then(|found| found.reason.clone());
-        HookEnv {
-            machine_id: self.machine.to_string(),
-            hostname: self.hostname.clone(),
-            boot_id: self.boot_id.to_string(),
-            groups: self.options.settings.machine.groups.iter().map(ToString::to_string).collect(),
-            reason: found.unwrap_or_else(|| self.reason()),
-            dry_run: self.options.run.dry_run,
-            token: token.unwrap_or_default(),
-        }
-    }
-
     /// The last look, and the permit.
     pub(super) async fn ask_for_permit(&mut self) -> Event {
         failpoint::reach("before-permit");
@@ -277,6 +206,7 @@ impl Agent {
             }
             let Some(held) = self.held.clone() else {
                 // A strategy without slots, or best effort without a store.
+                self.permit_ends = None;
                 return Event::Permitted;
             };
             self.say("asking for the permit to reboot");
@@ -292,6 +222,7 @@ impl Agent {
             match permit {
                 Permit::Given if asked.elapsed() < fresh => {
                     self.clear_trouble();
+                    self.permit_ends = Some(asked + fresh);
                     failpoint::reach("permitted");
                     return Event::Permitted;
                 }
@@ -373,13 +304,26 @@ impl Agent {
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect(),
             machine_id: self.machine.to_string(),
-            force: std::mem::take(&mut self.force),
+            force: self.force,
+            until: self.permit_ends,
+        };
+        let memento = self.memento.clone();
+        let mut note = |command: &Trace| {
+            let with = Memento { command: Some(command.clone()), ..memento.load() };
+            if let Err(error) = memento.save(&with) {
+                tracing::warn!(%error, "how the reboot command is found cannot be kept");
+            }
         };
         let ordered = match self.logind().await {
-            Ok(logind) => self.method.order(&logind, &order).await,
+            Ok(logind) => self.method.order(&logind, &order, &mut note).await,
             Err(error) => Err(MethodError::Logind(error)),
         };
         self.ordered = ordered.is_ok();
+        if let Err(MethodError::TooLate) = ordered {
+            tracing::warn!("the order came too late for its permit; asking again");
+            self.save(&before);
+            return Event::PermitTooOld;
+        }
         if let Err(error) = ordered {
             self.logind = None;
             let impossible = matches!(error, MethodError::Impossible(_));
@@ -441,6 +385,13 @@ impl Agent {
     /// Whether logind says that no shutdown is under way or scheduled, and no command that was ordered
     /// to begin one still runs. Not knowing is a no.
     pub(super) async fn is_certainly_up(&mut self) -> bool {
+        let memento = self.memento.load();
+        if let Some(command) = memento.command.as_ref().filter(|_| self.is_of_this_boot(&memento))
+            && command.lives().await
+        {
+            tracing::warn!("the command that reboots this machine still runs");
+            return false;
+        }
         let running = match Systemd::connect().await {
             Ok(systemd) => systemd.runs(REBOOT_UNIT).await.map_err(NoSystemd::Bus),
             Err(NoSystemd::Absent) => Ok(false),
@@ -501,12 +452,4 @@ enum InTheWay {
     Inhibited(String),
     /// Nobody knows.
     Unknown(String),
-}
-
-pub(super) fn ended(how: &How) -> HookEnd {
-    match how {
-        How::TimedOut => HookEnd::Timeout,
-        How::NotStarted(_) => HookEnd::Error,
-        _ => HookEnd::Failure,
-    }
 }

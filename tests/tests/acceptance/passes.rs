@@ -45,6 +45,7 @@ async fn a_pass_takes_the_slot_asks_everything_twice_and_never_reboots() {
     assert_eq!(scene.seen(), ["pre-lock false", "post-lock true"]);
     assert_eq!((&ran.said["slot"]["taken"], &ran.said["dry_run"]), (&true.into(), &false.into()));
     assert!(ran.said["reason"].as_str().unwrap().starts_with("M: "), "{}", ran.all());
+    assert_eq!(store.health("a").await.unwrap()["healthy"], true, "the others are told");
     store.look.wait_free().await.unwrap();
     assert_eq!(scene.reboots(), 0);
     assert_eq!(scene.member.machine.logind.attempts(), 0);
