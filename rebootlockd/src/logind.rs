@@ -176,6 +176,12 @@ pub struct Inhibitor {
     pub why: String,
 }
 
+/// Who stands in the way and why, in a sentence.
+pub fn held_up_by(inhibitors: &[Inhibitor]) -> String {
+    let named = inhibitors.iter().map(|i| format!("inhibited by {}: {}", i.who, i.why));
+    named.collect::<Vec<_>>().join("; ")
+}
+
 /// An inhibitor of any kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inhibiting {

@@ -1,11 +1,15 @@
 //! How a machine goes down: what logind is told by each method, old and new.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::time::Duration;
+
 use rebootlock::config::RebootMethod;
+use rebootlock::config::variables::Template;
 use rebootlock_tests::machine::Machine;
 use rebootlock_tests::machine::logind::InhibitorRule;
 use rebootlockd::logind::{Depth, Logind, OrderError};
 use rebootlockd::method::{Method, MethodError, Order};
+use tokio::time::Instant;
 
 async fn machine(rule: InhibitorRule) -> (Machine, Logind) {
     let machine = Machine::new("0123456789abcdef0123456789abcdef").await.unwrap();
@@ -22,10 +26,12 @@ fn flags(machine: &Machine) -> Vec<u64> {
 async fn each_depth_is_asked_for_by_its_flag() {
     for (depth, expected) in [(Depth::Full, 1), (Depth::Kexec, 3), (Depth::Soft, 5)] {
         let (machine, logind) = machine(InhibitorRule::Systemd257).await;
+        logind.say_why("an update\u{1b}[2J").await;
         logind.order(depth, false).await.unwrap();
         assert_eq!(flags(&machine), [expected]);
         let call = machine.logind.reboot_calls().remove(0);
-        assert_eq!(call.wall_message.as_deref(), Some("an update"));
+        let said = call.wall_message.unwrap();
+        assert_eq!(said, "an update\u{fffd}[2J", "nobody writes to terminals by it");
     }
 }
 
@@ -66,4 +72,21 @@ async fn kexec_without_a_kernel_is_refused_before_logind_hears_of_it() {
     std::fs::write(&file, "1\n").unwrap();
     method.order(&logind, &Order::default(), &mut |_| ()).await.unwrap();
     assert_eq!(flags(&machine), [3]);
+}
+
+#[tokio::test]
+async fn an_order_that_comes_too_late_is_not_given() {
+    let (machine, logind) = machine(InhibitorRule::Systemd257).await;
+    let written = machine.dir().join("ordered").display().to_string();
+    let argv =
+        ["/bin/sh", "-c", &format!("touch {written}")].map(|text| Template::parse(text).unwrap());
+    let command = RebootMethod::Command { argv: argv.into(), timeout: Duration::from_secs(9) };
+    let too_late = Order { until: Some(Instant::now()), ..Order::default() };
+    for method in [RebootMethod::Logind, command] {
+        let method = Method::new(method);
+        let error = method.order(&logind, &too_late, &mut |_| ()).await.unwrap_err();
+        assert!(matches!(error, MethodError::TooLate), "{error}");
+    }
+    assert_eq!(machine.logind.attempts(), 0);
+    assert!(!std::path::Path::new(&written).exists());
 }

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{Agent, Held};
 use crate::environment;
 use crate::failpoint;
+use crate::logind::held_up_by;
 use crate::lookout::Closed;
 use crate::memento::Memento;
 use crate::method::{MethodError, Order, REBOOT_UNIT};
@@ -176,6 +177,14 @@ impl Agent {
         if seen_before_the_slot { Event::GatesClosed } else { Event::Obstructed }
     }
 
+    /// Whether nobody could say what inhibits a reboot: then a slot would be held in vain.
+    pub(super) async fn logind_is_silent(&mut self) -> Option<Closed> {
+        match self.in_the_way().await {
+            Some(InTheWay::Unknown(why)) => Some(Closed::new(Outcome::HealthBlocked, why)),
+            _ => None,
+        }
+    }
+
     /// What logind says against a reboot now, if anything.
     async fn in_the_way(&mut self) -> Option<InTheWay> {
         let inhibitors = match self.logind().await {
@@ -184,10 +193,7 @@ impl Agent {
         };
         match inhibitors {
             Ok(inhibitors) if inhibitors.is_empty() => None,
-            Ok(inhibitors) => {
-                let named = inhibitors.iter().map(|i| format!("inhibited by {}: {}", i.who, i.why));
-                Some(InTheWay::Inhibited(named.collect::<Vec<_>>().join("; ")))
-            }
+            Ok(inhibitors) => Some(InTheWay::Inhibited(held_up_by(&inhibitors))),
             Err(error) => {
                 // A connection that broke is made anew.
                 self.logind = None;
