@@ -93,6 +93,11 @@ impl Lookout {
         self.gates.has(phase)
     }
 
+    /// Whether what the gates of `phase` say is all there is to say about this machine's health.
+    pub fn asks_all_of_health(&self, phase: Phase) -> bool {
+        self.gates.asks_all_of_health(phase)
+    }
+
     /// Asks the gates of a phase.
     pub async fn ask(&self, phase: Phase, facts: &Facts) -> Answers {
         let answers = self.gates.ask(phase, facts).await;
