@@ -223,7 +223,8 @@ impl LockManager {
         .await
     }
 
-    fn of_disruption(&self, machine: &MachineId) -> [Key; 2] {
+    /// The document, and its time.
+    pub(super) fn of_disruption(&self, machine: &MachineId) -> [Key; 2] {
         [self.keys.disruption(machine), self.keys.disruption_timer(machine)]
     }
 
