@@ -211,8 +211,7 @@ anything came of them are not remembered. Each group keeps its newest 1000.")]
     /// Take away what is known of a machine that will not come back
     #[command(after_help = "\
 Its place in the roster, its request, its hold, its wish to be disrupted and its places in queues
-go. A slot it holds does
-not: see `unlock`.")]
+go. A slot it holds does not: see `unlock`.")]
     Forget {
         /// Which machine
         #[arg(value_name = "ID")]

@@ -224,7 +224,7 @@ async fn a_limit_rises_again_when_who_said_less_has_gone_in_whichever_way() {
         minutes(1).await;
         assert_eq!(max().await, 3);
         assert_eq!(tagged(&app, 4, "check", &says("3")).await, "permitted");
-        // Nobody says that it is back, and what it has said ends with its slot.
+        // It says nothing more, and what it has said ends with its wish.
         assert_eq!(tagged(&app, 3, "request", &says("1")).await, "requested");
         for _ in 0..8 {
             minutes(10).await;
