@@ -59,19 +59,25 @@ impl LockManager {
             let mut keys = self.keys_of(&groups, machine);
             keys.extend(self.of_disruption(machine));
             keys.extend([self.keys.waiter(group, machine), self.keys.urgent(group, machine)]);
-            let settled = self
-                .settle(&action, &keys, |before| {
+            let ended = self
+                .settle_from(&action, &keys, None, |before| {
                     self.decide_leave(group, &groups, machine, (ended, &leases), before, &decide)
                 })
-                .await;
-            match settled {
-                Ok(Left::Settled(given_back)) => {
+                .await
+                .map(|ended| (ended.answer, ended.unanswered));
+            match ended {
+                // A commit that was never answered may have done it, and the cooldowns hang on the leases.
+                Ok((Left::Settled(answer), Some(Left::Settled(unanswered)))) => {
+                    let is_over = matches!(answer, Some(GivenBack::NotHeld));
+                    return Ok(if is_over { unanswered } else { answer });
+                }
+                Ok((Left::Settled(given_back), _)) => {
                     if !matches!(given_back, Some(GivenBack::Freed(_))) {
                         self.end_unused(leases).await;
                     }
                     return Ok(given_back);
                 }
-                Ok(Left::AlsoHolds(more)) => {
+                Ok((Left::AlsoHolds(more), _)) => {
                     groups = sorted_groups(groups.into_iter().chain(more));
                 }
                 Err(LockError::Store { source: StoreError::LeaseGone, .. })
@@ -197,5 +203,26 @@ mod tests {
         let left = locks.leave(&group, &a, &Ended::Steady, not_ours).await.unwrap();
         assert!(matches!(left, Some(GivenBack::Kept(_))), "{left:?}");
         assert!(holds(&locks).await && locks.disruption(&a).await.unwrap().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_gets_lost_costs_no_cooldown() {
+        let store = Arc::new(crate::store::Forgetful::default());
+        let (a, group) = (MachineId::new("a").unwrap(), Group::default());
+        let locks = LockManager::new(store.clone(), Keyspace::default())
+            .with_cooldowns([(group.clone(), HOUR)].into());
+        for (wanted, left) in [(Wanted::StillSomething, true), (Wanted::NothingMore, false)] {
+            let begin = locks.rewrite_disruption(&a, HOUR, |_| Rewrite::Begin(wish(1)));
+            begin.await.unwrap();
+            locks.acquire(&Claim::new(a.clone(), [], Via::DisruptionManager)).await.unwrap();
+            store.forget(1);
+            let decide = |known: Option<&Timed>, _| known.map(|_| wanted);
+            let freed = locks.leave(&group, &a, &Ended::Steady, decide).await.unwrap();
+            assert_eq!(matches!(freed, Some(GivenBack::Freed(_))), left, "{freed:?}");
+            assert!(!holds(&locks).await);
+            let next = locks.acquire(&Claim::new(a.clone(), [], Via::DisruptionManager)).await;
+            assert!(matches!(next, Err(LockError::CoolingDown { .. })), "{next:?}");
+            tokio::time::sleep(2 * HOUR).await;
+        }
     }
 }

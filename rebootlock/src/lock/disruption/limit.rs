@@ -71,7 +71,7 @@ impl LockManager {
             }
             _ => self.decide_limit(group, asking, before),
         };
-        match self.settle_over(&action, read, None, decide).await?.0 {
+        match self.settle_over(&action, read, None, decide).await?.answer {
             Step::Settled => Ok(()),
             Step::Dropped => self.trim_below(&self.keys.history(group), 0).await.map(drop),
         }
