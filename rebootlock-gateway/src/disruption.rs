@@ -23,11 +23,13 @@
 //! # What may go wrong
 //!
 //! - *A gateway dies between two steps.* First the wish is written, then the slot taken: a wish without a
-//!   slot waits, or its timer ends. A slot goes back before its document goes: a document without a slot ends
-//!   by its timer. A slot whose document is gone (see below) gets a new one, and its time runs from then.
+//!   slot waits, or its timer ends. A slot goes back in one transaction with its document, or before it. A
+//!   slot without a document (see below) gets a new one, and its time runs from then.
 //! - *A reply is lost.* All three operations may be repeated: each is decided on what is there. A request that
 //!   is still under way when its machine cancels looks, once it has a slot, whether it is still wanted, and
 //!   gives it back if not. If it dies before that, the slot is one without a document.
+//! - *A gateway is slow.* Each time has a lease of its own. Whatever gives a slot back requires that the
+//!   machine's document is of the time that it was decided on: what it got since is another one's.
 //! - *A timer ends while its machine asks again.* Both change the document on the condition that it is as they
 //!   read it, and that the timer is, too. So either the request comes first and nothing has ended, or it finds
 //!   that its time is over and begins anew: it is never told `permitted` about a slot that is being freed.
@@ -37,9 +39,12 @@
 
 mod ask;
 mod body;
+mod cancel;
+mod end;
 mod keep;
 mod origin;
 mod probe;
+mod search;
 pub(crate) mod srpc;
 mod tags;
 mod template;
@@ -171,7 +176,7 @@ async fn handle(app: &App, live: &Live, request: Request) -> Result<Word, Fault>
     }
     Ok(match body.operation {
         Operation::Request => ask::request(app, live, &asking).await?,
-        Operation::Cancel | Operation::Check => ask::cancel(app, live, &asking).await?,
+        Operation::Cancel | Operation::Check => cancel::cancel(app, live, &asking).await?,
     })
 }
 

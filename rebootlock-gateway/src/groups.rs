@@ -40,6 +40,8 @@ pub struct Overdue {
     pub since: UnixTime,
     /// The acquisition.
     pub token: Option<Token>,
+    /// Whether its slot goes back without its doing.
+    pub ends: bool,
 }
 
 /// Looks at all groups. One whose semaphore cannot be read is left out: what cannot be counted has no
@@ -68,6 +70,7 @@ pub async fn look(live: &Live, now: UnixTime) -> Result<Vec<Look>, LockError> {
                 machine: holder.machine.clone(),
                 since: record.start_time,
                 token: record.token,
+                ends: record.via == Some(Via::DisruptionManager),
             })
         });
         looks.push(Look {
@@ -104,12 +107,16 @@ pub async fn watch(app: Arc<App>) {
             for overdue in look.overdue {
                 let key = (look.group.clone(), overdue.machine.clone(), overdue.since);
                 if !said.contains(&key) {
+                    let until = match overdue.ends {
+                        false => "it says so",
+                        true => "it says so, its permission ends (disruption_permitted_secs)",
+                    };
                     tracing::warn!(
                         target: "rebootlock_gateway::audit",
                         event = "overdue", id = %overdue.machine, group = %look.group,
                         since = overdue.since.to_text(),
-                        "this machine should be back; its slot stays until it says so or somebody \
-                         runs `rebootlockctl unlock`"
+                        "this machine should be back; its slot stays until {until} or somebody runs \
+                         `rebootlockctl unlock`"
                     );
                 }
                 still.insert(key);

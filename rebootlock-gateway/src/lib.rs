@@ -24,6 +24,7 @@ pub mod app;
 pub mod auth;
 pub mod combine;
 pub mod disruption;
+mod election;
 pub mod fleet;
 pub mod fleetlock;
 pub mod goahead;

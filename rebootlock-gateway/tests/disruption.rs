@@ -6,10 +6,15 @@ mod addresses;
 #[allow(dead_code, unreachable_pub)]
 #[path = "disruption/client.rs"]
 mod client;
+#[path = "disruption/operators.rs"]
+mod operators;
 #[path = "disruption/readiness.rs"]
 mod readiness;
 #[allow(dead_code, unreachable_pub)]
 mod support;
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/visitor.rs"]
+mod visitor;
 #[path = "disruption/words.rs"]
 mod words;
 
@@ -83,6 +88,39 @@ fn the_groups_limit_is_what_its_tags_say() {
     assert_eq!(semaphore(&fleet, "web")["semaphore"], -2);
     machines[2].cancel(&gw);
     assert_eq!(holders(&fleet), json!(["127.0.0.5", "127.0.0.6"]), "nobody is promoted over it");
+}
+
+#[test]
+fn a_limit_rises_by_itself_when_who_said_less_has_gone() {
+    let (fleet, gw) = gateway("");
+    let [a, b, c] =
+        [(2, "3"), (3, "1"), (4, "3")].map(|(n, limit)| Machine::new(n).tag(LIMIT, limit));
+    assert_eq!(a.request(&gw), "permitted");
+    assert_eq!(b.request(&gw), "requested");
+    assert_eq!(c.request(&gw), "requested");
+    assert_eq!(semaphore(&fleet, "web")["max"], 1);
+    b.cancel(&gw);
+    poll("c has no slot", || holders(&fleet) == json!([a.id(), c.id()]));
+    assert_eq!(semaphore(&fleet, "web")["max"], 3);
+}
+
+#[test]
+fn a_group_in_which_nothing_happened_goes_with_the_last_that_asked_for_it() {
+    let (fleet, gw) = gateway("");
+    change(&fleet, "fleet/paused", Some(r#"{"by":"eve","since":1}"#));
+    let (a, b) = (Machine::new(2).tag(LIMIT, "3"), Machine::new(3));
+    assert_eq!(a.request(&gw), "requested");
+    assert_eq!(b.group("db").request(&gw), "requested");
+    assert_eq!(semaphore(&fleet, "web")["max"], 3);
+    a.cancel(&gw);
+    poll("it stays", || fleet.document("groups/web/semaphore").is_none());
+    assert_eq!(fleet.document("groups/web/disruption-limit"), None);
+    assert_eq!(semaphore(&fleet, "db")["max"], 1, "somebody asks for it still");
+    // It comes as it went.
+    assert_eq!(a.request(&gw), "requested");
+    change(&fleet, "fleet/paused", None);
+    a.until(&gw, "permitted");
+    assert_eq!(semaphore(&fleet, "web")["max"], 3);
 }
 
 #[test]
@@ -233,6 +271,21 @@ fn a_permission_and_a_wish_end_when_nobody_asks_again() {
     assert_eq!((&past["ended"], &past["by"]), (&json!("overdue"), &json!("the gateway")));
 }
 
+#[test]
+fn of_one_that_should_be_back_it_is_said_when_its_slot_goes() {
+    let fleet = Fleet::new("[gateway]\ndisruption_permitted_secs = 80000\n");
+    let gw = fleet.start();
+    assert_eq!(Machine::new(2).request(&gw), "permitted");
+    drop(gw);
+    // As if it had it since 1970.
+    let key = "groups/web/holders/127.0.0.2";
+    let mut record: Value = serde_json::from_str(&fleet.document(key).unwrap()).unwrap();
+    record["startTime"] = 1.into();
+    change(&fleet, key, Some(&record.to_string()));
+    let gw = fleet.start();
+    assert!(gw.logged("\"event\":\"overdue\"").contains("its permission ends"));
+}
+
 fn store_keys(fleet: &Fleet, part: &str) -> Vec<String> {
     let store = rusqlite::Connection::open(fleet.store()).unwrap();
     let mut rows = store.prepare("SELECT key FROM entry WHERE key LIKE ?1 ORDER BY key").unwrap();
@@ -270,6 +323,25 @@ fn pauses_holds_and_windows_stop_it_and_it_is_still_remembered() {
     b.until(&gw, "permitted");
     b.cancel(&gw);
     c.until(&gw, "permitted");
+}
+
+#[test]
+fn a_gate_is_no_error() {
+    let gate = "[[gate]]\nname = \"others\"\ntype = \"cluster\"\nmax_unhealthy = 0\n";
+    let (fleet, gw) = gateway(gate);
+    let [a, b] = [2, 3].map(Machine::new);
+    assert_eq!(a.request(&gw), "permitted");
+    assert_eq!(b.request(&gw), "requested");
+    // Belongs to the group, and is not there.
+    let away = r#"{"machineID":"x","groups":["web"],"firstSeen":1}"#;
+    change(&fleet, "roster/x", Some(away));
+    assert_eq!((a.check(&gw), b.check(&gw)), ("requested".into(), "requested".into()));
+    assert_eq!((a.request(&gw), b.request(&gw)), ("requested".into(), "requested".into()));
+    a.cancel(&gw);
+    assert_eq!(holders(&fleet), json!([]));
+    assert!(!gw.log.lock().unwrap().iter().any(|line| line.contains("nobody was promoted")));
+    change(&fleet, "roster/x", None);
+    b.until(&gw, "permitted");
 }
 
 /// As an operator does, by hand.

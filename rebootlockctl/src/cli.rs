@@ -1,8 +1,9 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use rebootlock::cli::beside::{CompletionsArgs, ManualArgs};
 use rebootlock::cli::{CommonArgs, exit};
 use rebootlock::duration;
@@ -209,8 +210,8 @@ anything came of them are not remembered. Each group keeps its newest 1000.")]
     History(History),
     /// Take away what is known of a machine that will not come back
     #[command(after_help = "\
-Its place in the roster, its request, its hold and its places in queues go. A slot it holds does
-not: see `unlock`.")]
+Its place in the roster, its request, its hold, its wish to be disrupted and its places in queues
+go. A slot it holds does not: see `unlock`.")]
     Forget {
         /// Which machine
         #[arg(value_name = "ID")]
@@ -242,8 +243,8 @@ For subd, whose -disruptionManager names a program that is run with one word, ma
   #!/bin/sh
   exec rebootlockctl disruption \"$1\" --url https://gateway.example --machine-file /etc/mdb.json
 
-Exit codes: 0 permitted, 1 requested, 2 denied, 3 it could not be asked, 64 wrong command line.
-After a cancel the answer is denied.")]
+Exit codes: 0 permitted, 1 requested, 2 denied, 3 it could not be asked, 64 wrong command line,
+or this help. After a cancel the answer is denied.")]
     Disruption(disruption::Args),
     /// Print a completion script for a shell
     #[command(after_help = "\
@@ -253,6 +254,14 @@ Example:
     /// Write the manual pages of this program into a folder
     #[command(hide = true)]
     Manual(ManualArgs),
+}
+
+/// Whether a command line, right or wrong, is one of `disruption`: there 0 means that the machine may be
+/// disrupted, and a help text does not say that.
+pub(crate) fn is_of_disruption(line: impl IntoIterator<Item = OsString>) -> bool {
+    let command = Cli::command().ignore_errors(true).disable_help_flag(true);
+    let said = command.disable_version_flag(true).try_get_matches_from(line);
+    said.is_ok_and(|said| said.subcommand_name() == Some("disruption"))
 }
 
 impl Command {

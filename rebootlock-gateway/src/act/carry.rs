@@ -218,6 +218,7 @@ fn words(gone: &Forgotten) -> String {
     words.extend(gone.roster.then(|| "its place in the roster".to_owned()));
     words.extend(gone.request.then(|| "the request to reboot".to_owned()));
     words.extend(gone.hold.then(|| "its hold".to_owned()));
+    words.extend(gone.disruption.then(|| "its wish to be disrupted".to_owned()));
     if !gone.places.is_empty() {
         words.push(format!("its place in the queue of {}", in_groups(&gone.places)));
     }

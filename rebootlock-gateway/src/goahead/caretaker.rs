@@ -13,7 +13,7 @@ use rebootlock::id::{Group, MachineId, Token};
 use rebootlock::lock::{Ended, LockError, Release, Released};
 use rebootlock::process::{Finished, How};
 use rebootlock::record::{GoaheadGrant, HolderRecord, HolderState, UnixTime};
-use rebootlock::store::{Commit, LeaseKeeper, Span, StoreError, Txn};
+use rebootlock::store::{LeaseKeeper, Span, StoreError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -23,6 +23,7 @@ use super::command::Subject;
 use super::course::{self, Next};
 use super::store::{self, Held};
 use crate::app::{App, Live, chain};
+use crate::election::elect;
 
 /// When a gateway dies, another one takes over after this time.
 const LEASE: Duration = Duration::from_secs(10);
@@ -66,27 +67,7 @@ pub async fn watch(app: Arc<App>) {
 
 /// Makes this gateway the one that looks after the holders, unless there is one.
 async fn appoint(live: &Live) -> Result<Option<LeaseKeeper>, StoreError> {
-    let (store, key) = (live.locks.store(), live.locks.keys().goahead_caretaker());
-    if store.load(std::slice::from_ref(&key)).await?.get(&key).is_some() {
-        return Ok(None);
-    }
-    let lease = LeaseKeeper::start(store.clone(), LEASE).await?;
-    let document = serde_json::json!({
-        "by": format!("process {}", std::process::id()),
-        "since": UnixTime::now(),
-    });
-    let txn = Txn::new().when_absent(key.clone()).put_leased(
-        key,
-        document.to_string().into_bytes(),
-        lease.id(),
-    );
-    match store.commit(&txn).await? {
-        Commit::Won(_) => Ok(Some(lease)),
-        Commit::Lost => {
-            let _ = lease.end().await;
-            Ok(None)
-        }
-    }
+    elect(live.locks.store(), live.locks.keys().goahead_caretaker(), LEASE).await
 }
 
 type Tended = HashMap<(Group, MachineId, Token), AbortOnDropHandle<()>>;

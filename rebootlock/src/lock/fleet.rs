@@ -19,6 +19,8 @@ pub struct Forgotten {
     pub request: bool,
     /// Its hold.
     pub hold: bool,
+    /// Its wish to be disrupted, of a client of disruption-manager.
+    pub disruption: bool,
     /// Its places in the queues of these groups.
     pub places: Vec<Group>,
 }
@@ -139,7 +141,7 @@ impl LockManager {
     }
 
     /// Takes away what is known of a machine that will not come back: its place in the roster, its
-    /// request, its hold, its places in queues. Not its slots, which are freed by a release alone;
+    /// request, its hold, its wish to be disrupted, its places in queues. Not its slots, which are freed by a release alone;
     /// and nothing of a machine whose agent is there, unless `even_if_present`.
     ///
     /// # Errors
@@ -160,7 +162,15 @@ impl LockManager {
         let present = self.keys.machine(machine);
         let (roster, request, hold) =
             (self.keys.roster_entry(machine), self.keys.request(machine), self.keys.hold(machine));
-        let keys = [present.clone(), roster.clone(), request.clone(), hold.clone()];
+        let [wish, time] = self.of_disruption(machine);
+        let keys = [
+            present.clone(),
+            roster.clone(),
+            request.clone(),
+            hold.clone(),
+            wish.clone(),
+            time.clone(),
+        ];
         self.settle(&action, &keys, |before| {
             if before.get(&present).is_some() && !even_if_present {
                 return Ok(Decision::Done(Forgetting::Present));
@@ -170,13 +180,14 @@ impl LockManager {
                 roster: there(&roster),
                 request: there(&request),
                 hold: there(&hold),
+                disruption: there(&wish),
                 places: places.clone(),
             };
             if gone == Forgotten::default() {
                 return Ok(Decision::Done(Forgetting::Unknown));
             }
             let mut txn = keys.iter().fold(Txn::new(), |txn, key| txn.when(before.unchanged(key)));
-            for key in [&roster, &request, &hold] {
+            for key in [&roster, &request, &hold, &wish, &time] {
                 txn = txn.delete(key.clone());
             }
             for group in &places {
