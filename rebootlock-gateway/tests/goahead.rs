@@ -1,4 +1,4 @@
-//! goahead clients against the real binary on SQLite: what stock clients read, and what must not
+//! goahead clients against the real binary, here on SQLite: what stock clients read, and what must not
 //! come of it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -16,9 +16,9 @@ mod course;
 #[path = "goahead/lock.rs"]
 mod lock;
 
-use client::{INQUIRE, REQUEST, cluster, gateway, inquire, post, request, second, settled};
+use self::client::{INQUIRE, REQUEST, cluster, gateway, inquire, post, request, second, settled};
+use self::support::{Fleet, file};
 use serde_json::Value;
-use support::{Fleet, file};
 
 #[test]
 fn what_is_asked_twice_is_granted_in_goaheads_words() {

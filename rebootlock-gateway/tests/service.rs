@@ -50,12 +50,13 @@ fn health_is_the_process_and_readiness_the_store() {
     gw.post("/healthz", "", "").is(405, "method_not_allowed");
     let store = rusqlite::Connection::open(fleet.store()).unwrap();
     store.execute_batch("ALTER TABLE entry RENAME TO elsewhere").unwrap();
-    gw.get("/readyz").is(503, "store_unavailable");
+    // What was seen is told for a second.
+    gw.until(503, |gw| gw.get("/readyz")).is(503, "store_unavailable");
     gw.pre_reboot("a").is(503, "store_unavailable");
     gw.get("/healthz").is_granted();
     assert!(gw.get("/metrics").body.contains("rebootlock_gateway_store_up 0\n"));
     store.execute_batch("ALTER TABLE elsewhere RENAME TO entry").unwrap();
-    gw.get("/readyz").is_granted();
+    gw.until(200, |gw| gw.get("/readyz")).is_granted();
     gw.pre_reboot("a").is_granted();
 }
 

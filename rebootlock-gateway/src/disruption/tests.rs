@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use rebootlock::config::{Fragment, Settings};
 use rebootlock::store::MemoryStore;
 use serde_json::json;
 
 use super::*;
+use crate::serve::Peer;
 
 /// A gateway that looks after its clients.
 fn gateway(config: &str) -> Arc<App> {

@@ -4,14 +4,14 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::json;
 
-use crate::client::{Machine, PATH, holders, send_from};
-use crate::gateway;
-use crate::support::request;
+use super::client::{Machine, PATH, holders, send_from};
+use super::gateway;
+use super::support::request;
 
 const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 99));
 
 fn ask(
-    gw: &crate::support::Gateway,
+    gw: &super::support::Gateway,
     from: IpAddr,
     headers: &str,
     hostname: &str,
