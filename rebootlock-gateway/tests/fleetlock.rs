@@ -430,6 +430,49 @@ fn credentials_open_what_they_are_for() {
 }
 
 #[test]
+fn machines_ask_without_credentials_beside_people_only_where_that_is_said() {
+    let fleet = Fleet::new("");
+    let [(person, persons), (_, machines)] =
+        [(), ()].map(|()| rebootlock_gateway::auth::new_token());
+    let olga = format!("[[client]]\nname = \"olga\"\nrole = \"operator\"\n{persons}\n");
+    let path = file(&fleet, "credentials.toml", &olga);
+    let config = |more: &str| {
+        fleet.configure(&format!("[gateway]\ncredentials_file = {path:?}\n{more}\n"));
+    };
+    config("");
+    let gw = fleet.start();
+    gw.pre_reboot("a").is(401, "unauthorized");
+    assert!(gw.logged("names people only").contains("\"level\":\"WARN\""));
+
+    config("anonymous_machines = true");
+    let one = format!("{olga}[[client]]\nname = \"one\"\nids = [\"b\"]\n{machines}\n");
+    file(&fleet, "credentials.toml", &one);
+    gw.signal(Signal::HUP);
+    gw.logged("configuration read again");
+    gw.pre_reboot("a").is_granted();
+    // Who has credentials is spoken for by nobody without.
+    gw.pre_reboot("b").is(403, "forbidden");
+    gw.steady_state("b").is(403, "forbidden");
+    for wrong in ["Bearer x", "Basic eDp5"] {
+        let headers = format!("{PROTOCOL}authorization: {wrong}\r\n");
+        gw.post(PRE, &headers, &params("a", "default")).is(401, "unauthorized");
+    }
+    // Nothing else is open for that.
+    let json = "content-type: application/json\r\n";
+    for (path, body) in [
+        ("/api/v1/fleet/pause", r#"{"reason":"x"}"#),
+        ("/api/v1/machines/a/unlock", r#"{"reason":"x"}"#),
+        ("/api/v1/store/commit", r#"{"changes":[]}"#),
+        ("/api/v1/store/lease/grant", r#"{"ttlMillis":1000}"#),
+    ] {
+        assert_eq!(gw.post(path, json, body).status, 401, "{path}");
+    }
+    let bearer = format!("{json}authorization: Bearer {person}\r\n");
+    assert_eq!(gw.post("/api/v1/fleet/pause", &bearer, r#"{"reason":"x"}"#).status, 200);
+    gw.pre_reboot("a").is(423, "failed_lock_paused");
+}
+
+#[test]
 fn who_should_be_back_is_counted_and_keeps_its_slot() {
     let (fleet, gw) = gateway("[reboot]\noverdue_after_secs = 60\n");
     gw.pre_reboot("a").is_granted();

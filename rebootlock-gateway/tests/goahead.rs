@@ -268,6 +268,15 @@ fn who_is_in_no_cluster_is_unknown_and_nothing_is_kept_of_it() {
 }
 
 #[test]
+fn who_asks_too_often_is_told_so_in_goaheads_form() {
+    let (_fleet, gw) = gateway(&format!("[gateway]\nrequests_per_minute = 1\n{}", cluster("")));
+    assert!(request(&gw, "web-1", "5h", None).json().get("ask_again_in").is_some());
+    let limited = request(&gw, "web-1", "5h", None);
+    assert_eq!(limited.body, "{\"error\":\"too many requests from your address\"}");
+    assert!(limited.status == 429 && limited.head.contains("retry-after: "), "{limited:?}");
+}
+
+#[test]
 fn credentials_count_here_too() {
     let fleet = Fleet::new("");
     let output =

@@ -174,7 +174,7 @@ async fn fleetlock_clients_are_answered_in_time() {
         in_time(took);
     }
     // It may wait for as long as it asked for, and has all the time for its answer after that.
-    rig.store.takes(Duration::from_millis(700));
+    rig.store.takes(Duration::from_millis(500));
     let began = Instant::now();
     let body = json!({"client_params": {"id": "a", "group": "db"}});
     let path = "/v1/pre-reboot";
