@@ -137,8 +137,7 @@ fn rave(gw: &Gateway, who: &Insider, seed: u64, count: usize) -> usize {
         // Answers follow each other without a break.
         for line in answer.split("HTTP/1.1 ").skip(1) {
             let fine = line.starts_with(['1', '2', '3', '4']) || line.starts_with("503");
-            let sent = String::from_utf8_lossy(&bytes);
-            assert!(fine, "seed {seed}: {line}: {sent:?}");
+            assert!(fine, "seed {seed}: {line}: {:?}", String::from_utf8_lossy(&bytes));
             answered += 1;
         }
     }
