@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Auth;
 use crate::combine::Combiner;
+use crate::health::Seen;
 use crate::metrics::Metrics;
 use crate::page::Page;
 use crate::rate::RateLimit;
@@ -61,8 +62,10 @@ impl Live {
         let slots = |group: &rebootlock::config::GroupSettings| {
             group.slots.map(|slots| (group.name.clone(), slots))
         };
+        let auth = Auth::of(&gateway)?;
+        auth.explain();
         Ok(Self {
-            auth: Auth::of(&gateway)?,
+            auth,
             rate: gateway.requests_per_minute.and_then(RateLimit::new),
             locks,
             combiner: Combiner::default(),
@@ -166,6 +169,8 @@ pub struct App {
     pub metrics: Metrics,
     /// What people see.
     pub page: Page,
+    /// What whoever watches was shown last.
+    pub seen: Seen,
     /// Ends requests that are held, and takes no new connections.
     pub stop: CancellationToken,
     /// What goes on after its request was answered.
@@ -187,7 +192,8 @@ impl App {
         Ok(Arc::new(Self {
             live: RwLock::new(Arc::new(Live::of(settings, store)?)),
             metrics: Metrics::new(),
-            page: Page::default(),
+            page: Page::new(settings.gateway.max_connections),
+            seen: Seen::default(),
             stop: CancellationToken::new(),
             background: TaskTracker::new(),
             watches: Arc::new(Semaphore::new(settings.gateway.max_watches)),

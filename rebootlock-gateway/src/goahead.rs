@@ -57,12 +57,12 @@ use self::body::Params;
 pub use self::caretaker::watch;
 use self::cluster::Found;
 use self::reply::Restart;
+pub(crate) use self::reply::refused;
 use crate::api;
 use crate::app::{App, Live};
-use crate::auth::Refused;
+use crate::client;
 use crate::fleetlock::{MAX_BODY, read};
-use crate::reply::{Kind, Reply};
-use crate::serve::Peer;
+use crate::reply::Kind;
 
 /// What a path is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,16 +132,7 @@ async fn handle(
 ) -> Result<Response<Body>, Response<Body>> {
     let (head, body) = request.into_parts();
     api::must_be_no_page(&head.headers).map_err(reply::refused)?;
-    let peer = head.extensions.get::<Peer>().cloned().unwrap_or_default();
-    let caller = live.auth.caller(&head.headers, peer.certificate.as_ref()).await;
-    let caller = caller.map_err(|refused| {
-        tracing::info!(
-            target: "rebootlock_gateway::audit",
-            event = "unauthorized", address = %peer.address, "{refused}"
-        );
-        let kind = if refused == Refused::Busy { Kind::Overloaded } else { Kind::Unauthorized };
-        reply::refused(Reply::new(kind, refused.to_string()))
-    })?;
+    let client = client::of(live, &head).await.map_err(|refusal| reply::refused(refusal.into()))?;
     let body = read(body, MAX_BODY, live.settings.body_timeout).await.map_err(reply::refused)?;
     let said = body::parse(&body)
         .map_err(|text| reply::error(Kind::InvalidBody, StatusCode::BAD_REQUEST, &text))?;
@@ -149,15 +140,9 @@ async fn handle(
     let Some(cluster) = in_cluster(settings, &said, &mut answer) else {
         return Ok(answer.into_response());
     };
-    caller.may(&cluster.group, &said.machine).map_err(|why| {
-        tracing::info!(
-            target: "rebootlock_gateway::audit",
-            event = "forbidden", id = %said.machine, group = %cluster.group, client = caller.name,
-            address = %peer.address, "{why}"
-        );
-        reply::refused(Reply::new(Kind::Forbidden, why))
-    })?;
-    let address = peer.address.ip();
+    let may = client.may(&cluster.group, &said.machine);
+    may.map_err(|refusal| reply::refused(refusal.into()))?;
+    let address = client.address.ip();
     let question = Question { app, live, settings, cluster, said: &said, address };
     let answer = match inquiry {
         true => question.inquire(answer).await,

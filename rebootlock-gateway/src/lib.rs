@@ -19,9 +19,11 @@
 //! gateways may serve one store.
 
 pub mod act;
+mod allowance;
 pub mod api;
 pub mod app;
 pub mod auth;
+mod client;
 pub mod combine;
 pub mod disruption;
 mod election;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
@@ -246,6 +247,14 @@ impl Reply {
         // Strings and a number always have a JSON form.
         let body = serde_json::to_vec(&problem).unwrap_or_default();
         self.response(body, "application/problem+json")
+    }
+
+    /// What goes over the wire to those who print what they are told.
+    pub fn into_text(self) -> Response<Body> {
+        let body = format!("{}\n", self.value).into_bytes();
+        let mut response = self.response(body, "text/plain; charset=utf-8");
+        response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        response
     }
 
     /// What goes over the wire.

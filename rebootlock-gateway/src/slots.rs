@@ -18,9 +18,10 @@ use rebootlock::window::Verdict;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::allowance;
 use crate::app::{Live, chain};
 use crate::combine::Glance;
-use crate::reply::Kind;
+use crate::reply::{Kind, Reply};
 
 /// A held request looks again after so long, even if nothing was heard.
 const POLL: Duration = Duration::from_secs(60);
@@ -79,6 +80,12 @@ impl Refusal {
     }
 }
 
+impl From<Refusal> for Reply {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.kind, refusal.text)
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -126,6 +133,8 @@ pub async fn acquire_within(
         () = tokio::time::sleep_until(until) => None,
         () = stop.cancelled() => None,
     };
+    // It asked for that wait, which is no part of what the store may take.
+    allowance::renew(live.settings.answer_within);
     let answer = match acquired {
         Some(acquired) => granted(&claim, acquired)?,
         // The place stays in the line; asking once more makes it one that asking keeps.
@@ -345,7 +354,7 @@ pub(crate) fn in_line(queued: &Queued, glance: &Glance) -> String {
     format!("all {max} slots of group {group} are taken{holders}; {before}")
 }
 
-/// What the lock answers, if it does so in time.
+/// What the lock answers, if it does so in the time that is left for this request.
 ///
 /// # Errors
 /// What clients are told instead.
@@ -353,9 +362,9 @@ pub(crate) async fn in_time<T>(
     live: &Live,
     asked: impl Future<Output = Result<T, LockError>>,
 ) -> Result<T, Refusal> {
-    match tokio::time::timeout(live.settings.answer_within, asked).await {
-        Ok(answer) => answer.map_err(|error| Refusal::of(&error)),
-        Err(_) => {
+    match allowance::within(live.settings.answer_within, asked).await {
+        Some(answer) => answer.map_err(|error| Refusal::of(&error)),
+        None => {
             let within = live.settings.answer_within.as_secs();
             tracing::warn!(within, store = live.locks.store().location(), "the store is too slow");
             Err(store_unavailable())

@@ -11,7 +11,7 @@ use rebootlock::store::Select;
 use rebootlock::wait::forget_places;
 
 use super::tags::Ready;
-use crate::app::{App, Live, chain};
+use crate::app::{App, Live};
 use crate::reply::Kind;
 use crate::slots::{self, Ask, Refusal};
 
@@ -324,8 +324,9 @@ pub(super) async fn show_as_verifying(
 ) {
     let Some(token) = record.token else { return };
     let (groups, step) = (std::slice::from_ref(group), Advance::to(HolderState::Verifying));
-    if let Err(error) = live.locks.advance(groups, machine, token, &step).await {
-        tracing::debug!(id = %machine, error = chain(&error), "not shown as verifying");
+    let shown = slots::in_time(live, live.locks.advance(groups, machine, token, &step)).await;
+    if let Err(error) = shown {
+        tracing::debug!(id = %machine, %error, "not shown as verifying");
     }
 }
 
@@ -338,13 +339,9 @@ pub(super) fn follows(live: &Live, group: &Group) -> bool {
 /// as it was to be when the machine asked.
 async fn count_from_grant(live: &Live, disruption: &Disruption) {
     if live.settings.disruption.count_from == CountFrom::Grant
-        && let Err(error) = live.locks.prolong(disruption).await
+        && let Err(error) = slots::in_time(live, live.locks.prolong(disruption)).await
     {
-        tracing::warn!(
-            id = disruption.machine_id,
-            error = chain(&error),
-            "its time was not prolonged"
-        );
+        tracing::warn!(id = disruption.machine_id, %error, "its time was not prolonged");
     }
 }
 

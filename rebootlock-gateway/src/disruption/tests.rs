@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use rebootlock::config::{Fragment, Settings};
 use rebootlock::id::Group;
 use rebootlock::record::{Claim, Via};
@@ -16,6 +17,7 @@ use rebootlock::store::{MemoryStore, SharedStore};
 use serde_json::json;
 
 use super::*;
+use crate::serve::Peer;
 
 const LIMIT: &str = "DisruptionManagerGroupMaximumDisrupting";
 const READY_TIMEOUT: &str = "DisruptionManagerReadyTimeout";

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::client::{REQUEST, until};
-use crate::support::{Answer, BINARY, Fleet, Gateway, file, request};
+use super::client::{REQUEST, until};
+use super::support::{Answer, BINARY, Fleet, Gateway, file, request};
 
 const WEB: &str = "web:\n  enabled: yes\n  name_pattern: ^web-\n  allowed_parallel_restarts: 1\n";
 

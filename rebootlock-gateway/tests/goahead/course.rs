@@ -2,10 +2,10 @@
 
 use rustix::process::Signal;
 
-use crate::client::{
+use super::client::{
     cluster, denied, first, gateway, goes, inquire, request, second, until, until_free,
 };
-use crate::support::Fleet;
+use super::support::Fleet;
 
 #[test]
 fn a_shorter_uptime_means_a_reboot_and_frees_the_slot() {
@@ -161,7 +161,7 @@ fn a_restart_of_the_gateway_forgets_nothing() {
     )));
     let mut gw = fleet.start();
     let id = first(&gw, "web-1", "5h");
-    let restart = |gw: crate::support::Gateway, signal| {
+    let restart = |gw: super::support::Gateway, signal| {
         gw.signal(signal);
         gw.ended();
         fleet.start()

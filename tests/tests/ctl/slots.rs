@@ -91,7 +91,7 @@ async fn unlocking_a_rebooting_machine_warns_and_does_it() {
     assert_eq!(op.ctl("status").await.ok().out, "Available: 1\nMax: 1\n");
 }
 
-async fn with_forgotten(op: &Operator) {
+pub(crate) async fn with_forgotten(op: &Operator) {
     op.put(&semaphore(), r#"{"semaphore":0,"max":3,"holders":["new","old","unrecorded"]}"#).await;
     let holder = |id| keys().holder(&Group::default(), &machine(id));
     op.put(&holder("old"), r#"{"machineID":"old","startTime":1,"hostname":"web-1"}"#).await;
