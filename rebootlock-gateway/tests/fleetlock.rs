@@ -461,9 +461,9 @@ fn who_should_be_back_is_counted_and_keeps_its_slot() {
             text.lines().find(|line| line.starts_with(&format!("rebootlock_gateway_{name}")));
         line.unwrap_or_else(|| panic!("{name} in {text}")).rsplit(' ').next().unwrap().to_owned()
     };
-    assert_eq!(figure("overdue_holders{group=\"default\"}"), "0");
+    assert_eq!(figure("overdue_holders{group=\"default\",state=\"silent\"}"), "0");
     put(&fleet, "holders/a", r#"{"machineID":"a","startTime":1,"via":"fleetlock"}"#);
-    assert_eq!(figure("overdue_holders{group=\"default\"}"), "1");
+    assert_eq!(figure("overdue_holders{group=\"default\",state=\"silent\"}"), "1");
     gw.pre_reboot("b").is_full();
     assert_eq!(figure("slots{group=\"default\"}"), "1");
     assert_eq!(figure("holders{group=\"default\"}"), "1");
