@@ -31,9 +31,12 @@
 //!   Completion actions run again if they had not ended; the slot is freed after them, by its token.
 //! - A machine asks again while it is being checked: it keeps its slot under a new token, so that
 //!   the check of before frees nothing.
-//! - A machine that says nothing after its reboot, or reports no shorter uptime, keeps its slot. A check
-//!   that succeeds after `completion_check_offset_secs` is no proof of a reboot that may be yet to come;
-//!   one that has failed in between is taken for one, unless the machine then says that it has not rebooted.
+//! - A report comes in late, or twice: a shorter uptime proves a reboot only where a report that is minutes old
+//!   could not say so. Of a machine that had been up for less than that when it got its go-ahead it takes
+//!   two reports that agree on when it has booted.
+//! - A machine that says nothing after its reboot keeps its slot. A check that succeeds after
+//!   `completion_check_offset_secs` is no proof of a reboot that may be yet to come; as many failures in a
+//!   row as successes are asked for are taken for one, unless the machine then says that it has not rebooted.
 
 mod ask;
 mod body;
@@ -162,9 +165,7 @@ fn in_cluster<'a>(
     answer.kind = Kind::UnknownGroup;
     match cluster::find(&settings.clusters, fqdn) {
         Found::Cluster(cluster) => {
-            if let Some(other) = cluster::also_in(&settings.clusters, cluster, fqdn) {
-                tracing::debug!(id = %fqdn, cluster = cluster.name, other, "two clusters match; the first counts");
-            }
+            cluster::warn_of_overlap(&settings.clusters, cluster, fqdn);
             answer.found_cluster = cluster.name.clone();
             answer.unknown_host = false;
             answer.kind = Kind::Success;

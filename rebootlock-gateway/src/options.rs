@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -127,20 +127,34 @@ impl Source {
     ///
     /// # Errors
     /// Which file or setting is wrong.
-    pub fn read(&self) -> anyhow::Result<Settings> {
+    pub fn read(&self) -> anyhow::Result<Read> {
         match self {
-            Self::Ours(common, serve) => read(common, serve),
+            Self::Ours(common, serve) => {
+                let settings = read(common, serve)?;
+                Ok(Read { settings, notes: Vec::new(), state: None })
+            }
             Self::Goahead(common, goahead) => read_goahead(common, goahead),
         }
     }
 }
 
-fn read_goahead(common: &CommonArgs, flags: &GoaheadArgs) -> anyhow::Result<Settings> {
+/// What was read.
+#[derive(Debug)]
+pub struct Read {
+    /// What the gateway needs.
+    pub settings: Settings,
+    /// What is different here from what the files say to their own program.
+    pub notes: Vec<String>,
+    /// Where goahead has written who holds slots, if its files are served.
+    pub state: Option<PathBuf>,
+}
+
+fn read_goahead(common: &CommonArgs, flags: &GoaheadArgs) -> anyhow::Result<Read> {
     let path = common.config.clone().unwrap_or_else(|| "config.yml".into());
     let text = std::fs::read_to_string(&path);
     let text = text.with_context(|| format!("cannot read {}", path.display()))?;
     let ours = import::convert(Peer::Goahead, &[(path, text)])?;
-    let fragment = Fragment::parse(Path::new("what comes of it"), &ours)?;
+    let fragment = Fragment::parse(Path::new("what comes of it"), &ours.text)?;
     let verbose = common.verbose + u8::from(flags.debug);
     let common = CommonArgs { verbose, ..common.clone() };
     let settings = Settings::decide(common.over(fragment, Fragment::default()))?;
@@ -149,7 +163,9 @@ fn read_goahead(common: &CommonArgs, flags: &GoaheadArgs) -> anyhow::Result<Sett
     {
         make_folder(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    Ok(settings)
+    // goahead's own default.
+    let state = ours.state.unwrap_or_else(|| std::env::temp_dir().join("goahead"));
+    Ok(Read { settings, notes: ours.notes, state: Some(state) })
 }
 
 /// goahead makes the folder of its state if there is none; ours is nobody else's business.

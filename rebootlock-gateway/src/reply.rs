@@ -29,6 +29,8 @@ pub enum Kind {
     Unhealthy,
     /// The machine has a slot that came about in another way.
     TakenOtherwise,
+    /// Slots are held through another server, and not counted here.
+    HeldElsewhere,
     /// One who had a slot before should be back by now.
     Overdue,
     /// The machine has not been up for long enough.
@@ -87,6 +89,7 @@ impl Kind {
             (Self::Window, false) => "failed_lock_window",
             (Self::Unhealthy, false) => "failed_lock_unhealthy",
             (Self::TakenOtherwise, false) => "failed_lock_taken_otherwise",
+            (Self::HeldElsewhere, false) => "failed_lock_held_elsewhere",
             (Self::Overdue, false) => "failed_lock_overdue",
             (Self::TooYoung, false) => "failed_lock_uptime",
             (Self::AskAgain, _) => "ask_again",
@@ -103,6 +106,7 @@ impl Kind {
                 | Self::Window
                 | Self::Unhealthy
                 | Self::TakenOtherwise
+                | Self::HeldElsewhere
                 | Self::Overdue
                 | Self::TooYoung
                 | Self::StoreDamaged,
@@ -141,6 +145,7 @@ impl Kind {
             | Self::Window
             | Self::Unhealthy
             | Self::TakenOtherwise
+            | Self::HeldElsewhere
             | Self::Overdue
             | Self::TooYoung
             | Self::AskAgain => StatusCode::LOCKED,
@@ -281,7 +286,7 @@ impl Reply {
 mod tests {
     use super::*;
 
-    const ALL: [Kind; 30] = [
+    const ALL: [Kind; 31] = [
         Kind::Success,
         Kind::Full,
         Kind::Paused,
@@ -290,6 +295,7 @@ mod tests {
         Kind::Window,
         Kind::Unhealthy,
         Kind::TakenOtherwise,
+        Kind::HeldElsewhere,
         Kind::Overdue,
         Kind::TooYoung,
         Kind::AskAgain,

@@ -156,6 +156,7 @@ pub async fn acquire_within(
 pub async fn release(live: &Live, ask: &Ask) -> Answer {
     let Ask { group, machine, via, .. } = ask;
     known(live, group).await?;
+    elsewhere(live, group, Some(machine)).await?;
     let wish = Wish::GiveBack { machine: machine.clone(), via: via.clone() };
     let settled = in_time(live, live.combiner.settle(&live.locks, group, wish)).await?;
     let given_back = match settled.0 {
@@ -186,6 +187,7 @@ pub async fn release(live: &Live, ask: &Ask) -> Answer {
 async fn permitted(live: &Live, ask: &Ask) -> Result<Option<Duration>, Refusal> {
     known(live, &ask.group).await?;
     in_time(live, live.see_to_slots(&ask.group)).await?;
+    elsewhere(live, &ask.group, None).await?;
     for rules in &live.cluster {
         others(live, ask, rules).await?;
     }
@@ -196,6 +198,23 @@ async fn permitted(live: &Live, ask: &Ask) -> Result<Option<Duration>, Refusal> 
             Ok(left.map(|left| Duration::try_from(left).unwrap_or_default()))
         }
         closed => Err(Refusal::new(Kind::Window, closed.sentence(&TimeZone::UTC))),
+    }
+}
+
+/// Whether all who hold slots of `group`, or this one, do so here: no others can be counted.
+///
+/// # Errors
+/// [`Refusal`] if another server has given out slots of it in the same store, or that is not known.
+pub(crate) async fn elsewhere(
+    live: &Live,
+    group: &Group,
+    machine: Option<&MachineId>,
+) -> Result<(), Refusal> {
+    match in_time(live, live.elsewhere.of(&live.locks, group)).await? {
+        Some(held) if machine.is_none_or(|machine| held.may_be_of(machine)) => {
+            Err(Refusal::new(Kind::HeldElsewhere, format!("{held}")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -244,7 +263,7 @@ pub(crate) async fn ask_once(
     reserve: Duration,
 ) -> Result<(Turn, Glance), Refusal> {
     permitted(live, ask).await?;
-    let wish = Wish::Acquire { claim: claim.clone(), memory: reserve };
+    let wish = Wish::Acquire { claim: claim.clone(), memory: memory(reserve) };
     let settled = in_time(live, live.combiner.settle(&live.locks, &ask.group, wish)).await?;
     match settled {
         (Settled::Turn(turn), glance) => Ok((turn, glance)),
@@ -253,17 +272,28 @@ pub(crate) async fn ask_once(
     }
 }
 
+/// A client that asks every `reserve` is on its way a little longer.
+fn memory(reserve: Duration) -> Duration {
+    reserve + reserve / 20
+}
+
 async fn once(live: &Live, claim: &Claim) -> Answer {
-    let wish = Wish::Acquire { claim: claim.clone(), memory: live.settings.reserve };
+    let wish = Wish::Acquire { claim: claim.clone(), memory: memory(live.settings.reserve) };
     let group = claim.groups().first().cloned().unwrap_or_default();
     let settle = || in_time(live, live.combiner.settle(&live.locks, &group, wish.clone()));
     let mut settled = settle().await?;
-    if let Some(rule) = live.settings.release_silent
-        && let Some(token) = held_before(&settled.0)
-        && in_time(live, live.heard.note(&live.locks, &claim.machine, token, rule.after)).await?
-    {
-        // Its slot may have been given back just before that was noted.
-        settled = settle().await?;
+    if let Some(token) = held_before(&settled.0) {
+        live.heard.asked(token);
+        match live.settings.release_silent {
+            None => live.heard.not_noted(),
+            Some(rule) => {
+                let noted = live.heard.note(&live.locks, &claim.machine, token, rule.after);
+                if in_time(live, noted).await? {
+                    // Its slot may have been given back just before that was noted.
+                    settled = settle().await?;
+                }
+            }
+        }
     }
     match settled {
         (Settled::Turn(Turn::Granted(acquired)), _) => granted(claim, acquired),

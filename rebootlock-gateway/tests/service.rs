@@ -127,6 +127,25 @@ fn sockets_of_systemd_are_used() {
     gw.get("/healthz").is_granted();
 }
 
+#[test]
+fn nobody_is_told_to_listen_where_systemd_does_not() {
+    use std::os::unix::process::CommandExt as _;
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let fleet = Fleet::new("[gateway]\nlisten = \"0.0.0.0:9090\"\nplain_http = true\n");
+    let output = std::process::Command::new("/bin/sh")
+        .args(["-c", "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\""])
+        .args([support::BINARY, "serve", "--config", fleet.config().to_str().unwrap()])
+        .args(["--endpoint", &format!("sqlite:{}", fleet.store().display())])
+        .env_clear()
+        .stdin(Stdio::from(std::os::fd::OwnedFd::from(socket)))
+        .process_group(0)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("nobody could reach 0.0.0.0:9090 of [gateway] listen"), "{said}");
+}
+
 struct Pki {
     authority: CertifiedIssuer<'static, KeyPair>,
 }

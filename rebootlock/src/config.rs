@@ -205,8 +205,26 @@ impl Settings {
                 level: log.level.unwrap_or_else(|| "info".to_owned()),
             },
         };
+        check_silent(&decided).map_err(&mut *note).ok()?;
         store::check_without_store(&decided).map_err(note).ok()?;
         Some(decided)
+    }
+}
+
+/// Nobody's slot is given up before it was said that it is overdue.
+fn check_silent(settings: &Settings) -> Result<(), ConfigError> {
+    let (rule, alarm) = (settings.gateway.release_silent, settings.reboot.overdue_after);
+    match rule.filter(|rule| rule.after < alarm) {
+        None => Ok(()),
+        Some(rule) => Err(ConfigError::Setting {
+            setting: "gateway.release_silent_after_secs",
+            problem: format!(
+                "{} would give slots back before they are overdue, so that nobody were told; expected \
+                 at least the {} of [reboot] overdue_after_secs",
+                rule.after.as_secs(),
+                alarm.as_secs()
+            ),
+        }),
     }
 }
 

@@ -209,8 +209,7 @@ impl Carer<'_> {
                 run_actions(self.live, self.cluster, &subject, machine, *token, timeout).await;
             }
             Next::Finish => {
-                self.finish(grant).await?;
-                return Ok(false);
+                return self.finish(grant).await;
             }
         }
         Ok(true)
@@ -225,7 +224,8 @@ impl Carer<'_> {
             tracing::warn!(id = %self.held.machine, %how, "a completion check says nothing");
         }
         let now = UnixTime::now();
-        self.write(|record| course::checked(record, &how, now)).await
+        let enough = self.cluster.completion_successes;
+        self.write(|record| course::checked(record, &how, enough, now)).await
     }
 
     async fn panic(&self, grant: &GoaheadGrant) -> Result<(), LockError> {
@@ -237,9 +237,10 @@ impl Carer<'_> {
              `rebootlockctl unlock`, and nobody else of its cluster goes"
         );
         let subject = self.subject(last_uptime(grant));
-        subject
-            .run_all(&self.cluster.panic_actions, self.settings.action_timeout, "panic action")
-            .await;
+        let (actions, timeout) = (&self.cluster.panic_actions, self.settings.action_timeout);
+        if !subject.run_all(actions, timeout, "panic action").await {
+            return Ok(());
+        }
         let now = UnixTime::now();
         self.write(|record| {
             if let Some(Ok(mut grant)) = GoaheadGrant::of(record) {
@@ -250,15 +251,19 @@ impl Carer<'_> {
         .await
     }
 
-    async fn finish(&self, grant: &GoaheadGrant) -> Result<(), LockError> {
+    /// `true`: it is not over yet.
+    async fn finish(&self, grant: &GoaheadGrant) -> Result<bool, LockError> {
         let Held { group, machine, token, .. } = self.held;
         let subject = self.subject(last_uptime(grant));
         let timeout = self.settings.action_timeout;
-        subject.run_all(&self.cluster.completion_actions, timeout, "completion action").await;
+        let actions = &self.cluster.completion_actions;
+        if !subject.run_all(actions, timeout, "completion action").await {
+            return Ok(true);
+        }
         // It may have said meanwhile that it has not rebooted.
         let record = self.live.locks.rewrite(group, machine, *token, |_| {}).await?;
         if record.state != Some(HolderState::Verifying) {
-            return Ok(());
+            return Ok(true);
         }
         store::forget(self.live, machine, &grant.request_id).await?;
         let release = Release::of(*token, Ended::Steady);
@@ -272,7 +277,7 @@ impl Carer<'_> {
                 "the machine is back; slot given back"
             );
         }
-        Ok(())
+        Ok(false)
     }
 
     async fn write(&self, change: impl Fn(&mut HolderRecord)) -> Result<(), LockError> {

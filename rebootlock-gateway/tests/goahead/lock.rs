@@ -175,7 +175,7 @@ fn who_should_be_back_is_counted() {
     record["startTime"] = 1.into();
     fleet.put(key, &record.to_string());
     let metrics = gw.get("/metrics").body;
-    assert!(metrics.contains("overdue_holders{group=\"web\"} 1"), "{metrics}");
+    assert!(metrics.contains("overdue_holders{group=\"web\",state=\"silent\"} 1"), "{metrics}");
     assert!(
         metrics.contains("route=\"goahead-request\",kind=\"success\",status=\"200\"} 1"),
         "{metrics}"

@@ -382,6 +382,11 @@ impl GatewaySettings {
         }
     }
 
+    /// Whether somebody said where to listen, and it is not where it is anyway.
+    pub fn says_where(&self) -> bool {
+        self.listen != [LISTEN]
+    }
+
     /// Whether nothing was asked for that makes `address` too open.
     pub fn may_listen(&self, address: SocketAddr) -> bool {
         self.plain_http || self.tls.is_some() || address.ip().is_loopback()
