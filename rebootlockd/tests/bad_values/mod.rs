@@ -229,4 +229,8 @@ pub(crate) const BAD_VALUES: &[(&str, &str)] = &[
         "rebootlock.toml:2:20: `credentials_file`: \"clients.toml\" is not a full path; expected one that begins with /"),
     ("[reboot]\nmethod = \"command\"\ncommand = [\"/bin/sh\", \"-c\", \"logger ${REBOOTLOCK_REASON}; reboot\"]",
         "rebootlock.toml:3:28: `command`: ${REBOOTLOCK_REASON} in a script after `-c` would run as part of it, whoever wrote the reason; the shell has it as a variable: \\\"$REBOOTLOCK_REASON\\\", with the quotes and without braces"),
+    ("[[window]]\nrange = \"Mon-Tue 22:00-Wed 04:00\"",
+        "x"),
+    ("[[window]]\nrange = \"\"",
+        "x"),
 ];
