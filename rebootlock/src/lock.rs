@@ -424,7 +424,7 @@ impl LockManager {
         groups.iter().find_map(|group| {
             let entry = snapshot.get(&self.keys.cooldown(group))?;
             let cooldown = Cooldown::from_json(&entry.value).ok().map(Box::new);
-            let left = cooldown.as_ref().map_or(0, |c| c.until().seconds_since(UnixTime::now()));
+            let left = cooldown.as_ref().map_or(0, |c| c.until().seconds_since(self.now()));
             let left = Duration::from_secs(left);
             Some(LockError::CoolingDown { group: group.clone(), cooldown, left })
         })
