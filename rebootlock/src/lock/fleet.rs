@@ -23,6 +23,8 @@ pub struct Forgotten {
     pub disruption: bool,
     /// Its places in the queues of these groups.
     pub places: Vec<Group>,
+    /// What its agent said of it, or somebody by hand in its place.
+    pub presence: bool,
 }
 
 /// How forgetting a machine ended.
@@ -142,7 +144,8 @@ impl LockManager {
 
     /// Takes away what is known of a machine that will not come back: its place in the roster, its
     /// request, its hold, its wish to be disrupted, its places in queues. Not its slots, which are freed by a release alone;
-    /// and nothing of a machine whose agent is there, unless `even_if_present`.
+    /// and nothing of a machine whose agent is there, unless `even_if_present`: then what the agent
+    /// said goes too, as what hangs on no lease would stay for ever. One that lives says it again.
     ///
     /// # Errors
     /// [`LockError::Damaged`] if a semaphore cannot be read, or what the store says.
@@ -182,12 +185,13 @@ impl LockManager {
                 hold: there(&hold),
                 disruption: there(&wish),
                 places: places.clone(),
+                presence: there(&present),
             };
             if gone == Forgotten::default() {
                 return Ok(Decision::Done(Forgetting::Unknown));
             }
             let mut txn = keys.iter().fold(Txn::new(), |txn, key| txn.when(before.unchanged(key)));
-            for key in [&roster, &request, &hold, &wish, &time] {
+            for key in &keys {
                 txn = txn.delete(key.clone());
             }
             for group in &places {
