@@ -5,10 +5,12 @@
 
 pub mod conformance;
 mod etcd;
+mod feed;
 mod gateway;
 mod lease;
 mod memory;
 mod open;
+mod rotation;
 mod sqlite;
 
 use std::collections::BTreeMap;
