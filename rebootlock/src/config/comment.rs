@@ -32,8 +32,8 @@ mod tests {
 
     #[test]
     fn long_text_is_folded_under_its_beginning_and_no_line_escapes() {
-        let text = comment("- ", &format!("{} b\n[store]", "a".repeat(90)));
-        assert_eq!(text, format!("# - {}\n#   b [store]\n", "a".repeat(90)));
+        let text = comment("- ", &format!("{} b\n[store]", "a".repeat(95)));
+        assert_eq!(text, format!("# - {}\n#   b [store]\n", "a".repeat(95)));
         assert!(text.lines().all(|line| line.starts_with("# ")));
     }
 }
