@@ -24,9 +24,29 @@ Examples:
   rebootlock-gateway hash
       the hash of a password, for the file with credentials
 
-Zincati's base_url ends in a slash: base_url = \"http://10.0.0.5:9090/\"";
+Zincati's base_url ends in a slash: base_url = \"http://10.0.0.5:9090/\"
 
-/// The HTTP service of the rebootlock fleet reboot lock.
+Exit codes:
+  0 done or stopped, 1 failed, 2 bad configuration, 64 wrong command line";
+
+const SERVES: &str = "\
+What is served, all on the same lock:
+  /v1/pre-reboot, /v1/steady-state    FleetLock clients: Zincati, and agents without a store
+  /v1/request/…, /v1/inquire/…        goahead's clients, with [[gateway.goahead.cluster]]
+  /api/v1/request                     disruption-manager's clients
+  /                                   the page for people
+  /api/v1/…                           the same for programs: what is, and what operators do
+  /api/v1/store/…                     the store, for agents and rebootlockctl: gateway+http(s)://
+  /healthz, /readyz, /metrics         for whoever watches the service
+
+Other machines need TLS, or --plain-http. Who may look, act and ask is in the file with
+credentials. SIGHUP reads the configuration again, SIGTERM answers what is under way and stops.
+
+Exit codes:
+  0 stopped, 1 failed (the port is taken), 2 bad configuration, 64 wrong command line";
+
+/// The HTTP service of the rebootlock fleet reboot lock: slots for clients of FleetLock, goahead and
+/// disruption-manager, a page and an API for people, the store for agents that cannot reach it.
 #[derive(Debug, Parser)]
 #[command(name = "rebootlock-gateway", version, about, after_help = EXAMPLES)]
 pub struct Cli {
@@ -41,7 +61,8 @@ pub struct Cli {
 /// What the gateway can be told to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve FleetLock clients such as Zincati
+    /// Serve machines that ask for slots, people, and agents whose store this is
+    #[command(after_help = SERVES)]
     Serve(ServeArgs),
     /// Serve as goahead does, from its own files: -config FILE is its config.yml [default: ./config.yml]
     GoaheadCompat(GoaheadArgs),

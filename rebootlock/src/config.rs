@@ -4,6 +4,7 @@
 //! member by member; the result becomes [`Settings`] once, validated, with no `Option` that means
 //! "default". Nothing reads the environment after that.
 
+mod comment;
 mod detector;
 mod file;
 mod fragment;
@@ -24,6 +25,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::comment::comment;
 pub use self::detector::{DetectorKind, DetectorSettings, Source as DetectorSource};
 pub use self::file::{ConfigError, DEFAULT_FILE, Files, read_files};
 pub use self::fragment::{

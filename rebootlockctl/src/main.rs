@@ -6,6 +6,7 @@ mod commands;
 mod failure;
 mod output;
 mod session;
+mod signals;
 mod view;
 
 use std::process::ExitCode;

@@ -8,7 +8,7 @@ mod pattern;
 
 use std::path::{Path, PathBuf};
 
-use rebootlock::config::{CommandLine, Pattern};
+use rebootlock::config::{CommandLine, Pattern, comment};
 use toml::Value;
 
 use self::file::{At, Cluster, Contents, Main};
@@ -18,9 +18,6 @@ use crate::goahead::duration::GoDuration;
 /// Where the store is if goahead was not told where to keep its state: its own default is a folder
 /// that everybody may write to and a reboot empties.
 const STORE: &str = "/var/lib/rebootlock-gateway/lock.db";
-
-/// Comments are no wider than this.
-const WIDTH: usize = 100;
 
 /// What is wrong, after its line and column.
 type Fault = String;
@@ -466,29 +463,6 @@ impl Lines {
         self.text.push_str(&comment("", text.as_ref()));
         self.notes.push(text.as_ref().to_owned());
     }
-}
-
-/// Lines of a comment, none of them ended by what came from outside.
-fn comment(first: &str, text: &str) -> String {
-    let plain = |c: char| if c.is_control() { ' ' } else { c };
-    let text: String = text.chars().map(plain).collect();
-    let mut lines = String::new();
-    let mut line = format!("# {first}");
-    let mut is_empty = true;
-    for word in text.split(' ').filter(|word| !word.is_empty()) {
-        if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
-            lines.push_str(&line);
-            lines.push('\n');
-            line = format!("# {}", " ".repeat(first.len()));
-            is_empty = true;
-        }
-        if !is_empty {
-            line.push(' ');
-        }
-        line.push_str(word);
-        is_empty = false;
-    }
-    lines + &line + "\n"
 }
 
 #[cfg(test)]

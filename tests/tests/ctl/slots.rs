@@ -70,7 +70,7 @@ async fn a_slot_in_one_group_is_not_taken_for_one_in_all() {
     let holder = keys().holder(&Group::default(), &machine("a"));
     op.put(&holder, r#"{"machineID":"a","startTime":1,"via":"agent"}"#).await;
     let ran = op.ctl("lock a --group default --group lb").await;
-    ran.failed(1, &["group default from elsewhere, but none in lb; unlock it first"]);
+    ran.failed(1, &["group default from elsewhere, but none in group lb; unlock it first"]);
 }
 
 #[tokio::test]
