@@ -41,7 +41,7 @@ DBUSDIR     := $(SYSCONFDIR)/dbus-1/system.d
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build release demo test test-rust test-doc check-units bench model fmt lint deny install uninstall clean
+.PHONY: help setup build release demo test test-rust test-doc check-units bench model fuzz fmt lint deny install uninstall clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ check-units: ## units, bus policy, sysusers, tmpfiles and the default config
 
 model: ## the protocol's model, deeper than the tests check it: minutes, and gigabytes
 	$(CARGO) run --release --package rebootlock-tests --bin model
+
+fuzz: ## a hundred thousand requests that are nearly right, to every door of the gateway
+	REBOOTLOCK_FUZZ_REQUESTS=100000 $(CARGO) test --package rebootlock-gateway --test fuzz -- --nocapture
 
 bench: setup ## figures beside a reference from the same run
 	$(CARGO) build --release --workspace --bins
