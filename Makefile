@@ -41,7 +41,7 @@ DBUSDIR     := $(SYSCONFDIR)/dbus-1/system.d
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build release demo test test-rust test-doc test-systemd check-units bench model faults fmt lint deny install uninstall clean
+.PHONY: help setup build release demo test test-rust test-doc test-systemd check-units bench model fuzz faults fmt lint deny install uninstall clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ model: ## the protocol's model, deeper than the tests check it: minutes, and gig
 
 faults: setup build ## fifty agents on a real cluster, mistreated for two minutes
 	REBOOTLOCK_FAULT_SECS=120 $(CARGO) test --package rebootlock-tests --test fleet_faults -- --nocapture
+
+fuzz: ## a hundred thousand requests that are nearly right, to every door of the gateway
+	REBOOTLOCK_FUZZ_REQUESTS=100000 $(CARGO) test --package rebootlock-gateway --test fuzz -- --nocapture
 
 bench: setup ## figures beside a reference from the same run
 	$(CARGO) build --release --workspace --bins

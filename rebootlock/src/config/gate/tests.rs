@@ -286,11 +286,13 @@ fn a_bad_value_is_named_with_its_place_and_what_is_allowed() {
         ),
         (
             "type = \"prometheus\"\nurl = \"http://h/\"\nquery = 'up{a=\"x\",b=`${RC_PHASE}`}'",
-            "4:9: `query`: variables belong between double or single quotes",
+            "4:9: `query`: variables belong between double or single quotes: anywhere else, and \
+             between backticks, their values could not be taken literally",
         ),
         (
             "type = \"prometheus\"\nurl = \"http://h/\"\nquery = 'up > ${RC_LOCK_ATTEMPTS}'",
-            "4:9: `query`: variables belong between double or single quotes",
+            "4:9: `query`: variables belong between double or single quotes: anywhere else, and \
+             between backticks, their values could not be taken literally",
         ),
         (
             "type = \"prometheus\"\nurl = \"http://h/\"\nquery = \" \"",
