@@ -212,6 +212,9 @@ pub struct Waiter {
     /// Higher goes first.
     #[serde(default)]
     pub priority: u32,
+    /// With a priority, the revision of the store since which the others must have come to be overtaken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overtakes_from: Option<u64>,
     /// What the machine calls itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
@@ -341,6 +344,7 @@ impl Claim {
             machine_id: self.machine.to_string(),
             since,
             priority: self.priority,
+            overtakes_from: None,
             hostname: self.hostname.clone(),
             groups: self.group_names(),
             reason: self.reason.clone(),

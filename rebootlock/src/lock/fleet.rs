@@ -184,7 +184,9 @@ impl LockManager {
                 txn = txn.delete(key.clone());
             }
             for group in &places {
-                txn = txn.delete(self.keys.waiter(group, machine));
+                txn = txn
+                    .delete(self.keys.waiter(group, machine))
+                    .delete(self.keys.urgent(group, machine));
             }
             Ok(Decision::Commit(txn, Forgetting::Done(gone)))
         })

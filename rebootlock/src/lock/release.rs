@@ -125,20 +125,24 @@ impl LockManager {
         loop {
             self.grant_cooldowns(&action, &groups, &release.ended, &mut leases).await?;
             let keys = self.keys_of(&groups, machine);
-            let outcome = self
+            let ended = self
                 .settle_from(&action, &keys, known.take(), |before| {
                     self.decide_release(&groups, machine, release, &leases, before)
                 })
                 .await
-                .map(|(outcome, _)| outcome);
-            match outcome {
-                Ok(Outcome::Settled(released)) => {
+                .map(|ended| (ended.answer, ended.unanswered));
+            match ended {
+                // A commit that was never answered has done it, and the cooldowns hang on the leases.
+                Ok((Outcome::Settled(Released::NotHeld), Some(Outcome::Settled(freed)))) => {
+                    return Ok(freed);
+                }
+                Ok((Outcome::Settled(released), _)) => {
                     if released == Released::NotHeld {
                         self.end_unused(leases).await;
                     }
                     return Ok(released);
                 }
-                Ok(Outcome::AlsoHolds(more)) => {
+                Ok((Outcome::AlsoHolds(more), _)) => {
                     groups = sorted_groups(groups.into_iter().chain(more));
                 }
                 Err(LockError::Store { source: StoreError::LeaseGone, .. })
