@@ -35,7 +35,7 @@ pub use self::acquire::Acquired;
 use self::acts::Note;
 pub use self::acts::{ACTS_KEPT, Done};
 pub use self::advance::Advance;
-pub use self::disruption::{Followed, Rewrite, Timed};
+pub use self::disruption::{Rewrite, Timed, Wanted};
 pub use self::fleet::{Forgetting, Forgotten};
 pub use self::history::{HISTORY_KEPT, Remembered};
 pub use self::overdue::OverdueRelease;

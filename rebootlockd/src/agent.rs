@@ -1,6 +1,7 @@
 //! The loop around the policy: one action at a time, each answered with one event.
 
 mod before;
+mod draining;
 mod health;
 mod overdue;
 mod reboot;
@@ -20,9 +21,8 @@ use rebootlock::cli::exit;
 use rebootlock::config::{DetectorSettings, Strategy};
 use rebootlock::host;
 use rebootlock::id::{BootId, Group, MachineId, Token};
-use rebootlock::lock::LockError;
 use rebootlock::record::{Claim, HolderRecord, Presence, UnixTime, Via};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -38,7 +38,7 @@ use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::outcome::Outcome;
 use crate::pass::Report;
-use crate::policy::{Action, Event, START, step};
+use crate::policy::{Action, Event, START, State, step};
 use crate::presence::Shown;
 use crate::slots::Slots;
 use crate::want::{Want, Wants};
@@ -117,6 +117,8 @@ pub struct Agent {
     pace: Pace,
     /// Whether the last order to reboot was taken.
     ordered: bool,
+    /// When the permit is too old to be used; never for one that nobody gives.
+    permit_ends: Option<tokio::time::Instant>,
     /// Whether the next one passes over inhibitors.
     force: bool,
     /// Since when this agent lives.
@@ -130,6 +132,10 @@ pub struct Agent {
     back_off: BackOff,
     /// Why nothing goes on, as said last: each thing is said once.
     trouble: Option<String>,
+    /// Where a single pass says that it has waited for too long.
+    gave_up: Option<mpsc::Sender<String>>,
+    /// Since when it has been waiting for the same thing.
+    stuck_since: Option<tokio::time::Instant>,
     /// Whose slot stays because enough were freed today.
     spent_on: Option<MachineId>,
     /// How the present pass ends, as said last.
@@ -163,6 +169,7 @@ impl Agent {
         slots: Slots,
         machine: MachineId,
         boot: Boot,
+        memento: MementoFile,
         coordinator: Coordinator,
         metrics: Metrics,
     ) -> Self {
@@ -233,7 +240,7 @@ impl Agent {
             }
         }
         let mut agent = Self {
-            memento: MementoFile::new(&options.run.state_dir),
+            memento,
             hostname: host::hostname(),
             wants: Wants::new(receivers),
             sources,
@@ -253,6 +260,7 @@ impl Agent {
             settle_in: server::SETTLE_FIRST,
             pace: Pace::new(options.settings.agent.poll),
             ordered: false,
+            permit_ends: None,
             force: false,
             began: tokio::time::Instant::now(),
             held_up_since: None,
@@ -260,6 +268,8 @@ impl Agent {
             wanted_since: None,
             back_off: BackOff::None,
             trouble: None,
+            gave_up: None,
+            stuck_since: None,
             spent_on: None,
             outcome: None,
             report: Report::default(),
@@ -288,23 +298,27 @@ impl Agent {
             dry_run = self.options.run.dry_run,
             "started"
         );
+        let (gave_up, mut given_up) = mpsc::channel(1);
+        self.gave_up = self.options.run.once.then_some(gave_up);
         let (mut state, mut action) = START;
         let code = loop {
             if self.pass_is_over(action) {
                 break Some(self.code());
             }
             let event = tokio::select! {
-                answer = self.act(action) => match answer {
-                    Ok(event) => event,
-                    Err(PassOver::Failed(why)) => {
-                        tracing::error!(why, "the pass failed");
-                        self.outcome = None;
-                        self.report.why = why;
-                        break Some(exit::FAILED);
-                    }
-                    Err(PassOver::Concluded) => break Some(self.code()),
-                },
+                answer = self.act(action) => answer,
+                Some(why) = given_up.recv() => Err(PassOver::Failed(why)),
                 () = stop.cancelled() => break None,
+            };
+            let event = match event {
+                Ok(event) => event,
+                Err(PassOver::Failed(why)) => {
+                    tracing::error!(why, "the pass failed");
+                    self.outcome = None;
+                    self.report.why = why;
+                    break Some(exit::FAILED);
+                }
+                Err(PassOver::Concluded) => break Some(self.code()),
             };
             match step(state, event) {
                 Ok((next, then)) => {
@@ -329,6 +343,12 @@ impl Agent {
             tracing::info!(
                 "a slot came at the last moment; it is kept, and found at the next start"
             );
+        }
+        if state == State::Rebooting {
+            let why = "a reboot was ordered and is not confirmed; the slot is kept, and the next start \
+                       looks what came of it";
+            tracing::warn!("{why}");
+            self.say(why);
         }
         if code.is_some() {
             self.show_once().await;
@@ -376,7 +396,7 @@ impl Agent {
             Action::AskForPermit => self.ask_for_permit().await,
             Action::Reboot => self.reboot().await,
             Action::AwaitEnd => self.await_end().await,
-            Action::Verify => self.verify().await,
+            Action::Verify => self.verify().await?,
             Action::Release => self.release().await,
             Action::BackOff => self.back_off().await,
         })
@@ -415,6 +435,12 @@ impl Agent {
             self.conclude(Closed::new(Outcome::Ready, "the reboot is permitted already"));
             return true;
         }
+        if action == Action::AwaitEnd {
+            let why = "this machine may be going down: a reboot was ordered, a shutdown is under way, or \
+                       logind does not say that none is";
+            self.conclude(Closed::new(Outcome::HealthBlocked, why));
+            return true;
+        }
         action == Action::BackOff && self.outcome.is_some()
     }
 
@@ -443,27 +469,6 @@ impl Agent {
         claim.reason = reason;
         claim.priority = wished.max(self.options.settings.agent.priority);
         claim
-    }
-
-    /// Says why nothing goes on, in the log only when it is news, and waits before the next try:
-    /// less than a second where time may cure it, so that a store's return is noticed at once.
-    async fn stuck(&mut self, doing: &str, error: &LockError) {
-        self.complain(doing, error.to_string());
-        let longest = if error.is_transient() { 750 } else { 5000 };
-        let pause = rand::rng().random_range(longest / 3..=longest);
-        tokio::time::sleep(Duration::from_millis(pause)).await;
-    }
-
-    fn complain(&mut self, doing: &str, why: String) {
-        if self.trouble.as_ref() != Some(&why) {
-            tracing::warn!(error = why, "{doing}");
-            self.say(&format!("{doing}: {why}"));
-            self.trouble = Some(why);
-        }
-    }
-
-    fn clear_trouble(&mut self) {
-        self.trouble = None;
     }
 
     async fn logind(&mut self) -> zbus::Result<Logind> {

@@ -530,8 +530,15 @@ async fn only_who_is_gone_is_forgotten_and_never_a_slot() {
     locks.hold(&a, &hold(None)).await.unwrap();
     put(&locks, locks.keys().request(&a), "{}").await;
     put(&locks, locks.keys().waiter(&lb, &a), "{}").await;
-    let gone =
-        Forgotten { roster: true, request: true, hold: true, places: vec![lb], presence: true };
+    put(&locks, locks.keys().disruption(&a), "?").await;
+    let gone = Forgotten {
+        roster: true,
+        request: true,
+        hold: true,
+        disruption: true,
+        places: vec![lb],
+        presence: true,
+    };
     assert_eq!(locks.forget(&a, true).await.unwrap(), Forgetting::Done(gone));
     assert_eq!(locks.forget(&a, false).await.unwrap(), Forgetting::Unknown);
 }
@@ -550,6 +557,31 @@ async fn a_record_that_no_agent_keeps_can_be_forgotten() {
         assert_eq!(locks.forget(&a, true).await.unwrap(), Forgetting::Done(gone));
         assert!(locks.fleet(&[Group::default()]).await.unwrap().members.is_empty());
         assert_eq!(locks.forget(&a, true).await.unwrap(), Forgetting::Unknown);
+    }
+}
+
+/// Else it would get another slot at once, as long as its wish lasts.
+#[tokio::test]
+async fn unlocking_a_client_of_disruption_manager_ends_its_wish() {
+    let locks = manager();
+    let a = machine("a");
+    for (via, release, stays) in [
+        (Via::DisruptionManager, Ended::Unlocked { by: "eve".to_owned() }, false),
+        (Via::DisruptionManager, Ended::Steady, true),
+        (Via::Ctl, Ended::Unlocked { by: "eve".to_owned() }, true),
+    ] {
+        let wish = [locks.keys().disruption(&a), locks.keys().disruption_timer(&a)];
+        for key in &wish {
+            put(&locks, key.clone(), "{}").await;
+        }
+        let claim = Claim::new(a.clone(), [], via);
+        locks.acquire(&claim).await.unwrap();
+        let release = Release { token: None, ended: release };
+        let freed = locks.release(claim.groups(), &a, &release).await.unwrap();
+        assert!(matches!(freed, Released::Freed(_)), "{freed:?}");
+        for key in wish {
+            assert_eq!(value(&locks, &key).await.is_some(), stays, "{key}");
+        }
     }
 }
 

@@ -134,7 +134,10 @@ impl Agent {
                 )),
                 (Some(closed), _) => Some(closed),
                 (None, Err(error)) => Some(Closed::new(Outcome::HealthBlocked, error.to_string())),
-                (None, Ok(())) => self.look(Phase::PreLock).await,
+                (None, Ok(())) => match self.look(Phase::PreLock).await {
+                    None => self.logind_is_silent().await,
+                    closed => closed,
+                },
             };
             let Some(closed) = closed else {
                 self.go_on();

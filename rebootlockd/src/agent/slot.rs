@@ -378,24 +378,48 @@ impl Agent {
 
     pub(super) fn remember_as(&self, held: Option<&Held>, stage: Stage) -> Option<std::io::Error> {
         let before = self.memento.load();
-        let same_boot = self.is_of_this_boot(&before);
-        let asked = held.filter(|_| self.slots.locks().is_none()).map(|held| Asked {
+        // What an earlier boot has left undone is found even if the slot is lost meanwhile.
+        let came_back = held.is_some() && self.is_back(&before);
+        let mut memento = self.of_this_boot(before);
+        memento.token = held.map(|held| held.token);
+        memento.groups = held.map(|held| held.groups.clone()).unwrap_or_default();
+        memento.asked = held.filter(|_| self.slots.locks().is_none()).map(|held| Asked {
             server: self.slots.location(),
             id: held.machine.to_string(),
             group: held.group(),
             stage,
         });
-        self.save(&Memento {
+        memento.back_at_secs = match came_back {
+            true => memento.back_at_secs.or(Some(self.kernel_up_for().as_secs())),
+            false => None,
+        };
+        self.save(&memento)
+    }
+
+    /// What of it counts in this boot.
+    pub(super) fn of_this_boot(&self, memento: Memento) -> Memento {
+        if self.is_of_this_boot(&memento) {
+            return memento;
+        }
+        Memento {
             boot_id: Some(self.boot_id.clone()),
-            token: held.map(|held| held.token),
-            groups: held.map(|held| held.groups.clone()).unwrap_or_default(),
-            asked,
-            hooks_done: if same_boot { before.hooks_done } else { Vec::new() },
-            ordered: same_boot && before.ordered,
-            announced: before.announced.filter(|_| same_boot),
-            counted: before.counted.filter(|_| same_boot),
-            tried: before.tried,
-        })
+            token: memento.token,
+            groups: memento.groups,
+            asked: memento.asked,
+            tried: memento.tried,
+            ..Memento::default()
+        }
+    }
+
+    /// Whether this machine has rebooted, or was drained for a reboot, before this boot, and has not been
+    /// found well since.
+    pub(super) fn is_back(&self, memento: &Memento) -> bool {
+        match self.is_of_this_boot(memento) {
+            true => memento.back_at_secs.is_some(),
+            false => {
+                memento.ordered || !memento.hooks_done.is_empty() || memento.back_at_secs.is_some()
+            }
+        }
     }
 
     /// Whether this was written down in this boot.

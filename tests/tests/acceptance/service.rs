@@ -72,11 +72,26 @@ async fn stopped_while_the_reboot_command_runs_it_keeps_the_slot_and_lets_the_co
     scene.member.start().await.unwrap();
     scene.wait_file("begun").await;
     scene.member.agent().unwrap().signal(Signal::TERM).unwrap();
+    let said = "a reboot was ordered and is not confirmed; the slot is kept";
+    scene.member.wait_log(said).await.unwrap();
     assert!(scene.member.agent().unwrap().wait_exit(SOON).await.unwrap().success());
     store.look.wait_state("a", &HolderState::Rebooting).await.unwrap();
     scene.touch("go");
     scene.wait_reboots(1).await;
     assert!(store.look.record("a").await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_nobody_could_hold_up_takes_no_slot_while_logind_is_away() {
+    let store = Store::new();
+    let mut scene = Scene::new("a", &store, Config::default()).await;
+    scene.due().member.machine.logind.stop().await;
+    scene.member.start().await.unwrap();
+    let said = scene.member.wait_log("status=\"health_blocked\"").await.unwrap();
+    assert!(said.contains("logind does not answer"), "{said}");
+    assert!(!store.look.locks.status(&Group::default()).await.unwrap().exists, "never asked for");
+    scene.member.machine.logind.start().await.unwrap();
+    scene.wait_reboots(1).await;
 }
 
 /// Case 32.
