@@ -143,9 +143,10 @@ impl LockManager {
     }
 
     /// Takes away what is known of a machine that will not come back: its place in the roster, its
-    /// request, its hold, its wish to be disrupted, its places in queues. Not its slots, which are freed by a release alone;
-    /// and nothing of a machine whose agent is there, unless `even_if_present`: then what the agent
-    /// said goes too, as what hangs on no lease would stay for ever. One that lives says it again.
+    /// request, its hold, its wish to be disrupted, its places in queues. Not its slots, which are freed
+    /// by a release alone; and nothing of a machine whose agent is there, unless `even_if_present`: then
+    /// what the agent said goes too, as what hangs on no lease would stay for ever. One that lives says
+    /// it again.
     ///
     /// # Errors
     /// [`LockError::Damaged`] if a semaphore cannot be read, or what the store says.
@@ -195,7 +196,9 @@ impl LockManager {
                 txn = txn.delete(key.clone());
             }
             for group in &places {
-                txn = txn.delete(self.keys.waiter(group, machine));
+                txn = txn
+                    .delete(self.keys.waiter(group, machine))
+                    .delete(self.keys.urgent(group, machine));
             }
             Ok(Decision::Commit(txn, Forgetting::Done(gone)))
         })
