@@ -419,12 +419,18 @@ impl LockManager {
         Some(LockError::Held { machine: machine.clone(), hold })
     }
 
+    /// Whether one of `groups` cools down after a machine that came back, as configured here.
+    pub fn has_cooldown(&self, groups: &[Group]) -> bool {
+        let cooldowns = groups.iter().filter_map(|group| self.cooldowns.get(group));
+        cooldowns.into_iter().any(|time| !time.is_zero())
+    }
+
     /// Which of `groups` cools down.
     fn cooldown_in_force(&self, snapshot: &Snapshot, groups: &[Group]) -> Option<LockError> {
         groups.iter().find_map(|group| {
             let entry = snapshot.get(&self.keys.cooldown(group))?;
             let cooldown = Cooldown::from_json(&entry.value).ok().map(Box::new);
-            let left = cooldown.as_ref().map_or(0, |c| c.until().seconds_since(UnixTime::now()));
+            let left = cooldown.as_ref().map_or(0, |c| c.until().seconds_since(self.now()));
             let left = Duration::from_secs(left);
             Some(LockError::CoolingDown { group: group.clone(), cooldown, left })
         })

@@ -215,7 +215,8 @@ not: see `unlock`.")]
         /// Which machine
         #[arg(value_name = "ID")]
         machine: MachineId,
-        /// Even though its agent is there; it enrols again when it starts
+        /// Even though its agent is there, or seems to be: one that lives shows itself again within ten
+        /// minutes, and enrols again when it starts
         #[arg(long)]
         force: bool,
     },

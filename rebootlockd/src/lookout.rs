@@ -165,12 +165,23 @@ impl Lookout {
         Some(Closed { outcome, why: verdict.sentence(&TimeZone::system()), until: next })
     }
 
+    /// Whether it is configured how well the others must be.
+    pub fn judges_others(&self) -> bool {
+        self.rules.is_some()
+    }
+
     /// Whether the others are well enough for this machine to go.
     ///
     /// # Errors
     /// What the store says: then it is not known.
     pub async fn others(&self, phase: Phase) -> Result<Option<Closed>, LockError> {
         let Some(locks) = &self.locks else {
+            if self.judges_others() {
+                self.metrics.cluster_health_checked(phase.into(), ClusterHealth::Error);
+                let why = "how the other machines are is not known: this strategy has no store to \
+                           look in, and a gate of type cluster asks for one";
+                return Ok(Some(Closed::new(Outcome::HealthBlocked, why)));
+            }
             self.metrics.cluster_health_checked(phase.into(), ClusterHealth::Skipped);
             return Ok(None);
         };

@@ -153,6 +153,7 @@ impl<'a> Look<'a> {
             return Ok(Closed::new(Outcome::HealthBlocked, error.to_string()));
         }
         if !self.args.skip_health
+            && !self.args.skip_lock
             && let Some(closed) = self.lookout.others(Phase::PreLock).await?
         {
             return Ok(closed);

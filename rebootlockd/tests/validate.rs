@@ -210,6 +210,29 @@ fn what_cannot_work_is_a_warning() {
 }
 
 #[test]
+fn what_asks_for_a_store_is_a_warning_where_the_strategy_has_none() {
+    let machine = Machine::fine(
+        "[[gate]]\ntype = \"cluster\"\nmin_healthy = 1\n\
+         [[group]]\nname = \"default\"\ncooldown_secs = 60\n",
+    );
+    for (strategy, warnings) in [
+        (
+            "reboot",
+            &[
+                "gate `cluster`: strategy `reboot` has no store",
+                "[[group]] cooldown_secs: without effect with strategy `reboot`",
+            ][..],
+        ),
+        ("best-effort", &["gate `cluster`: is closed while the store does not answer"]),
+        ("etcd-lock", &[]),
+    ] {
+        let said = machine.validate(&["--strategy", strategy], &[]).stderr;
+        assert_eq!(said.lines().count(), warnings.len(), "{said}");
+        assert!(warnings.iter().all(|warning| said.contains(warning)), "{said}");
+    }
+}
+
+#[test]
 fn programs_can_read_it() {
     let machine = Machine::new("[agent]\npoll_secs = 0\n");
     let said = machine.validate(&["--output", "json"], &[]);

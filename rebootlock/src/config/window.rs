@@ -45,7 +45,7 @@ pub struct WindowSettings {
     pub name: String,
     /// What it does.
     pub action: Action,
-    /// WindowRule it is open.
+    /// When it is open.
     pub rule: WindowRule,
     /// Whose wall clock that means; this machine's if it says nothing.
     pub zone: Option<TimeZone>,
@@ -55,7 +55,7 @@ pub struct WindowSettings {
     pub splay: Duration,
 }
 
-/// WindowRule a window is open.
+/// When a window is open, as far as that is known before files are read.
 #[derive(Debug, Clone, PartialEq)]
 pub enum WindowRule {
     /// By a rule.

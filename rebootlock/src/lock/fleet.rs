@@ -21,6 +21,8 @@ pub struct Forgotten {
     pub hold: bool,
     /// Its places in the queues of these groups.
     pub places: Vec<Group>,
+    /// What its agent said of it, or somebody by hand in its place.
+    pub presence: bool,
 }
 
 /// How forgetting a machine ended.
@@ -140,7 +142,8 @@ impl LockManager {
 
     /// Takes away what is known of a machine that will not come back: its place in the roster, its
     /// request, its hold, its places in queues. Not its slots, which are freed by a release alone;
-    /// and nothing of a machine whose agent is there, unless `even_if_present`.
+    /// and nothing of a machine whose agent is there, unless `even_if_present`: then what the agent
+    /// said goes too, as what hangs on no lease would stay for ever. One that lives says it again.
     ///
     /// # Errors
     /// [`LockError::Damaged`] if a semaphore cannot be read, or what the store says.
@@ -171,12 +174,13 @@ impl LockManager {
                 request: there(&request),
                 hold: there(&hold),
                 places: places.clone(),
+                presence: there(&present),
             };
             if gone == Forgotten::default() {
                 return Ok(Decision::Done(Forgetting::Unknown));
             }
             let mut txn = keys.iter().fold(Txn::new(), |txn, key| txn.when(before.unchanged(key)));
-            for key in [&roster, &request, &hold] {
+            for key in &keys {
                 txn = txn.delete(key.clone());
             }
             for group in &places {

@@ -530,10 +530,27 @@ async fn only_who_is_gone_is_forgotten_and_never_a_slot() {
     locks.hold(&a, &hold(None)).await.unwrap();
     put(&locks, locks.keys().request(&a), "{}").await;
     put(&locks, locks.keys().waiter(&lb, &a), "{}").await;
-    let gone = Forgotten { roster: true, request: true, hold: true, places: vec![lb] };
+    let gone =
+        Forgotten { roster: true, request: true, hold: true, places: vec![lb], presence: true };
     assert_eq!(locks.forget(&a, true).await.unwrap(), Forgetting::Done(gone));
-    locks.store().commit(&Txn::new().delete(present)).await.unwrap();
     assert_eq!(locks.forget(&a, false).await.unwrap(), Forgetting::Unknown);
+}
+
+/// Written by hand, or by a restore: no lease ever ends it, and it blocks everybody.
+#[tokio::test]
+async fn a_record_that_no_agent_keeps_can_be_forgotten() {
+    let locks = manager();
+    let old = r#"{"machineID":"a","state":"idle","stateSince":1,
+                  "health":{"healthy":true,"checkedAt":1551398400}}"#;
+    for text in ["{{{", old] {
+        let a = machine("a");
+        put(&locks, locks.keys().machine(&a), text).await;
+        assert_eq!(locks.forget(&a, false).await.unwrap(), Forgetting::Present);
+        let gone = Forgotten { presence: true, ..Forgotten::default() };
+        assert_eq!(locks.forget(&a, true).await.unwrap(), Forgetting::Done(gone));
+        assert!(locks.fleet(&[Group::default()]).await.unwrap().members.is_empty());
+        assert_eq!(locks.forget(&a, true).await.unwrap(), Forgetting::Unknown);
+    }
 }
 
 /// A machine that was given one more group takes over the slot it has, but not from under a step of

@@ -36,5 +36,6 @@ fn words(gone: &Forgotten) -> String {
     if !gone.places.is_empty() {
         words.push(format!("its place in the queue of {}", in_groups(&gone.places)));
     }
+    words.extend(gone.presence.then(|| "what its agent said".to_owned()));
     words.join(", ")
 }

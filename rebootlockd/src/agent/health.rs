@@ -81,8 +81,10 @@ impl Agent {
         closed
     }
 
-    /// Whether the others are well enough. Without a slot nothing is decided by it if the store does not
-    /// tell: asking for one says so better. With the slot held it is asked until it does tell.
+    /// Whether the others are well enough. Before a slot nothing is decided by it if the store does not
+    /// tell: asking for one says so better. With the slot held it is asked until it does tell. Where
+    /// best effort goes without a slot, it goes without knowing the others only if nobody asks how they
+    /// are.
     async fn look_at_others(&mut self, phase: Phase) -> Option<Closed> {
         loop {
             match self.lookout.others(phase).await {
@@ -90,7 +92,11 @@ impl Agent {
                     self.clear_trouble();
                     return closed;
                 }
-                Err(_) if self.held.is_none() => return None,
+                Err(error) if self.held.is_none() => {
+                    let why = format!("how the other machines are is not known: {error}");
+                    let asked = phase == Phase::PostLock && self.lookout.judges_others();
+                    return asked.then(|| Closed::new(Outcome::HealthBlocked, why));
+                }
                 Err(error) => self.stuck("cannot get the permit to reboot", &error).await,
             }
         }

@@ -13,7 +13,7 @@ use super::{Agent, Held, ONCE_PATIENCE, PassOver};
 use crate::failpoint;
 use crate::hooks::HookError;
 use crate::lookout::Closed;
-use crate::metrics::{HookPhase, Success, Verification};
+use crate::metrics::{HookPhase, Metrics, Success, Verification};
 use crate::outcome::Outcome;
 use crate::policy::Event;
 use crate::slots::Slots;
@@ -199,11 +199,18 @@ impl Agent {
     }
 
     async fn release_at_store(&mut self, locks: &LockManager, held: &Held, ended: Ended) {
+        let cools = matches!(ended, Ended::Verified { .. }) && locks.has_cooldown(&held.groups);
         let release = Release::of(held.token, ended);
         let began = Instant::now();
+        let begun = |metrics: &Metrics, result| {
+            if cools {
+                metrics.cooldown_activated(result);
+            }
+        };
         loop {
             match locks.release(&held.groups, &self.machine, &release).await {
                 Ok(Released::Freed(_)) => {
+                    begun(&self.metrics, Success::Success);
                     tracing::info!(token = %held.token, "slot given back");
                     return;
                 }
@@ -213,6 +220,7 @@ impl Agent {
                 }
                 Err(error) => {
                     self.metrics.lock_released(Success::Error, began.elapsed());
+                    begun(&self.metrics, Success::Error);
                     self.stuck("cannot give the slot back", &error).await;
                 }
             }

@@ -16,7 +16,7 @@ use crate::failpoint;
 use crate::line::{Asking, Line, Obstacle};
 use crate::lookout::Closed;
 use crate::memento::{Asked, Memento, Stage};
-use crate::metrics::LockAttempt;
+use crate::metrics::{Brake, LockAttempt};
 use crate::outcome::Outcome;
 use crate::pass;
 use crate::policy::Event;
@@ -236,6 +236,10 @@ impl Agent {
                 let since = UnixTime::now();
                 self.metrics.set_slots(held.groups.iter().map(|g| (g.clone(), Some(since))));
                 tracing::info!(groups = ?names(&held.groups), token = %held.token, "slot taken");
+                if self.slots.locks().is_some() {
+                    // In the transaction that took the slot.
+                    self.metrics.cooldown_checked(Phase::PreLock.into(), Brake::Inactive);
+                }
                 self.report.slot.taken = true;
                 if self.slots.locks().is_none() {
                     self.remember_as(Some(&held), Stage::Granted);
@@ -283,9 +287,13 @@ impl Agent {
         }
         let Some(closed) = pass::refused(locks, error).await else {
             self.metrics.lock_attempted(LockAttempt::Error, took);
+            self.metrics.cooldown_checked(Phase::PreLock.into(), Brake::Error);
             return Err(PassOver::Failed(format!("no slot: {error}")));
         };
         self.metrics.lock_attempted(LockAttempt::Contended, took);
+        if closed.outcome == Outcome::CooldownActive {
+            self.metrics.cooldown_checked(Phase::PreLock.into(), Brake::Active);
+        }
         self.report.slot.holders = pass::holders(locks, groups).await;
         self.conclude(closed);
         Err(PassOver::Concluded)
@@ -315,10 +323,12 @@ impl Agent {
                 self.conclude(Closed::new(Outcome::Held, why));
             }
             CoolingDown { why, .. } => {
+                self.metrics.cooldown_checked(Phase::PreLock.into(), Brake::Active);
                 self.say(&format!("next in the queue; {why}"));
                 self.conclude(Closed::new(Outcome::CooldownActive, why));
             }
             Failing { why, .. } => {
+                self.metrics.cooldown_checked(Phase::PreLock.into(), Brake::Error);
                 if self.trouble.as_ref() != Some(why) {
                     tracing::warn!(why, "waiting for a slot");
                     self.trouble = Some(why.clone());

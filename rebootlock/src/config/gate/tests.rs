@@ -285,6 +285,14 @@ fn a_bad_value_is_named_with_its_place_and_what_is_allowed() {
             "4:16: `labels`: there is no variable `${RC_HOSTNAME}`; did you mean `${RC_NODE_NAME}`?",
         ),
         (
+            "type = \"prometheus\"\nurl = \"http://h/\"\nquery = 'up{a=\"x\",b=`${RC_PHASE}`}'",
+            "4:9: `query`: variables belong between double or single quotes",
+        ),
+        (
+            "type = \"prometheus\"\nurl = \"http://h/\"\nquery = 'up > ${RC_LOCK_ATTEMPTS}'",
+            "4:9: `query`: variables belong between double or single quotes",
+        ),
+        (
             "type = \"prometheus\"\nurl = \"http://h/\"\nquery = \" \"",
             "4:9: `query` must not be blank",
         ),

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use rebootlock::id::Group;
+use rebootlock::health::{Fleet, Sickness, Standing};
+use rebootlock::id::{Group, MachineId};
 use rebootlock::lock::{GroupStatus, Held, LockError, LockManager, Scope};
 use rebootlock::record::{Pause, UnixTime};
 use rebootlock::store::{Precondition, Revision, StoreError, Txn};
@@ -54,7 +55,36 @@ pub(super) async fn check(locks: &LockManager, own: &[Group]) -> Vec<Finding> {
             Err(error) => findings.push(unreadable(&about, &error)),
         }
     }
+    match locks.fleet(&groups).await {
+        Ok(fleet) => findings.extend(machines(&fleet, now)),
+        // A damaged semaphore was named above already.
+        Err(LockError::Damaged { .. }) => {}
+        Err(error) => findings.push(unreadable("machines", &error)),
+    }
     findings
+}
+
+/// What is said of machines that nobody keeps up, or nobody can read: it may keep all others from
+/// rebooting.
+fn machines(fleet: &Fleet, now: UnixTime) -> Vec<Finding> {
+    let mend = |machine: &MachineId| {
+        format!(
+            "restart the agent of that machine; if there is none: rebootlockctl forget {machine} \
+             --force"
+        )
+    };
+    let damaged = fleet.unreadable().map(|(machine, damage)| {
+        let found = format!("what is known of {machine} cannot be read: {damage}");
+        Finding::warn("machines", found, mend(machine))
+    });
+    let stale = fleet.members.iter().filter_map(|(machine, member)| match member.standing(now) {
+        Standing::Unhealthy(why @ (Sickness::Stale(_) | Sickness::Ahead(_))) => {
+            let name = member.hostname().unwrap_or(machine.as_str());
+            Some(Finding::warn("machines", format!("{name} {why}"), mend(machine)))
+        }
+        _ => None,
+    });
+    damaged.chain(stale).collect()
 }
 
 fn mend(group: &Group) -> String {
