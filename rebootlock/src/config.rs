@@ -4,6 +4,7 @@
 //! member by member; the result becomes [`Settings`] once, validated, with no `Option` that means
 //! "default". Nothing reads the environment after that.
 
+mod comment;
 mod detector;
 mod file;
 mod fragment;
@@ -24,6 +25,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::comment::comment;
 pub use self::detector::{DetectorKind, DetectorSettings, Source as DetectorSource};
 pub use self::file::{ConfigError, DEFAULT_FILE, Files, read_files};
 pub use self::fragment::{
@@ -210,8 +212,26 @@ impl Settings {
                 level: log.level.unwrap_or_else(|| "info".to_owned()),
             },
         };
+        check_silent(&decided).map_err(&mut *note).ok()?;
         store::check_without_store(&decided, &places).map_err(note).ok()?;
         Some(decided)
+    }
+}
+
+/// Nobody's slot is given up before it was said that it is overdue.
+fn check_silent(settings: &Settings) -> Result<(), ConfigError> {
+    let (rule, alarm) = (settings.gateway.release_silent, settings.reboot.overdue_after);
+    match rule.filter(|rule| rule.after < alarm) {
+        None => Ok(()),
+        Some(rule) => Err(ConfigError::Setting {
+            setting: "gateway.release_silent_after_secs",
+            problem: format!(
+                "{} would give slots back before they are overdue, so that nobody were told; expected \
+                 at least the {} of [reboot] overdue_after_secs",
+                rule.after.as_secs(),
+                alarm.as_secs()
+            ),
+        }),
     }
 }
 

@@ -12,6 +12,7 @@ mod advance;
 mod disruption;
 mod fleet;
 mod history;
+pub(crate) mod line;
 mod overdue;
 mod pause;
 mod release;
@@ -34,7 +35,7 @@ pub use self::acquire::Acquired;
 use self::acts::Note;
 pub use self::acts::{ACTS_KEPT, Done};
 pub use self::advance::Advance;
-pub use self::disruption::{Followed, Rewrite, Timed};
+pub use self::disruption::{Rewrite, Timed, Wanted};
 pub use self::fleet::{Forgetting, Forgotten};
 pub use self::history::{HISTORY_KEPT, Remembered};
 pub use self::overdue::OverdueRelease;
@@ -257,18 +258,18 @@ impl LockManager {
     where
         D: Fn(&Snapshot) -> Result<Decision<T>>,
     {
-        self.settle_from(action, keys, None, decide).await.map(|(done, _)| done)
+        self.settle_from(action, keys, None, decide).await.map(|ended| ended.answer)
     }
 
     /// The same; `known` stands for the first load if it leads to a commit, which loses if anything
-    /// is not as it is believed to be. Also returns what a commit left behind.
+    /// is not as it is believed to be.
     async fn settle_from<T, D>(
         &self,
         action: &str,
         keys: &[Key],
         known: Option<Snapshot>,
         decide: D,
-    ) -> Result<(T, Option<Snapshot>)>
+    ) -> Result<Ending<T>>
     where
         D: Fn(&Snapshot) -> Result<Decision<T>>,
     {
@@ -282,7 +283,7 @@ impl LockManager {
         load: impl Fn() -> L,
         mut known: Option<Snapshot>,
         decide: D,
-    ) -> Result<(T, Option<Snapshot>)>
+    ) -> Result<Ending<T>>
     where
         D: Fn(&Snapshot) -> Result<Decision<T>>,
         L: Future<Output = std::result::Result<Snapshot, StoreError>>,
@@ -300,7 +301,7 @@ impl LockManager {
                 if found.map_err(store_error)?.get(&note.key).is_some()
                     && let Some(done) = unanswered.take()
                 {
-                    return Ok((done, None));
+                    return Ok(Ending { answer: done, left: None, unanswered: None });
                 }
             }
             let believed = known.take().and_then(|known| match decide(&known) {
@@ -315,7 +316,9 @@ impl LockManager {
                         Err(error) => return Err(store_error(unsettled.unwrap_or(error))),
                     };
                     match decide(&before)? {
-                        Decision::Done(done) => return Ok((done, None)),
+                        Decision::Done(answer) => {
+                            return Ok(Ending { answer, left: None, unanswered });
+                        }
                         Decision::Commit(txn, done) => (before, txn, done),
                     }
                 }
@@ -328,7 +331,8 @@ impl LockManager {
             };
             match self.in_time(deadline, self.store.commit(&txn)).await {
                 Ok(Commit::Won(revision)) => {
-                    return Ok((done, Some(txn.applied_to(before, revision))));
+                    let left = Some(txn.applied_to(before, revision));
+                    return Ok(Ending { answer: done, left, unanswered });
                 }
                 Ok(Commit::Lost) => {}
                 Err(error) if error.is_transient() => {
@@ -490,14 +494,25 @@ impl Recent {
 
     fn remember(&self, machine: &MachineId, left: Snapshot) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() < Self::MOST {
-            known.insert(machine.clone(), left);
+        // One that somebody else frees is never asked for again.
+        if known.len() >= Self::MOST {
+            known.clear();
         }
+        known.insert(machine.clone(), left);
     }
 
     fn take(&self, machine: &MachineId) -> Option<Snapshot> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(machine)
     }
+}
+
+/// How a change ended.
+struct Ending<T> {
+    answer: T,
+    /// What its commit left behind.
+    left: Option<Snapshot>,
+    /// The answer of an earlier commit that was never answered, and may have happened before this.
+    unanswered: Option<T>,
 }
 
 /// What to do about what was read.

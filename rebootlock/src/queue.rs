@@ -1,23 +1,26 @@
 //! Who is next: the order of a queue. Pure.
 //!
 //! First come, first served, by the revision at which the store saw a waiter come. A higher
-//! priority goes before a lower one, but nobody overtakes the first in the queue who says that it
-//! came [`PATIENCE`] or more after it: so the first is overtaken by the few who came within that
-//! time and by nobody after, and nobody starves.
+//! priority goes before a lower one that came later than its ticket's `overtakesFrom`, a revision
+//! that whoever enters chooses so that it overtakes nobody who has waited [`PATIENCE`] already
+//! ([`overtakes_from`]). So each is overtaken by the few who come within that time and by nobody
+//! after, and nobody starves.
 //!
-//! The order follows from what is in the queue and from nothing else. Did it depend on the clock of
-//! whoever looks, two machines whose clocks differ could each think it the other's turn, and leave
-//! a free slot to nobody.
+//! The place of a ticket follows from what it says itself and from nothing else ([`Rank`]): two
+//! tickets stand in the same order in every queue that has both, whoever looks, whoever else waits
+//! there, and whatever any clock says. Did it not, two machines in the same groups could each wait for
+//! the other, and leave a free slot to nobody.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::id::MachineId;
 use crate::keys::last_segment;
-use crate::record::{Document, Waiter};
+use crate::record::{Claim, Document, UnixTime, Waiter};
 use crate::store::{Entry, Key, Revision, Snapshot};
 
-/// Whoever comes so much later overtakes nobody, whatever its priority.
+/// Whoever has waited so long is overtaken by nobody who comes now, whatever its priority.
 pub const PATIENCE: Duration = Duration::from_secs(60 * 60);
 
 /// One place in a queue.
@@ -38,14 +41,37 @@ impl Ticket {
         self.waiter.as_ref().map_or(0, |waiter| waiter.priority)
     }
 
-    /// Whether its priority lets it go before `first`, had it come after it.
-    fn may_overtake(&self, first: &Self) -> bool {
-        // What cannot be read is overtaken by nobody: its lease will end.
-        let Some((own, other)) = self.waiter.as_ref().zip(first.waiter.as_ref()) else {
-            return false;
-        };
-        own.since.0.saturating_sub(other.since.0) < PATIENCE.as_secs() as i64
+    fn rank(&self) -> Rank<'_> {
+        let from = self.waiter.as_ref().and_then(|waiter| waiter.overtakes_from);
+        let from = from.filter(|_| self.priority() > 0).map_or(self.created, Revision);
+        (from.min(self.created), Reverse(self.priority()), self.created, &self.machine)
     }
+
+    /// Whether it says that it came [`PATIENCE`] before `now`. What cannot be read does: it is
+    /// overtaken by nobody, as its lease will end.
+    fn has_waited_long(&self, now: UnixTime) -> bool {
+        let since = self.waiter.as_ref().map(|waiter| waiter.since);
+        since.is_none_or(|since| now.0.saturating_sub(since.0) >= PATIENCE.as_secs() as i64)
+    }
+}
+
+/// What the place of a ticket follows from: before whom it goes, whose priority is higher, who came first.
+type Rank<'a> = (Revision, Reverse<u32>, Revision, &'a MachineId);
+
+/// What whoever enters these queues with this claim has to overtake from: all of less priority who
+/// came at this revision or later, which are those who have not waited long in any of them.
+pub fn overtakes_from(queues: &[Queue], claim: &Claim, now: UnixTime) -> u64 {
+    let others = queues.iter().flat_map(|queue| queue.places.values());
+    let others = others.filter(|ticket| ticket.machine != claim.machine);
+    let after = others.filter_map(|ticket| {
+        let Revision(from) = ticket.rank().0;
+        match ticket.has_waited_long(now) {
+            true => Some(from.saturating_add(1)),
+            // Its equals go in the order in which they came, whoever has left since.
+            false => (ticket.priority() >= claim.priority).then_some(from),
+        }
+    });
+    after.max().unwrap_or(0)
 }
 
 /// A queue as last seen: all of it, or its head and those in it who have a priority, which is
@@ -119,36 +145,11 @@ impl Queue {
     }
 
     fn order(&self) -> Vec<&Ticket> {
-        let mut arrived: Vec<_> = self.places.values().collect();
-        arrived.sort_by_key(|ticket| (ticket.created, &ticket.machine));
-        // The urgent among themselves go by when they were seen to be: all who wait know that,
-        // but only some know when they took their places.
-        let listed = arrived.iter().copied().filter(|ticket| ticket.priority() > 0);
-        let mut known = BTreeSet::new();
-        let mut urgent: Vec<_> = self.urgent.values().chain(listed).collect();
-        urgent.retain(|ticket| known.insert(&ticket.machine));
-        urgent.sort_by_key(|ticket| {
-            (u32::MAX - ticket.priority(), ticket.created, ticket.machine.clone())
-        });
-        let mut order = Vec::with_capacity(arrived.len().max(urgent.len()));
-        let mut placed = BTreeSet::new();
-        for first in arrived {
-            while !placed.contains(&first.machine) {
-                let overtakes = |ticket: &&Ticket| {
-                    ticket.priority() > first.priority() && ticket.may_overtake(first)
-                };
-                let next = match urgent.iter().position(overtakes) {
-                    Some(at) => urgent.remove(at),
-                    None => first,
-                };
-                // Who is in both lists is one.
-                if placed.insert(&next.machine) {
-                    order.push(next);
-                }
-            }
-        }
-        urgent.retain(|ticket| placed.insert(&ticket.machine));
-        order.extend(urgent);
+        let mut order: Vec<_> = self.places.values().collect();
+        // Who is in both lists is one.
+        let listed: BTreeSet<_> = order.iter().map(|ticket| &ticket.machine).collect();
+        order.extend(self.urgent.values().filter(|ticket| !listed.contains(&ticket.machine)));
+        order.sort_by_key(|ticket| ticket.rank());
         order
     }
 }
@@ -192,22 +193,35 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::record::{Claim, UnixTime, Via};
+    use crate::record::Via;
 
     const NOW: UnixTime = UnixTime(1_000_000);
 
+    /// One who enters queues now, having waited so long by its own clock, with that priority.
+    fn enter(queues: &mut [Queue], name: &str, revision: u64, waited: i64, priority: u32) {
+        let machine = MachineId::new(name).unwrap();
+        let mut claim = Claim::new(machine, [], Via::Agent);
+        claim.priority = priority;
+        let mut waiter = claim.waiter(UnixTime(NOW.0.saturating_sub(waited)));
+        if priority > 0 {
+            // As long after the others as it has waited less than they.
+            let entered = UnixTime(NOW.0.saturating_sub(waited));
+            waiter.overtakes_from = Some(overtakes_from(queues, &claim, entered));
+        }
+        let revision = Revision(revision);
+        let entry = Entry { value: waiter.to_json(), modified: revision, created: revision };
+        for queue in queues {
+            queue.changed(&Key::new(format!("q/queue/{name}")), Some(&entry), revision);
+        }
+    }
+
     /// Waiters as (seconds waited by their own clock, priority), in the order they arrived.
     fn queue(waiters: &[(i64, u32)]) -> Queue {
-        let mut queue = Queue::default();
+        let mut queue = [Queue::default()];
         for (n, (waited, priority)) in waiters.iter().enumerate() {
-            let machine = MachineId::new(format!("m{n}")).unwrap();
-            let mut claim = Claim::new(machine, [], Via::Agent);
-            claim.priority = *priority;
-            let value = claim.waiter(UnixTime(NOW.0 - waited)).to_json();
-            let revision = Revision(n as u64 + 1);
-            let entry = Entry { value, modified: revision, created: revision };
-            queue.changed(&Key::new(format!("q/queue/m{n}")), Some(&entry), revision);
+            enter(&mut queue, &format!("m{n}"), n as u64 + 1, *waited, *priority);
         }
+        let [queue] = queue;
         queue
     }
 
@@ -225,8 +239,13 @@ mod tests {
         assert_eq!(names(&queue(&[(60, 0), (50, 1), (40, 2), (30, 1)])), ["m2", "m1", "m3", "m0"]);
         assert_eq!(names(&queue(&[(3650, 0), (51, 9)])), ["m1", "m0"]);
         assert_eq!(names(&queue(&[(3650, 0), (50, 9)])), ["m0", "m1"]);
-        // m2 may overtake m1 and not m0, m1 may overtake m0.
+        // Whom m1 overtook in time m2 no longer may, so it stays behind m1 too.
         assert_eq!(names(&queue(&[(4000, 0), (2000, 1), (100, 2)])), ["m1", "m0", "m2"]);
+        // Of those who overtake the same, the higher goes first.
+        assert_eq!(
+            names(&queue(&[(5000, 0), (900, 0), (800, 1), (100, 2)])),
+            ["m0", "m3", "m2", "m1"]
+        );
     }
 
     #[test]
@@ -235,6 +254,11 @@ mod tests {
         assert_eq!(names(&queue(&[(-250_000_000_000, 0), (10, 1)])), ["m1", "m0"]);
         assert_eq!(names(&queue(&[(NOW.0, 0), (10, 1)])), ["m0", "m1"]);
         assert_eq!(names(&queue(&[(i64::MIN / 2, 0), (i64::MAX / 2, 1)])), ["m1", "m0"]);
+        // Nobody who enters with a priority overtakes those before one who says 1970.
+        assert_eq!(
+            names(&queue(&[(60, 0), (NOW.0, 0), (50, 0), (10, 1)])),
+            ["m0", "m1", "m3", "m2"]
+        );
     }
 
     #[test]
@@ -255,6 +279,39 @@ mod tests {
     }
 
     proptest! {
+        /// Each enters some of three queues, all of those at once; nobody else's coming or going moves
+        /// one before another, so whoever is first of all has nobody to wait for.
+        #[test]
+        fn two_stand_in_the_same_order_in_every_queue_that_has_both(
+            waiters in prop::collection::vec((0..8000_i64, 0..4_u32, 1..8_u8), 1..20),
+            gone in any::<u32>(),
+        ) {
+            let mut queues = [Queue::default(), Queue::default(), Queue::default()];
+            for (n, (waited, priority, groups)) in waiters.iter().enumerate() {
+                let (name, revision) = (format!("m{n}"), n as u64 + 1);
+                let mut own: Vec<_> = (0..3).filter(|group| groups & (1 << group) != 0)
+                    .map(|group| queues[group].clone()).collect();
+                enter(&mut own, &name, revision, *waited, *priority);
+                for (group, entered) in (0..3).filter(|group| groups & (1 << group) != 0).zip(own) {
+                    queues[group] = entered;
+                }
+                if gone & (1 << n) != 0 && n > 0 {
+                    let key = Key::new(format!("q/queue/m{}", n / 2));
+                    queues.iter_mut().for_each(|queue| queue.changed(&key, None, Revision(99)));
+                }
+            }
+            let orders: Vec<_> = queues.iter().map(names).collect();
+            for (one, other) in [(0, 1), (0, 2), (1, 2)] {
+                let both = |order: &[String], other: &[String]| -> Vec<String> {
+                    order.iter().filter(|name| other.contains(name)).cloned().collect()
+                };
+                prop_assert_eq!(
+                    both(&orders[one], &orders[other]),
+                    both(&orders[other], &orders[one])
+                );
+            }
+        }
+
         #[test]
         fn nobody_is_overtaken_by_those_who_came_long_after(
             mut waiters in prop::collection::vec((0..8000_i64, 0..5_u32), 1..20),

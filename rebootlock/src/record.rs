@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 
 pub use self::act::{Act, Deed};
 pub use self::disruption::{Disruption, DisruptionState, SaidLimit};
-pub use self::goahead::{GoaheadAsk, GoaheadGrant};
+pub use self::goahead::{GoaheadAsk, GoaheadDoubt, GoaheadGrant};
 pub use self::member::{Blocked, Health, Presence, RosterEntry};
 pub use self::past::{Day, Ending, OverdueReleases, Past};
 pub use self::session::Session;
@@ -212,6 +212,9 @@ pub struct Waiter {
     /// Higher goes first.
     #[serde(default)]
     pub priority: u32,
+    /// With a priority, the revision of the store since which the others must have come to be overtaken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overtakes_from: Option<u64>,
     /// What the machine calls itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
@@ -341,6 +344,7 @@ impl Claim {
             machine_id: self.machine.to_string(),
             since,
             priority: self.priority,
+            overtakes_from: None,
             hostname: self.hostname.clone(),
             groups: self.group_names(),
             reason: self.reason.clone(),
@@ -415,7 +419,10 @@ mod tests {
             let _ = (Hold::from_json(&bytes), Cooldown::from_json(&bytes));
             let _ = (Presence::from_json(&bytes), RosterEntry::from_json(&bytes));
             let _ = (Past::from_json(&bytes), OverdueReleases::from_json(&bytes));
-            let _ = Session::from_json(&bytes);
+            let _ = (Session::from_json(&bytes), Act::from_json(&bytes));
+            let _ = GoaheadAsk::from_json(&bytes);
+            // A grant is a member of a record: any value may be there.
+            let _ = HolderRecord::from_json(&bytes).map(|record| GoaheadGrant::of(&record));
             let _ = (Disruption::from_json(&bytes), SaidLimit::from_json(&bytes));
         }
     }

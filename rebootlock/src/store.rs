@@ -5,10 +5,15 @@
 
 pub mod conformance;
 mod etcd;
+mod feed;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod forgetful;
 mod gateway;
 mod lease;
 mod memory;
 mod open;
+mod rotation;
 mod sqlite;
 
 use std::collections::BTreeMap;
@@ -20,6 +25,8 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 pub use self::etcd::{EndpointReport, EndpointStatus, EtcdOptions, EtcdStore};
+#[cfg(test)]
+pub(crate) use self::forgetful::Forgetful;
 pub use self::gateway::{
     GatewayOptions, GatewayReport, GatewayStatus, GatewayStore, recognise, wire,
 };
@@ -135,6 +142,14 @@ impl Snapshot {
     pub fn unchanged(&self, key: &Key) -> Precondition {
         let modified = self.get(key).map(|entry| entry.modified);
         Precondition { key: key.clone(), modified }
+    }
+
+    /// What was present below `prefix`.
+    pub fn below(&self, prefix: &Key) -> Self {
+        let span = Span::Below(prefix.clone());
+        let entries = self.entries.iter().filter(|(key, _)| span.contains(key));
+        let entries = entries.map(|(key, entry)| (key.clone(), entry.clone())).collect();
+        Self { revision: self.revision, entries }
     }
 }
 

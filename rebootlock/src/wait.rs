@@ -22,9 +22,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::chance;
 use crate::id::{Group, MachineId};
+use crate::lock::line::Entering;
 use crate::lock::{Acquired, LockError, LockManager, Scope};
-use crate::record::{Claim, Document, UnixTime};
-use crate::store::{Commit, Event, Key, LeaseKeeper, Revision, Select, StoreError, Txn};
+use crate::queue::Queue;
+use crate::record::{Claim, UnixTime};
+use crate::store::{Commit, Event, Key, LeaseKeeper, Revision, Select, Snapshot, StoreError, Txn};
 
 /// How many at the head of a queue watch it.
 pub const FRONT: usize = 4;
@@ -285,7 +287,8 @@ impl Waiter {
             }
         };
         match (&acquired, self.place.take()) {
-            // Taking the slots took the places away: nothing hangs on the lease, which ends by itself.
+            // Only taking the slots ends in that with a place, and it took the place away: nothing
+            // hangs on the lease, which ends by itself.
             (Some(Acquired::Granted), Some(place)) => drop(place),
             (_, Some(place)) => end_lease(place.lease).await,
             (_, None) => {}
@@ -298,22 +301,26 @@ impl Waiter {
         if self.cancel.is_cancelled() {
             return Ok(Round::Cancelled);
         }
+        if self.unsettled.load(Ordering::SeqCst) {
+            self.settle().await?;
+        }
         if self.place.is_none() {
-            match self.without_queueing().await {
-                Ok(Some(acquired)) => return Ok(Round::Granted(acquired)),
-                // While a group cools down the queue keeps its order.
-                Ok(None) | Err(LockError::Full { .. } | LockError::CoolingDown { .. }) => {}
-                Err(stop @ (LockError::Paused { .. } | LockError::Held { .. })) => {
-                    return self.sit_out(stop).await;
-                }
-                Err(error) => return Err(error),
+            let seen = self.look().await?;
+            if self.may_ask_at_once(&seen)?
+                && let Some(round) = self.ask().await?
+            {
+                return Ok(round);
             }
-            match self.take_place().await {
+            match self.take_place(&seen).await {
                 // Others may queue, so that nothing was asked for above.
                 Err(stop @ (LockError::Paused { .. } | LockError::Held { .. })) => {
                     return self.sit_out(stop).await;
                 }
-                taken => taken?,
+                taken => {
+                    if !taken? {
+                        return Ok(Round::Again);
+                    }
+                }
             }
         }
         if let Some(neighbours) = self.moved_up.take() {
@@ -326,23 +333,57 @@ impl Waiter {
         }
     }
 
-    /// Takes the slots at once if nobody waits for them.
-    async fn without_queueing(&self) -> Result<Option<Acquired>, LockError> {
-        for group in self.claim.groups() {
-            let queue = self.locks.keys().queue(group);
-            let first = self.store_call("looking at", &queue, async {
-                self.locks.store().list(&queue, Select::Oldest(1)).await
-            });
-            let first = first.await?;
-            if first
-                .entries
-                .keys()
-                .any(|key| *key != self.locks.keys().waiter(group, &self.claim.machine))
-            {
-                return Ok(None);
-            }
+    /// An acquisition that was never answered may have happened, or may still: after this it has or
+    /// never will. Who waits behind others would not notice that it holds what they wait for.
+    async fn settle(&mut self) -> Result<(), LockError> {
+        let (groups, machine) = (self.claim.groups(), &self.claim.machine);
+        if self.locks.settle_unanswered(groups, machine).await? {
+            self.leave_queue().await;
         }
-        self.answered(self.locks.acquire(&self.claim).await).map(Some)
+        self.unsettled.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// What this machine has in its groups, and of their queues as much as entering them takes.
+    async fn look(&self) -> Result<Snapshot, LockError> {
+        let (keys, own) = (self.locks.keys(), self.locks.own_keys(&self.claim));
+        let select = match self.claim.priority {
+            // Anybody else, though one place is our own.
+            0 => Select::Oldest(2),
+            _ => Select::All,
+        };
+        let queues: Vec<_> =
+            self.claim.groups().iter().map(|group| (keys.queue(group), select)).collect();
+        self.store_call("looking at", &own[0], self.locks.store().read(&own, &queues)).await
+    }
+
+    /// Whether there is no reason to queue: nobody does, or this machine holds a slot already, by
+    /// whatever acquisition.
+    fn may_ask_at_once(&self, seen: &Snapshot) -> Result<bool, LockError> {
+        let (keys, machine) = (self.locks.keys(), &self.claim.machine);
+        let mut nobody_waits = true;
+        for group in self.claim.groups() {
+            if self.locks.semaphore(seen, group)?.holds(machine) {
+                return Ok(true);
+            }
+            let (queue, own) = (keys.queue(group), keys.waiter(group, machine));
+            nobody_waits &= seen.below(&queue).entries.keys().all(|place| *place == own);
+        }
+        Ok(nobody_waits)
+    }
+
+    /// Asks for the slots out of turn. `None`: they are not free, and one has to wait.
+    async fn ask(&mut self) -> Result<Option<Round>, LockError> {
+        let asked = self.locks.acquire(&self.claim).await;
+        match self.answered(asked) {
+            Ok(acquired) => Ok(Some(Round::Granted(acquired))),
+            // While a group cools down the queue keeps its order.
+            Err(LockError::Full { .. } | LockError::CoolingDown { .. }) => Ok(None),
+            Err(stop @ (LockError::Paused { .. } | LockError::Held { .. })) => {
+                self.sit_out(stop).await.map(Some)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Remembers that an acquisition was not answered.
@@ -355,43 +396,39 @@ impl Waiter {
 
     /// Enters all queues in one transaction, unless something is paused or this machine is held: others
     /// would wait behind it in vain. A place left there by an earlier life of this machine is taken over with its
-    /// seniority.
-    async fn take_place(&mut self) -> Result<(), LockError> {
-        let keys = self.locks.keys();
-        let waiters: Vec<_> =
-            self.claim.groups().iter().map(|g| keys.waiter(g, &self.claim.machine)).collect();
+    /// seniority. `false`: something has changed since it was `seen`.
+    async fn take_place(&mut self, seen: &Snapshot) -> Result<bool, LockError> {
+        let (keys, groups) = (self.locks.keys(), self.claim.groups());
+        let machine = &self.claim.machine;
+        let waiters: Vec<_> = groups.iter().map(|g| keys.waiter(g, machine)).collect();
         let first = &waiters[0];
         let store = self.locks.store().clone();
         let lease = self
             .store_call("entering", first, LeaseKeeper::start(store.clone(), self.options.lease))
             .await?;
-        let document = self.claim.waiter(self.since).to_json();
-        let (groups, machine) = (self.claim.groups(), &self.claim.machine);
-        let mut txn = self.locks.when_not_stopped(Txn::new(), groups, machine);
-        for group in self.claim.groups() {
-            let urgent = keys.urgent(group, &self.claim.machine);
-            let place = keys.waiter(group, &self.claim.machine);
-            txn = txn.put_leased(place, document.clone(), lease.id());
-            txn = match self.claim.priority {
-                0 => txn.delete(urgent),
-                _ => txn.put_leased(urgent, document.clone(), lease.id()),
-            };
-        }
-        if self.store_call("entering", first, store.commit(&txn)).await? == Commit::Lost {
+        let queues: Vec<_> =
+            groups.iter().map(|g| Queue::of(&seen.below(&keys.queue(g)))).collect();
+        let ticket = self.locks.ticket(&self.claim, self.since, &queues);
+        let (txn, came) = match self.locks.enter(&self.claim, seen, ticket, lease.id()) {
+            Entering::Takes { txn, came } => (txn, came),
+            Entering::Clears(txn) => {
+                end_lease(lease).await;
+                self.store_call("leaving", first, store.commit(&txn)).await?;
+                return Ok(false);
+            }
+        };
+        let txn = self.locks.when_not_stopped(txn, groups, machine);
+        let Commit::Won(at) = self.store_call("entering", first, store.commit(&txn)).await? else {
             end_lease(lease).await;
             let keys = self.locks.keys_of(groups, machine);
             let now = self.store_call("reading", &keys[0], store.load(&keys)).await?;
             let stop = self.locks.stop_in_force(&now, groups, machine);
             // Over at this very moment: the next round enters.
-            return stop.map_or(Ok(()), Err);
-        }
-        let now = self.store_call("entering", first, store.load(&waiters)).await?;
-        let tickets: Vec<_> =
-            now.entries.into_iter().map(|(key, e)| (key, e.created, e.modified)).collect();
-        if tickets.len() == waiters.len() {
-            self.place = Some(Place { lease, tickets });
-        }
-        Ok(())
+            return stop.map_or(Ok(false), Err);
+        };
+        let tickets = waiters.into_iter().map(|key| (key, came.unwrap_or(at), at)).collect();
+        self.place = Some(Place { lease, tickets });
+        Ok(true)
     }
 
     /// Whom to watch while far behind.
@@ -400,24 +437,33 @@ impl Waiter {
         if self.claim.priority > 0 {
             return Ok(Guard::None);
         }
-        for group in self.claim.groups() {
-            let own = self.locks.keys().waiter(group, &self.claim.machine);
-            let Some((_, created, _)) = place.tickets.iter().find(|(key, ..)| *key == own) else {
-                return Ok(Guard::Gone);
-            };
-            let queue = self.locks.keys().queue(group);
-            let before = self
-                .store_call("looking at", &queue, async {
-                    self.locks.store().list(&queue, Select::NewestBefore(*created, FRONT)).await
-                })
-                .await?;
-            if before.entries.len() == FRONT
-                && let Some((guard, _)) = before.entries.iter().min_by_key(|(_, e)| e.created)
+        // All places came at one revision.
+        let Some((_, came, _)) = place.tickets.first() else { return Ok(Guard::Gone) };
+        let (keys, own) = (self.locks.keys(), self.locks.own_keys(&self.claim));
+        let before: Vec<_> = self
+            .claim
+            .groups()
+            .iter()
+            .map(|group| (keys.queue(group), Select::NewestBefore(*came, FRONT)))
+            .collect();
+        let reading = self.locks.store().read(&own, &before);
+        let seen = self.store_call("looking at", &before[0].0, reading).await?;
+        let is_kept = |(key, _, modified): &(Key, Revision, Revision)| {
+            seen.get(key).is_some_and(|entry| entry.modified == *modified)
+        };
+        if !place.tickets.iter().all(is_kept) {
+            return Ok(Guard::Gone);
+        }
+        for (group, (own, _, _)) in self.claim.groups().iter().zip(&place.tickets) {
+            let mut before = seen.below(&keys.queue(group)).entries;
+            before.remove(own);
+            if before.len() == FRONT
+                && let Some((guard, _)) = before.iter().min_by_key(|(_, e)| e.created)
             {
                 let guard = guard.clone();
-                let between = before.entries.into_keys().filter(|key| *key != guard).collect();
+                let between = before.into_keys().filter(|key| *key != guard).collect();
                 let neighbours = Neighbours { guard, between };
-                return Ok(Guard::Behind(group.clone(), neighbours, before.revision));
+                return Ok(Guard::Behind(group.clone(), neighbours, seen.revision));
             }
         }
         Ok(Guard::None)
@@ -571,6 +617,7 @@ enum Guard {
 }
 
 /// The places right before ours.
+#[derive(Debug, Clone)]
 struct Neighbours {
     /// The one that is watched.
     guard: Key,

@@ -1,16 +1,18 @@
 //! systemd-logind: who is logged in, what inhibits a shutdown, and the reboot itself. See
 //! `proto-docs/dbus.md`.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Component, Path, PathBuf};
-use std::time::{Duration, SystemTime};
+mod announcement;
+mod terminal;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
 
 use rebootlock::notify::printable;
-use serde::{Deserialize, Serialize};
 use zbus::{Connection, OwnedObjectPath};
 
+pub use self::announcement::Scheduled;
+pub use self::terminal::tell;
 use crate::bus;
 
 /// what, who, why, mode, user, process
@@ -85,7 +87,10 @@ pub enum OrderError {
     /// Asking again changes nothing.
     #[error("this logind cannot do a {0}; it came with systemd {1}")]
     TooOld(&'static str, u32),
-    /// What it answers, or that it does not.
+    /// A shutdown, or a sleep, is under way.
+    #[error("logind did not take the order")]
+    UnderWay(#[source] zbus::Error),
+    /// What else it answers, or that it does not.
     #[error("logind did not take the order")]
     Refused(#[from] zbus::Error),
 }
@@ -110,52 +115,15 @@ impl Depth {
 }
 
 fn is_invalid_args(error: &zbus::Error) -> bool {
-    match error {
-        zbus::Error::FDO(error) => matches!(**error, zbus::fdo::Error::InvalidArgs(_)),
-        zbus::Error::MethodError(name, ..) => {
-            name.as_str() == "org.freedesktop.DBus.Error.InvalidArgs"
-        }
-        _ => false,
-    }
+    bus::is_named(error, "org.freedesktop.DBus.Error.InvalidArgs")
 }
 
 fn is_unknown_method(error: &zbus::Error) -> bool {
-    match error {
-        zbus::Error::FDO(error) => matches!(**error, zbus::fdo::Error::UnknownMethod(_)),
-        zbus::Error::MethodError(name, ..) => {
-            name.as_str() == "org.freedesktop.DBus.Error.UnknownMethod"
-        }
-        _ => false,
-    }
+    bus::is_named(error, "org.freedesktop.DBus.Error.UnknownMethod")
 }
 
 fn is_unknown_property(error: &zbus::Error) -> bool {
-    match error {
-        zbus::Error::FDO(error) => matches!(**error, zbus::fdo::Error::UnknownProperty(_)),
-        zbus::Error::MethodError(name, ..) => {
-            name.as_str() == "org.freedesktop.DBus.Error.UnknownProperty"
-        }
-        _ => false,
-    }
-}
-
-/// What logind is to do at a time. With `dry-` before it, it tells users and does nothing.
-const ANNOUNCEMENT: &str = "dry-reboot";
-
-/// A shutdown that logind has in its book.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Scheduled {
-    /// `reboot`, `poweroff` and others.
-    pub what: String,
-    /// When, since 1970.
-    pub at: Duration,
-}
-
-impl Scheduled {
-    /// Nothing will happen; users are told as if it did.
-    pub fn is_dry(&self) -> bool {
-        self.what.starts_with("dry-")
-    }
+    bus::is_named(error, "org.freedesktop.DBus.Error.UnknownProperty")
 }
 
 /// Somebody who is logged in.
@@ -231,6 +199,11 @@ impl Logind {
         Ok(Self { manager })
     }
 
+    /// The bus it is on.
+    pub fn connection(&self) -> &Connection {
+        self.manager.inner().connection()
+    }
+
     /// Users who are logged in, each session once. Greeters and background sessions do not count.
     ///
     /// # Errors
@@ -290,7 +263,7 @@ impl Logind {
     }
 
     async fn used(&self, user: String, path: OwnedObjectPath) -> zbus::Result<Option<Used>> {
-        let session = SessionProxy::builder(self.manager.inner().connection())
+        let session = SessionProxy::builder(self.connection())
             .path(path)
             .cache_properties(zbus::proxy::CacheProperties::No)
             .build()
@@ -308,65 +281,6 @@ impl Logind {
         Ok(Some(Used { by, idle_since }))
     }
 
-    /// Whether a shutdown or reboot is under way, or somebody has scheduled one, as
-    /// `shutdown -r +5` does and then ends well.
-    ///
-    /// # Errors
-    /// What logind answers.
-    pub async fn is_going_down(&self) -> zbus::Result<bool> {
-        if self.manager.preparing_for_shutdown().await? {
-            return Ok(true);
-        }
-        Ok(self.scheduled().await?.is_some_and(|scheduled| !scheduled.is_dry()))
-    }
-
-    /// What is scheduled. Nothing in a logind that schedules nothing.
-    ///
-    /// # Errors
-    /// What logind answers.
-    pub async fn scheduled(&self) -> zbus::Result<Option<Scheduled>> {
-        match self.manager.scheduled_shutdown().await {
-            Ok((what, _)) if what.is_empty() => Ok(None),
-            Ok((what, at)) => Ok(Some(Scheduled { what, at: Duration::from_micros(at) })),
-            Err(error) if is_unknown_property(&error) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Has logind tell users, again and again, that the machine reboots in `time`, and why. It only
-    /// tells: the order is ours to give. What somebody else has scheduled stays, and then logind tells
-    /// about that.
-    ///
-    /// # Errors
-    /// What logind answers, or that there is something else.
-    pub async fn announce(&self, message: &str, time: Duration) -> zbus::Result<Scheduled> {
-        if let Some(other) = self.scheduled().await?.filter(|scheduled| !scheduled.is_dry()) {
-            let what = format!("somebody has scheduled a {}", printable(&other.what));
-            return Err(zbus::Error::Failure(what));
-        }
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let at = Duration::from_micros(u64::try_from((now + time).as_micros()).unwrap_or(u64::MAX));
-        let ours = Scheduled { what: ANNOUNCEMENT.to_owned(), at };
-        self.manager.set_wall_message(&printable(message), true).await?;
-        let micros = u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
-        self.manager.schedule_shutdown(&ours.what, micros).await?;
-        Ok(ours)
-    }
-
-    /// Takes an announcement back, if it is still the one that is scheduled. Users hear of it if the
-    /// reboot is `called_off`; else it comes now, and they must not.
-    ///
-    /// # Errors
-    /// What logind answers.
-    pub async fn withdraw(&self, ours: &Scheduled, called_off: bool) -> zbus::Result<()> {
-        if self.scheduled().await?.as_ref() != Some(ours) {
-            return Ok(());
-        }
-        self.manager.set_wall_message("", called_off).await?;
-        self.manager.cancel_scheduled_shutdown().await?;
-        Ok(())
-    }
-
     /// Whether we may order a reboot: `yes`, or why not.
     ///
     /// # Errors
@@ -382,7 +296,7 @@ impl Logind {
     pub async fn reboot(&self, message: &str) -> zbus::Result<()> {
         self.say_why(message).await;
         match self.order(Depth::Full, false).await {
-            Err(OrderError::Refused(error)) => Err(error),
+            Err(OrderError::UnderWay(error) | OrderError::Refused(error)) => Err(error),
             Err(error) => Err(zbus::Error::Failure(error.to_string())),
             Ok(()) => Ok(()),
         }
@@ -395,7 +309,8 @@ impl Logind {
         }
     }
 
-    /// Orders a reboot of this depth. With `force` nobody's inhibitor counts.
+    /// Orders a reboot of this depth. With `force` nobody's inhibitor counts, if logind lets us: since
+    /// systemd 257 it asks polkit, of root too, and without one refuses.
     ///
     /// # Errors
     /// [`OrderError`] says why not. It may go down all the same.
@@ -413,6 +328,9 @@ impl Logind {
             Err(error) if is_unknown_method(&error) || is_invalid_args(&error) => {
                 let (what, version) = depth.since();
                 Err(OrderError::TooOld(what, version))
+            }
+            Err(error) if bus::is_named(&error, "org.freedesktop.login1.OperationInProgress") => {
+                Err(OrderError::UnderWay(error))
             }
             answer => Ok(answer?),
         }
@@ -435,39 +353,3 @@ fn in_the_way(all: Vec<InhibitorRow>) -> Vec<Inhibitor> {
 fn is_somebody(class: &str, state: &str) -> bool {
     class.starts_with("user") && state != "closing"
 }
-
-/// Where a terminal is that logind knows by this name; never outside `/dev`.
-fn terminal(tty: &str) -> Option<PathBuf> {
-    let plain = |part| matches!(part, Component::Normal(_));
-    let named = !tty.is_empty() && !tty.contains('\0') && Path::new(tty).components().all(plain);
-    named.then(|| Path::new("/dev").join(tty))
-}
-
-/// Writes `message` to the terminals of `users`. A terminal that does not take it is passed over:
-/// a user who stopped his output must not stop a fleet.
-pub fn tell(users: &[LoggedIn], message: &str) {
-    // Whoever gave a reason for the reboot did not get to write to terminals by it.
-    let message = printable(message);
-    // O_NONBLOCK | O_NOCTTY
-    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
-    for user in users {
-        let Some(terminal) = terminal(&user.tty) else { continue };
-        let written = OpenOptions::new()
-            .write(true)
-            .custom_flags(i32::try_from(flags.bits()).unwrap_or(0))
-            .open(&terminal)
-            .and_then(|mut terminal| {
-                // `/dev` has more than terminals in it, and not all of it should be written to.
-                if !rustix::termios::isatty(&terminal) {
-                    return Err(std::io::Error::other("not a terminal"));
-                }
-                terminal.write_all(format!("\r\n\x07{message}\r\n").as_bytes())
-            });
-        if let Err(error) = written {
-            tracing::warn!(user = user.user, terminal = %terminal.display(), %error, "not told");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;

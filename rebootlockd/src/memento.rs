@@ -39,6 +39,8 @@ pub struct Memento {
     pub ordered: bool,
     /// What logind was told to announce, and may still.
     pub announced: Option<Scheduled>,
+    /// Whether users were told of a reboot, and not yet that it is called off.
+    pub told: bool,
     /// For which reason a reboot was counted in that boot: one that was ordered, and may not come.
     pub counted: Option<String>,
     /// The slot that was asked for at a FleetLock server, which does not say who has one.

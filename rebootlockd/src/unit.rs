@@ -24,7 +24,7 @@ use zbus::{Connection, OwnedObjectPath, Variant};
 
 use self::asks::{ManagerProxy, ServiceProxy, UnitProxy, find_program, how, properties};
 pub use self::left::{Left, StillRuns};
-use crate::bus;
+use crate::bus::{self, is_named};
 
 const SERVICE: &str = "org.freedesktop.systemd1";
 
@@ -207,6 +207,23 @@ impl Systemd {
     pub async fn runs(&self, what: &str) -> zbus::Result<bool> {
         let pattern = format!("rebootlock-{what}-*.service");
         Ok(!self.manager.list_units_by_patterns(&ALIVE, &[&pattern]).await?.is_empty())
+    }
+
+    /// Whether this machine is going down: a job for that is in the queue, whoever ordered it.
+    ///
+    /// # Errors
+    /// What systemd answers.
+    pub async fn is_stopping(&self) -> zbus::Result<bool> {
+        Ok(self.manager.system_state().await? == "stopping")
+    }
+
+    /// Starts a target that takes the machine down. Nothing takes that back, and logind, its inhibitors
+    /// included, is not asked.
+    ///
+    /// # Errors
+    /// What systemd answers.
+    pub async fn go_down(&self, target: &str) -> zbus::Result<()> {
+        self.manager.start_unit(target, "replace-irreversibly").await.map(drop)
     }
 
     /// Stops a unit, if it is there, with all that runs in it.
@@ -399,14 +416,6 @@ async fn read(from: &mut Option<pipe::Receiver>, buffer: &mut [u8]) -> usize {
             *from = None;
             0
         }
-    }
-}
-
-fn is_named(error: &zbus::Error, name: &str) -> bool {
-    match error {
-        zbus::Error::FDO(error) => zbus::DBusError::name(&**error).as_str() == name,
-        zbus::Error::MethodError(known, ..) => known.as_str() == name,
-        _ => false,
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rebootlock::config::RebootMethod;
 use rebootlock::config::variables::Template;
-use rebootlock_tests::machine::Machine;
 use rebootlock_tests::machine::logind::InhibitorRule;
+use rebootlock_tests::machine::{Machine, Systemd};
 use rebootlockd::logind::{Depth, Logind, OrderError};
 use rebootlockd::method::{Method, MethodError, Order};
 use tokio::time::Instant;
@@ -57,6 +57,54 @@ async fn an_inhibitor_is_passed_over_by_force_alone() {
         logind.order(Depth::Full, true).await.unwrap();
         assert_eq!(flags(&machine), [expected]);
     }
+}
+
+#[tokio::test]
+async fn where_polkit_is_missing_force_goes_round_logind_and_without_force_nothing_does() {
+    for rule in [InhibitorRule::Systemd257WithoutPolkit, InhibitorRule::Systemd257WithBrokenPolkit]
+    {
+        let (machine, logind) = machine(rule).await;
+        let systemd = Systemd::new(machine.bus.address());
+        systemd.start().await.unwrap();
+        let block =
+            machine.logind.add_inhibitor("shutdown", "backup", "busy", "block").await.unwrap();
+        for (method, target) in [
+            (RebootMethod::Logind, "reboot.target"),
+            (RebootMethod::SoftReboot, "soft-reboot.target"),
+        ] {
+            let method = Method::new(method);
+            let error = method.order(&logind, &Order::default(), &mut |_| ()).await.unwrap_err();
+            assert!(matches!(error, MethodError::Logind(_)), "{error}");
+            let before = systemd.targets().len();
+            let forced = Order { force: true, ..Order::default() };
+            method.order(&logind, &forced, &mut |_| ()).await.unwrap();
+            let started = (target.to_owned(), "replace-irreversibly".to_owned());
+            assert_eq!(systemd.targets().split_off(before), [started]);
+        }
+        assert_eq!(machine.logind.reboots(), 0);
+        // Nothing in the way: logind does it.
+        machine.logind.remove_inhibitor(block).await.unwrap();
+        let forced = Order { force: true, ..Order::default() };
+        Method::new(RebootMethod::Logind).order(&logind, &forced, &mut |_| ()).await.unwrap();
+        assert_eq!((flags(&machine), systemd.targets().len()), (vec![16], 2));
+        // And while it does, nothing else is begun.
+        let error = Method::new(RebootMethod::Logind).order(&logind, &forced, &mut |_| ()).await;
+        assert!(matches!(error, Err(MethodError::Logind(_))), "{error:?}");
+        assert_eq!(systemd.targets().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_forced_order_goes_round_logind_only_while_its_permit_is_fresh() {
+    let (machine, logind) = machine(InhibitorRule::Systemd257WithBrokenPolkit).await;
+    let systemd = Systemd::new(machine.bus.address());
+    systemd.start().await.unwrap();
+    machine.logind.add_inhibitor("shutdown", "backup", "busy", "block").await.unwrap();
+    let until = Some(Instant::now() + Duration::from_millis(400));
+    let forced = Order { force: true, until, ..Order::default() };
+    Method::new(RebootMethod::Logind).order(&logind, &forced, &mut |_| ()).await.unwrap();
+    assert!(Some(Instant::now()) < until, "half of the time was left for systemd");
+    assert_eq!(systemd.targets().len(), 1);
 }
 
 #[tokio::test]

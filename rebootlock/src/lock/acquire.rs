@@ -9,8 +9,8 @@ use crate::store::{Commit, Precondition, Snapshot, Txn};
 pub enum Acquired {
     /// The slots are ours, by this claim's token.
     Granted,
-    /// The machine had them already, from another acquisition, and nothing was changed. Without a
-    /// record if a program that writes none took them.
+    /// The machine had them already, or one of them, from another acquisition, and nothing was
+    /// changed. Without a record if a program that writes none took them.
     Already(Option<Box<HolderRecord>>),
 }
 
@@ -26,11 +26,11 @@ impl LockManager {
     pub async fn acquire(&self, claim: &Claim) -> Result<Acquired> {
         let action = format!("acquiring a slot for {} below {}", claim.machine, self.keys);
         let keys = self.keys_of(claim.groups(), &claim.machine);
-        let (acquired, left) = self
+        let ended = self
             .settle_from(&action, &keys, None, |before| self.decide_acquire(claim, before))
             .await?;
-        self.remember_if_only(claim, left);
-        Ok(acquired)
+        self.remember_if_only(claim, ended.left);
+        Ok(ended.answer)
     }
 
     /// How [`LockManager::acquire`] would end at this moment. Writes nothing.
@@ -109,12 +109,9 @@ impl LockManager {
         if held.len() == claim.groups().len() {
             return Ok(Decision::Done(already(claim, held)));
         }
-        // Some of its groups are held by an earlier acquisition: this one takes over the lot, but
-        // not from under somebody who might not know of it.
-        if let Some(other) =
-            held.iter().flatten().find(|record| record.via.as_ref() != Some(&claim.via))
-        {
-            return Ok(Decision::Done(Acquired::Already(Some(Box::new(other.clone())))));
+        // Some of its groups are held by an earlier acquisition, which does not know of this one.
+        if !held.is_empty() {
+            return Ok(Decision::Done(Acquired::Already(first_of(held))));
         }
         if let Some(stop) = self.stop_in_force(before, claim.groups(), machine) {
             return Err(stop);
@@ -136,5 +133,9 @@ pub(super) fn already(claim: &Claim, held: Vec<Option<HolderRecord>>) -> Acquire
     if held.iter().flatten().any(|record| record.is_of(claim.token)) {
         return Acquired::Granted;
     }
-    Acquired::Already(held.into_iter().flatten().next().map(Box::new))
+    Acquired::Already(first_of(held))
+}
+
+fn first_of(held: Vec<Option<HolderRecord>>) -> Option<Box<HolderRecord>> {
+    held.into_iter().flatten().next().map(Box::new)
 }

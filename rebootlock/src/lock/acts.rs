@@ -55,67 +55,13 @@ impl LockManager {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicU32, Ordering};
-    use std::time::Duration;
-
-    use async_trait::async_trait;
-
     use super::*;
     use crate::id::{Group, MachineId};
     use crate::keys::Keyspace;
     use crate::lock::{Release, Released, Resumed, Scope};
     use crate::record::{Claim, Deed, Pause, Via};
-    use crate::store::{
-        Commit, LeaseId, MemoryStore, Result as StoreResult, Revision, Select, Snapshot, Span,
-        Store, StoreError, Txn, Watch,
-    };
-
-    /// Does what it is told to, and does not answer to the next so many commits.
-    #[derive(Debug, Default)]
-    struct Forgetful {
-        store: MemoryStore,
-        forgets: AtomicU32,
-    }
-
-    #[async_trait]
-    impl Store for Forgetful {
-        async fn load(&self, keys: &[Key]) -> StoreResult<Snapshot> {
-            self.store.load(keys).await
-        }
-        async fn list(&self, prefix: &Key, select: Select) -> StoreResult<Snapshot> {
-            self.store.list(prefix, select).await
-        }
-        async fn read(&self, keys: &[Key], below: &[(Key, Select)]) -> StoreResult<Snapshot> {
-            self.store.read(keys, below).await
-        }
-        async fn commit(&self, txn: &Txn) -> StoreResult<Commit> {
-            let committed = self.store.commit(txn).await;
-            let one_less = |left: u32| left.checked_sub(1);
-            match self.forgets.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less) {
-                Ok(_) => Err(StoreError::Unavailable("the answer got lost".to_owned())),
-                Err(_) => committed,
-            }
-        }
-        fn watch(&self, span: &Span, after: Revision) -> Watch {
-            self.store.watch(span, after)
-        }
-        fn watch_from_now(&self, spans: &[Span]) -> Watch {
-            self.store.watch_from_now(spans)
-        }
-        async fn grant(&self, ttl: Duration) -> StoreResult<LeaseId> {
-            self.store.grant(ttl).await
-        }
-        async fn keep_alive(&self, lease: LeaseId) -> StoreResult<()> {
-            self.store.keep_alive(lease).await
-        }
-        async fn revoke(&self, lease: LeaseId) -> StoreResult<()> {
-            self.store.revoke(lease).await
-        }
-        fn location(&self) -> String {
-            "forgetful".to_owned()
-        }
-    }
+    use crate::store::{Forgetful, MemoryStore};
+    use std::sync::Arc;
 
     fn act(at: i64, deed: Deed) -> Act {
         Act { reason: Some("why".to_owned()), ..Act::new(UnixTime(at), "alice", deed) }
@@ -158,11 +104,11 @@ mod tests {
         let machine = MachineId::new("a").unwrap();
         let claim = Claim::new(machine.clone(), [], Via::Agent);
         locks.acquire(&claim).await.unwrap();
-        store.forgets.store(1, Ordering::SeqCst);
+        store.forget(1);
         let unlock = locks.doing(&act(1, Deed::Unlock));
         let freed = unlock.release(claim.groups(), &machine, &Release::by_operator("alice")).await;
         assert!(matches!(freed.unwrap(), Released::Freed(Some(_))), "and not that it held nothing");
-        store.forgets.store(1, Ordering::SeqCst);
+        store.forget(1);
         let old = locks.doing(&act(2, Deed::SetMax)).set_max(&Group::default(), 7).await.unwrap();
         assert_eq!(old, 1, "and not what was just written");
         assert_eq!(deeds(&locks).await, ["unlock", "set-max"]);

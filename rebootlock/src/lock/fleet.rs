@@ -19,6 +19,8 @@ pub struct Forgotten {
     pub request: bool,
     /// Its hold.
     pub hold: bool,
+    /// Its wish to be disrupted, of a client of disruption-manager.
+    pub disruption: bool,
     /// Its places in the queues of these groups.
     pub places: Vec<Group>,
     /// What its agent said of it, or somebody by hand in its place.
@@ -141,9 +143,10 @@ impl LockManager {
     }
 
     /// Takes away what is known of a machine that will not come back: its place in the roster, its
-    /// request, its hold, its places in queues. Not its slots, which are freed by a release alone;
-    /// and nothing of a machine whose agent is there, unless `even_if_present`: then what the agent
-    /// said goes too, as what hangs on no lease would stay for ever. One that lives says it again.
+    /// request, its hold, its wish to be disrupted, its places in queues. Not its slots, which are freed
+    /// by a release alone; and nothing of a machine whose agent is there, unless `even_if_present`: then
+    /// what the agent said goes too, as what hangs on no lease would stay for ever. One that lives says
+    /// it again.
     ///
     /// # Errors
     /// [`LockError::Damaged`] if a semaphore cannot be read, or what the store says.
@@ -163,7 +166,15 @@ impl LockManager {
         let present = self.keys.machine(machine);
         let (roster, request, hold) =
             (self.keys.roster_entry(machine), self.keys.request(machine), self.keys.hold(machine));
-        let keys = [present.clone(), roster.clone(), request.clone(), hold.clone()];
+        let [wish, time] = self.of_disruption(machine);
+        let keys = [
+            present.clone(),
+            roster.clone(),
+            request.clone(),
+            hold.clone(),
+            wish.clone(),
+            time.clone(),
+        ];
         self.settle(&action, &keys, |before| {
             if before.get(&present).is_some() && !even_if_present {
                 return Ok(Decision::Done(Forgetting::Present));
@@ -173,6 +184,7 @@ impl LockManager {
                 roster: there(&roster),
                 request: there(&request),
                 hold: there(&hold),
+                disruption: there(&wish),
                 places: places.clone(),
                 presence: there(&present),
             };
@@ -184,7 +196,9 @@ impl LockManager {
                 txn = txn.delete(key.clone());
             }
             for group in &places {
-                txn = txn.delete(self.keys.waiter(group, machine));
+                txn = txn
+                    .delete(self.keys.waiter(group, machine))
+                    .delete(self.keys.urgent(group, machine));
             }
             Ok(Decision::Commit(txn, Forgetting::Done(gone)))
         })

@@ -530,8 +530,15 @@ async fn only_who_is_gone_is_forgotten_and_never_a_slot() {
     locks.hold(&a, &hold(None)).await.unwrap();
     put(&locks, locks.keys().request(&a), "{}").await;
     put(&locks, locks.keys().waiter(&lb, &a), "{}").await;
-    let gone =
-        Forgotten { roster: true, request: true, hold: true, places: vec![lb], presence: true };
+    put(&locks, locks.keys().disruption(&a), "?").await;
+    let gone = Forgotten {
+        roster: true,
+        request: true,
+        hold: true,
+        disruption: true,
+        places: vec![lb],
+        presence: true,
+    };
     assert_eq!(locks.forget(&a, true).await.unwrap(), Forgetting::Done(gone));
     assert_eq!(locks.forget(&a, false).await.unwrap(), Forgetting::Unknown);
 }
@@ -553,20 +560,74 @@ async fn a_record_that_no_agent_keeps_can_be_forgotten() {
     }
 }
 
-/// A machine that was given one more group takes over the slot it has, but not from under a step of
-/// the one who has it: the semaphore stays as it is at such a step, only the record changes.
+/// Else it would get another slot at once, as long as its wish lasts.
+#[tokio::test]
+async fn unlocking_a_client_of_disruption_manager_ends_its_wish() {
+    let locks = manager();
+    let a = machine("a");
+    for (via, release, stays) in [
+        (Via::DisruptionManager, Ended::Unlocked { by: "eve".to_owned() }, false),
+        (Via::DisruptionManager, Ended::Steady, true),
+        (Via::Ctl, Ended::Unlocked { by: "eve".to_owned() }, true),
+    ] {
+        let wish = [locks.keys().disruption(&a), locks.keys().disruption_timer(&a)];
+        for key in &wish {
+            put(&locks, key.clone(), "{}").await;
+        }
+        let claim = Claim::new(a.clone(), [], via);
+        locks.acquire(&claim).await.unwrap();
+        let release = Release { token: None, ended: release };
+        let freed = locks.release(claim.groups(), &a, &release).await.unwrap();
+        assert!(matches!(freed, Released::Freed(_)), "{freed:?}");
+        for key in wish {
+            assert_eq!(value(&locks, &key).await.is_some(), stays, "{key}");
+        }
+    }
+}
+
+/// A record without its place in the semaphore is a leftover; but who writes one at this moment, by
+/// whatever program, is not to be overwritten unseen.
 #[tokio::test]
 async fn an_acquisition_loses_when_a_record_it_was_decided_on_has_changed() {
+    let (locks, claim) = (manager(), claim("a", &["lb"]));
+    let holder = locks.keys().holder(&group("lb"), &claim.machine);
+    let keys = locks.keys_of(claim.groups(), &claim.machine);
+    let before = locks.store().load(&keys).await.unwrap();
+    put(&locks, holder.clone(), "{}").await;
+    assert_eq!(locks.acquire_from(&claim, &before, []).await.unwrap(), None);
+    let now = locks.store().load(std::slice::from_ref(&holder)).await.unwrap();
+    assert_eq!(now.get(&holder).unwrap().value, b"{}");
+}
+
+#[tokio::test]
+async fn a_slot_in_some_groups_is_not_taken_from_under_whoever_has_it() {
     let (locks, first, second) = (manager(), claim("a", &["lb"]), claim("a", &["lb", "rack-7"]));
     locks.acquire(&first).await.unwrap();
-    let keys = locks.keys_of(second.groups(), &second.machine);
-    let before = locks.store().load(&keys).await.unwrap();
-    let permit = Advance::permit(UnixTime(9));
-    locks.advance(first.groups(), &first.machine, first.token, &permit).await.unwrap();
-    assert_eq!(locks.acquire_from(&second, &before, []).await.unwrap(), None);
+    let Acquired::Already(Some(record)) = locks.acquire(&second).await.unwrap() else {
+        panic!("taken");
+    };
+    assert_eq!(record.token, Some(first.token));
     let held = locks.holding(second.groups(), &second.machine).await.unwrap();
-    let states: Vec<_> = held.into_values().flatten().map(|record| record.state).collect();
-    assert_eq!(states, [Some(HolderState::Rebooting)]);
+    assert_eq!(held.into_keys().collect::<Vec<_>>(), [group("lb")]);
+    // Nor a place of which no record says whose it is.
+    let semaphore = r#"{"semaphore":0,"max":1,"holders":["b"]}"#;
+    put(&locks, locks.keys().semaphore(&group("old")), semaphore).await;
+    let both = claim("b", &["lb-2", "old"]);
+    assert_eq!(locks.acquire(&both).await.unwrap(), Acquired::Already(None));
+    assert!(locks.status(&group("lb-2")).await.unwrap().holders.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cooldown_begins_though_the_answer_to_the_release_gets_lost() {
+    let store = Arc::new(crate::store::Forgetful::default());
+    let locks = LockManager::new(store.clone(), Keyspace::default());
+    let (locks, first) = (cooling(locks, &group("lb"), 600), claim("a", &["lb"]));
+    locks.acquire(&first).await.unwrap();
+    store.forget(1);
+    let released = locks.release(first.groups(), &first.machine, &verified(&first)).await.unwrap();
+    assert!(matches!(released, Released::Freed(Some(_))), "{released:?}");
+    let next = locks.acquire(&claim("b", &["lb"])).await.unwrap_err();
+    assert!(matches!(next, LockError::CoolingDown { .. }), "{next}");
 }
 
 /// Everything else is as it was, and the slot is free: what a waiter finds that was frozen until its

@@ -216,6 +216,8 @@ impl LockManager {
         let mut known = left.known(self, group, wishes);
         let mut granted = Granted::default();
         let mut unsettled: Option<StoreError> = None;
+        // What a commit that was never answered gave back, if it happened all the same.
+        let mut unanswered: BTreeMap<usize, GivenBack> = BTreeMap::new();
         let mut attempt = 0;
         loop {
             let believed = known.take();
@@ -258,8 +260,19 @@ impl LockManager {
                         let changed = txn.changes.iter().map(|c| c.key().clone()).collect();
                         left.keep(&place, &self.keys.holders(group), &changed, now);
                     }
-                    self.end_spare_leases(&plan, &granted).await;
-                    return Ok(self.answers(action, group, wishes, plan, &granted).await);
+                    // What was never answered may have happened, and cooldowns and places may hang on them.
+                    if unsettled.is_none() {
+                        self.end_spare_leases(&plan, &granted).await;
+                    }
+                    let mut answers = self.answers(action, group, wishes, plan, &granted).await;
+                    for (n, given_back) in unanswered {
+                        if let Some(Ok(Settled::GivenBack(back @ GivenBack::NotHeld))) =
+                            &mut answers[n]
+                        {
+                            *back = given_back;
+                        }
+                    }
+                    return Ok(answers);
                 }
                 Err(None) => *left = Left::default(),
                 Err(Some(StoreError::LeaseGone)) => {
@@ -268,6 +281,7 @@ impl LockManager {
                 Err(Some(error)) if error.is_transient() => {
                     *left = Left::default();
                     unsettled = Some(error);
+                    unanswered.extend(plan.given_back());
                 }
                 Err(Some(error)) => return Err(store_error(action, error)),
             }

@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::line::Entering;
 use super::release::{Leases, Outcome};
 use super::{
     Acquired, Decision, Ended, LockError, LockManager, Release, Released, Result, backoff,
 };
 use crate::id::{Group, MachineId};
 use crate::queue::Queue;
-use crate::record::{Claim, Document, HolderRecord, UnixTime, Via, Waiter};
-use crate::store::{Commit, Key, LeaseId, Select, Snapshot, Span, StoreError, Txn};
+use crate::record::{Claim, Document, HolderRecord, Via, Waiter};
+use crate::store::{Commit, LeaseId, Select, Snapshot, StoreError, Txn};
 use crate::wait::forget_places;
 
 /// How much of a queue is read. Who is further behind is not told how far.
@@ -122,7 +123,7 @@ impl LockManager {
         let lines =
             |group| [(self.keys.queue(group), select), (self.keys.all_urgent(group), Select::All)];
         let below: Vec<_> = groups.iter().flat_map(lines).collect();
-        let (step, left) = self
+        let ended = self
             .settle_over(
                 action,
                 || self.store.read(&keys, &below),
@@ -130,8 +131,8 @@ impl LockManager {
                 |before| self.decide_turn(claim, before, select),
             )
             .await?;
-        self.remember_if_only(claim, left);
-        Ok(step)
+        self.remember_if_only(claim, ended.left);
+        Ok(ended.answer)
     }
 
     pub(super) fn decide_turn(
@@ -181,26 +182,28 @@ impl LockManager {
 
     /// How many wait before `machine`; all of them if it has no place.
     fn ahead(&self, before: &Snapshot, group: &Group, machine: &MachineId) -> usize {
-        let below = |prefix: Key| {
-            let span = Span::Below(prefix);
-            let entries = before.entries.iter().filter(|(key, _)| span.contains(key));
-            let entries = entries.map(|(key, entry)| (key.clone(), entry.clone())).collect();
-            Snapshot { revision: before.revision, entries }
-        };
-        let (line, urgent) = (below(self.keys.queue(group)), below(self.keys.all_urgent(group)));
-        let queue = Queue::of_head(&line, &urgent);
+        let queue = self.queue(before, group);
         queue.ahead_of(machine).unwrap_or(queue.len())
     }
 
-    /// What was read of the claim's machine itself.
+    /// What was read of a group's queue.
+    fn queue(&self, before: &Snapshot, group: &Group) -> Queue {
+        let (line, urgent) = (self.keys.queue(group), self.keys.all_urgent(group));
+        Queue::of_head(&before.below(&line), &before.below(&urgent))
+    }
+
+    /// What was read of the claim's machine itself, and of the queues if it has to look for its place.
     fn own(&self, claim: &Claim, before: &Snapshot) -> Snapshot {
-        let of_group = |group| {
-            [self.keys.waiter(group, &claim.machine), self.keys.holder(group, &claim.machine)]
-        };
-        let keys = claim.groups().iter().flat_map(of_group);
-        let entries = keys.filter_map(|key| before.entries.get_key_value(&key));
-        let entries = entries.map(|(key, entry)| (key.clone(), entry.clone())).collect();
-        Snapshot { revision: before.revision, entries }
+        let mut own = Snapshot { revision: before.revision, ..Snapshot::default() };
+        for key in self.own_keys(claim) {
+            own.entries.extend(before.get(&key).map(|entry| (key, entry.clone())));
+        }
+        if claim.priority > 0 {
+            for group in claim.groups() {
+                own.entries.extend(before.below(&self.keys.queue(group)).entries);
+            }
+        }
+        own
     }
 
     /// Keeps the machine's places for another while, or takes them. `false`: something has changed.
@@ -219,38 +222,33 @@ impl LockManager {
         }
         // Stores count whole seconds.
         let lease = self.store.grant(memory.max(Duration::from_secs(1))).await?;
-        match self.store.commit(&self.take_place(claim, own, lease)).await? {
-            Commit::Won(_) => Ok(true),
-            Commit::Lost => {
-                // Nothing hangs on it, and it ends by itself.
-                let _ = self.store.revoke(lease).await;
-                Ok(false)
-            }
+        let entering = self.place_by_asking(claim, own, lease);
+        let takes = matches!(entering, Entering::Takes { .. });
+        let (Entering::Takes { txn, .. } | Entering::Clears(txn)) = entering;
+        let won = matches!(self.store.commit(&txn).await?, Commit::Won(_));
+        if !(won && takes) {
+            // Nothing hangs on it, and it ends by itself.
+            let _ = self.store.revoke(lease).await;
         }
+        Ok(won && takes)
     }
 
-    /// Puts the claim's machine in line, or keeps the place it has, as long as the lease lasts.
-    pub(super) fn take_place(&self, claim: &Claim, own: &Snapshot, lease: LeaseId) -> Txn {
-        let now = UnixTime::now();
-        let mut txn = Txn::new().when_absent(self.keys.hold(&claim.machine));
-        for group in claim.groups() {
-            let place = self.keys.waiter(group, &claim.machine);
-            let urgent = self.keys.urgent(group, &claim.machine);
-            let earlier = own.get(&place).and_then(|entry| Waiter::from_json(&entry.value).ok());
-            let since = earlier.map_or(now, |waiter| waiter.since);
-            let lease_id = Some(format!("{:x}", lease.0));
-            let waiter = Waiter { lease: lease_id, ..claim.waiter(since) }.to_json();
-            // Whoever got the slots meanwhile must not stand in line again.
-            txn = txn
-                .when(own.unchanged(&place))
-                .when(own.unchanged(&self.keys.holder(group, &claim.machine)));
-            txn = match claim.priority {
-                0 => txn.delete(urgent),
-                _ => txn.put_leased(urgent, waiter.clone(), lease),
-            };
-            txn = txn.put_leased(place, waiter, lease);
+    /// Puts the claim's machine in line until the lease ends, which each time of asking keeps alive.
+    pub(super) fn place_by_asking(
+        &self,
+        claim: &Claim,
+        own: &Snapshot,
+        lease: LeaseId,
+    ) -> Entering {
+        let queues: Vec<_> = claim.groups().iter().map(|group| self.queue(own, group)).collect();
+        let ticket = self.ticket(claim, self.now(), &queues);
+        let ticket = Waiter { lease: Some(format!("{:x}", lease.0)), ..ticket };
+        match self.enter(claim, own, ticket, lease) {
+            Entering::Takes { txn, came } => {
+                Entering::Takes { txn: txn.when_absent(self.keys.hold(&claim.machine)), came }
+            }
+            clears => clears,
         }
-        txn
     }
 
     /// The lease that all places of the claim's machine hang on, if it is one that asking keeps alive.
@@ -342,7 +340,7 @@ mod tests {
     use super::*;
     use crate::keys::Keyspace;
     use crate::lock::Scope;
-    use crate::record::{Hold, Pause};
+    use crate::record::{Hold, Pause, UnixTime};
     use crate::store::{MemoryStore, Store as _};
     use crate::wait::{WaitOptions, Waiting};
 

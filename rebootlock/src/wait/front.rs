@@ -19,7 +19,12 @@ const HEAD: usize = FRONT + 1;
 const HEARD_WITHIN: Duration = Duration::from_millis(100);
 
 /// Who has not seen the whole head of the queue looks at it after this long.
-const SEEN_WITHIN: Duration = Duration::from_millis(20);
+const SEEN_WITHIN: Duration = Duration::from_millis(5);
+
+/// Who is among the first for longer than this watches what hardly ever changes too. A watch costs a
+/// store as much as a hand-over does, and whoever moves up through a fast queue needs none: what it
+/// has not heard of its transaction finds out.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
 
 /// Whether a watch that has just begun may be late. etcd decides from which revision on a watch tells
 /// before it registers it. One that a write overtakes in between is in its own past, and hears of
@@ -90,8 +95,10 @@ enum Turn {
     Granted(Acquired),
     /// What was believed is not so any more.
     Lost,
-    /// It is not known how it ended.
-    Unsettled,
+    /// Our place is not in the queue.
+    Misplaced,
+    /// This machine has a slot, from this acquisition or another.
+    Holds,
     Wait(Obstacle),
 }
 
@@ -119,12 +126,15 @@ impl Waiter {
             Some(Event::Interrupted { reason }) => return self.interrupted(reason, changes).await,
             _ => return Ok(Round::Again),
         };
-        let mut view = match known {
+        let mut view = match &known {
             Some(known) => self.glance(known).await?,
             None => self.view().await?,
         };
         let see = tokio::time::sleep(SEEN_WITHIN);
         tokio::pin!(see);
+        let settled = tokio::time::sleep(SETTLED_AFTER);
+        tokio::pin!(settled);
+        let mut rare: Option<Watch> = None;
         if self.place_is_gone(&view) {
             return Ok(Round::PlaceLost);
         }
@@ -140,7 +150,12 @@ impl Waiter {
             let lost = match self.turn(&view).await? {
                 Turn::Granted(acquired) => return Ok(Round::Granted(acquired)),
                 Turn::Lost if std::mem::take(&mut heard) => true,
-                Turn::Lost | Turn::Unsettled => return Ok(Round::Again),
+                Turn::Lost | Turn::Misplaced => return Ok(Round::Again),
+                Turn::Holds => {
+                    // Who holds does not wait, and finds out outside the queue by which acquisition.
+                    self.leave_queue().await;
+                    return Ok(Round::Again);
+                }
                 Turn::Wait(Obstacle::Paused { .. } | Obstacle::Held { .. }) => {
                     // Outside the queue one waits for the end of a pause or a hold.
                     self.leave_queue().await;
@@ -158,6 +173,18 @@ impl Waiter {
                 () = place.lease.gone() => return Ok(Round::PlaceLost),
                 () = self.cancel.cancelled() => return Ok(Round::Cancelled),
                 event = changes.next() => Some(event),
+                event = next_of(&mut rare) => match event {
+                    Some(Event::Lost { .. } | Event::Resumed) => {
+                        // First the watch and then the reading, here too.
+                        view = self.view().await?;
+                        None
+                    }
+                    heard => Some(heard),
+                },
+                () = &mut settled, if rare.is_none() => {
+                    rare = Some(self.rare_changes());
+                    None
+                }
                 () = &mut poll => return Ok(Round::Again),
                 // What came before us is not watched, or on its way for too long.
                 () = tokio::time::sleep(HEARD_WITHIN), if lost => {
@@ -169,7 +196,13 @@ impl Waiter {
                     None
                 }
                 () = doubt.time_to_look() => {
-                    view = self.view().await?;
+                    view = match &known {
+                        // Once that was the head of the queue, nobody can have come before us since.
+                        Some(known) if view.unseen.is_none() => {
+                            View { unseen: None, ..self.glance(known).await? }
+                        }
+                        _ => self.view().await?,
+                    };
                     doubt.looked();
                     None
                 }
@@ -211,13 +244,13 @@ impl Waiter {
         Ok(Round::Again)
     }
 
-    /// Reads everything but the queue, of which `known` is enough until more is needed.
-    async fn glance(&self, known: Neighbours) -> Result<View, LockError> {
+    /// Reads no more than it takes to know whose turn it is: of the queue `known`, and nothing that may
+    /// stop us, which the transaction finds out.
+    async fn glance(&self, known: &Neighbours) -> Result<View, LockError> {
         let group = &self.claim.groups()[0];
         let (keys, machine) = (self.locks.keys(), &self.claim.machine);
-        let mut wanted = self.locks.keys_of(self.claim.groups(), machine);
-        let places = known.between.iter().cloned().chain([keys.waiter(group, machine)]);
-        wanted.extend(places);
+        let mut wanted = vec![keys.semaphore(group), keys.holder(group, machine)];
+        wanted.extend(known.between.iter().cloned().chain([keys.waiter(group, machine)]));
         let below = [(keys.all_urgent(group), Select::All)];
         let reading = self.locks.store().read(&wanted, &below);
         let mut documents = self.store_call("reading", &wanted[0], reading).await?;
@@ -231,7 +264,8 @@ impl Waiter {
             part(&mut documents, &Span::Below(keys.all_urgent(group))),
         );
         let queues = BTreeMap::from([(group.clone(), Queue::of_head(&head, &urgent))]);
-        Ok(View { documents, queues, far_behind: BTreeSet::new(), unseen: Some(known), after })
+        let unseen = Some(known.clone());
+        Ok(View { documents, queues, far_behind: BTreeSet::new(), unseen, after })
     }
 
     /// Whether those whom we know are the head of the queue: one of them has the only slot, which it
@@ -279,12 +313,16 @@ impl Waiter {
     }
 
     fn changes(&self) -> Watch {
+        let of_group = |group| self.locks.keys().waited_for(group);
+        let watched: Vec<_> = self.claim.groups().iter().map(of_group).collect();
+        self.locks.store().watch_from_now(&watched)
+    }
+
+    fn rare_changes(&self) -> Watch {
         let keys = self.locks.keys();
-        let mut watched: Vec<_> =
-            self.claim.groups().iter().map(|group| keys.waited_for(group)).collect();
         let cooldowns = self.claim.groups().iter().map(|group| keys.cooldown(group));
         let others = [keys.fleet_paused(), keys.hold(&self.claim.machine)];
-        watched.extend(cooldowns.chain(others).map(Span::Below));
+        let watched: Vec<_> = cooldowns.chain(others).map(Span::Below).collect();
         self.locks.store().watch_from_now(&watched)
     }
 
@@ -324,20 +362,23 @@ impl Waiter {
     /// Takes the slots if it is our turn.
     async fn turn(&self, view: &View) -> Result<Turn, LockError> {
         let (groups, machine) = (self.claim.groups(), &self.claim.machine);
+        for group in groups {
+            if self.locks.semaphore(&view.documents, group)?.holds(machine) {
+                return Ok(Turn::Holds);
+            }
+        }
         if view.unseen.is_some() {
             let group = groups[0].clone();
             return Ok(Turn::Wait(Obstacle::Queued { group, ahead: None }));
         }
         for (group, queue) in &view.queues {
-            let Some(ahead) = queue.ahead_of(machine) else { return Ok(Turn::Unsettled) };
+            let Some(ahead) = queue.ahead_of(machine) else { return Ok(Turn::Misplaced) };
             if view.far_behind.contains(group) && queue.is_behind_the_head(machine) {
                 let group = group.clone();
                 return Ok(Turn::Wait(Obstacle::Queued { group, ahead: None }));
             }
             let free = self.locks.semaphore(&view.documents, group)?.available();
-            let holds = self.locks.semaphore(&view.documents, group)?.holds(&self.claim.machine);
-            if !holds
-                && free <= ahead as i64
+            if free <= ahead as i64
                 && self.locks.stop_in_force(&view.documents, groups, machine).is_none()
             {
                 let group = group.clone();
@@ -354,6 +395,13 @@ impl Waiter {
             Ok(None) => Ok(Turn::Lost),
             Err(error) => Obstacle::of(&error).map(Turn::Wait).ok_or(error),
         }
+    }
+}
+
+async fn next_of(watch: &mut Option<Watch>) -> Option<Event> {
+    match watch {
+        Some(watch) => watch.next().await,
+        None => std::future::pending().await,
     }
 }
 

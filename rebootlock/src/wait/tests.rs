@@ -5,9 +5,9 @@ use super::*;
 use crate::keys::Keyspace;
 use crate::lock::{Ended, Release};
 use crate::queue::Queue;
-use crate::record::{Hold, Pause, Via};
+use crate::record::{Document, Hold, Pause, Via};
 use crate::semaphore::Semaphore;
-use crate::store::{MemoryStore, SharedStore, Span, SqliteStore};
+use crate::store::{Forgetful, MemoryStore, SharedStore, Span, SqliteStore, Store as _};
 
 mod late;
 
@@ -431,4 +431,112 @@ async fn who_is_paused_stays_out_of_a_queue_that_others_stay_in() {
     assert!(after.0 <= before.0 + 1, "{before:?} {after:?}");
     locks.resume(&scope).await.unwrap();
     in_queue(&locks, 2).await;
+}
+
+fn forgetful() -> (Arc<Forgetful>, LockManager) {
+    let store = Arc::new(Forgetful::default());
+    (store.clone(), LockManager::new(store, Keyspace::default()))
+}
+
+/// So many that the last is far behind.
+async fn line(locks: &LockManager, count: usize) -> Vec<(Claim, Waiting)> {
+    let mut waiting = Vec::new();
+    for n in 0..count {
+        let claim = claim(&format!("m{n}"), &[]);
+        waiting.push((claim.clone(), Waiting::start(locks.clone(), claim, options())));
+        in_queue(locks, n + 1).await;
+    }
+    waiting
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_holds_without_knowing_finds_out_however_many_wait() {
+    let (store, locks) = forgetful();
+    let holder = claim("holder", &[]);
+    locks.acquire(&holder).await.unwrap();
+    let waiting = line(&locks, FRONT + 3).await;
+    store.forget_about(locks.keys().holder(&Group::default(), &waiting[0].0.machine));
+    release(&locks, &holder).await;
+    for (claim, mut waiting) in waiting {
+        assert_eq!(waiting.granted().await, Acquired::Granted);
+        release(&locks, &claim).await;
+    }
+    assert!(store.is_done());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_for_in_vain_cannot_happen_behind_the_back_of_who_waits_again() {
+    let (store, locks) = forgetful();
+    let holder = claim("holder", &[]);
+    locks.acquire(&holder).await.unwrap();
+    let waiting = line(&locks, FRONT + 3).await;
+    store.delay(locks.keys().holder(&Group::default(), &waiting[0].0.machine));
+    release(&locks, &holder).await;
+    for (claim, mut waiting) in waiting {
+        assert_eq!(waiting.granted().await, Acquired::Granted);
+        release(&locks, &claim).await;
+        assert!(store.is_done());
+        // Too late.
+        assert!(store.deliver().await.iter().all(|ended| *ended == Commit::Lost));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_holds_a_slot_already_is_told_so_at_once_however_many_wait() {
+    let (_store, locks) = manager();
+    let holder = claim("holder", &[]);
+    locks.acquire(&holder).await.unwrap();
+    let waiting = line(&locks, FRONT + 3).await;
+    for priority in [0, 1] {
+        let mut again = claim("holder", &[]);
+        again.priority = priority;
+        let mut again = Waiting::start(locks.clone(), again, options());
+        assert!(matches!(again.granted().await, Acquired::Already(Some(_))));
+        // And with the very claim by which it has it.
+        let mut same = Waiting::start(locks.clone(), holder.clone(), options());
+        assert_eq!(same.granted().await, Acquired::Granted);
+    }
+    // The first of the line, whom an operator gives the slot, and who is not at its end again.
+    release(&locks, &holder).await;
+    let (first, mut granted) = waiting.into_iter().next().unwrap();
+    assert_eq!(granted.granted().await, Acquired::Granted);
+    release(&locks, &first).await;
+}
+
+/// A machine that died while it waited in one group comes back to wait in two, and another came
+/// between: were it before the other in one queue and behind it in the other, each would wait for
+/// the other for ever.
+#[tokio::test(start_paused = true)]
+async fn a_place_that_was_left_in_one_group_is_not_kept_when_two_are_entered() {
+    let (store, locks) = manager();
+    let groups = ["lb", "rack-7"];
+    let holder = claim("holder", &groups);
+    locks.acquire(&holder).await.unwrap();
+    let lb = Group::new("lb").unwrap();
+    let left = claim("back", &["lb"]);
+    let lease = store.grant(Duration::from_secs(1000)).await.unwrap();
+    let ticket = left.waiter(locks.now()).to_json();
+    let place = locks.keys().waiter(&lb, &left.machine);
+    locks.store().commit(&Txn::new().put_leased(place, ticket, lease)).await.unwrap();
+    let order = async |group: &Group| -> Vec<String> {
+        let queue = locks.status(group).await.unwrap().queue;
+        queue.iter().map(|ticket| ticket.machine.to_string()).collect()
+    };
+    let mut queued = locks.store().watch(&Span::Below(locks.keys().queue(&lb)), Revision(0));
+    let other = claim("other", &groups);
+    let mut first = Waiting::start(locks.clone(), other.clone(), options());
+    while order(&lb).await != ["back", "other"] {
+        queued.next().await;
+    }
+    let back = claim("back", &groups);
+    let mut second = Waiting::start(locks.clone(), back.clone(), options());
+    for group in groups.map(|name| Group::new(name).unwrap()) {
+        while order(&group).await != ["other", "back"] {
+            queued.next().await;
+        }
+    }
+    release(&locks, &holder).await;
+    assert_eq!(first.granted().await, Acquired::Granted);
+    release(&locks, &other).await;
+    assert_eq!(second.granted().await, Acquired::Granted);
 }

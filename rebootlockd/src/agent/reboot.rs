@@ -356,9 +356,15 @@ impl Agent {
     /// Until the machine goes down; or until it is plain that it does not.
     pub(super) async fn await_end(&mut self) -> Event {
         let deadline = self.options.settings.agent.reboot_deadline;
-        sleep(if self.ordered { deadline } else { deadline.min(ORDER_AGAIN) }).await;
+        let (time, why) = match self.ordered {
+            true => (deadline, "the reboot was ordered long ago, and the machine is still up"),
+            false => (
+                deadline.min(ORDER_AGAIN),
+                "the order to reboot is not known to have been taken, and the machine is still up",
+            ),
+        };
+        sleep(time).await;
         self.metrics.set_overdue(true);
-        let why = "the reboot was ordered long ago, and the machine is still up";
         self.conclude(Closed::new(Outcome::Overdue, why));
         loop {
             if self.is_certainly_up().await {
@@ -372,8 +378,8 @@ impl Agent {
                     }
                     _ => {
                         tracing::error!(
-                            seconds = deadline.as_secs(),
-                            "still up long after the reboot was ordered; ordering it again"
+                            seconds = time.as_secs(),
+                            "still up after the reboot was ordered; ordering it again"
                         );
                         Event::StillUp
                     }
@@ -388,34 +394,31 @@ impl Agent {
         }
     }
 
-    /// Whether logind says that no shutdown is under way or scheduled, and no command that was ordered
-    /// to begin one still runs. Not knowing is a no.
+    /// Whether logind and systemd say that no shutdown is under way or scheduled, and no command that was
+    /// ordered to begin one still runs. Not knowing is a no.
     pub(super) async fn is_certainly_up(&mut self) -> bool {
         let memento = self.memento.load();
-        if let Some(command) = memento.command.as_ref().filter(|_| self.is_of_this_boot(&memento))
+        let same_boot = self.is_of_this_boot(&memento);
+        if let Some(command) = memento.command.as_ref().filter(|_| same_boot)
             && command.lives().await
         {
             tracing::warn!("the command that reboots this machine still runs");
             return false;
         }
-        let running = match Systemd::connect().await {
-            Ok(systemd) => systemd.runs(REBOOT_UNIT).await.map_err(NoSystemd::Bus),
-            Err(NoSystemd::Absent) => Ok(false),
-            Err(error) => Err(error),
-        };
-        match running {
-            Ok(false) => {}
-            Ok(true) => {
-                tracing::warn!("the command that reboots this machine still runs");
+        match by_systemd().await {
+            Ok(None) => {}
+            Ok(Some(why)) => {
+                tracing::warn!("{why}");
                 return false;
             }
             Err(error) => {
-                tracing::warn!(%error, "systemd does not say whether the reboot command still runs");
+                tracing::warn!(%error, "systemd does not say whether this machine is going down");
                 return false;
             }
         }
+        let ours = memento.announced.as_ref().filter(|_| same_boot);
         let going_down = match self.logind().await {
-            Ok(logind) => logind.is_going_down().await,
+            Ok(logind) => logind.is_going_down(ours).await,
             Err(error) => Err(error),
         };
         going_down.map(|going_down| !going_down).unwrap_or_else(|error| {
@@ -450,6 +453,19 @@ impl Agent {
             _ => "a reboot was wanted".to_owned(),
         }
     }
+}
+
+/// What systemd does to take this machine down, if anything. Where there is no systemd, nothing.
+async fn by_systemd() -> Result<Option<&'static str>, NoSystemd> {
+    let systemd = match Systemd::connect().await {
+        Err(NoSystemd::Absent) => return Ok(None),
+        answer => answer?,
+    };
+    if systemd.runs(REBOOT_UNIT).await? {
+        return Ok(Some("the command that reboots this machine still runs"));
+    }
+    // logind does not know of what it did not order.
+    Ok(systemd.is_stopping().await?.then_some("systemd is taking this machine down"))
 }
 
 /// What keeps a machine that has its slot.

@@ -3,6 +3,9 @@
 use proptest::prelude::*;
 use zbus::Message;
 
+use std::path::{Component, Path};
+
+use super::terminal::terminal;
 use super::*;
 use crate::bus::foreign::{anything, body, text};
 

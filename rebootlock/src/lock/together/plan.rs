@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{Settled, Wish};
 use crate::id::{Group, MachineId};
 use crate::lock::acquire::already;
+use crate::lock::line::Entering;
 use crate::lock::release::Leases;
 use crate::lock::turn::{Back, GivenBack, LOOK, Step, Turn};
 use crate::lock::{Acquired, Decision, LockError, LockManager, Release, Result};
@@ -75,6 +76,16 @@ impl Plan {
         let revision = Revision(before.revision.0 + 1);
         self.now = txn.applied_to(std::mem::take(&mut self.now), revision);
         true
+    }
+
+    /// The slots that become free by it, by the number of the wish.
+    pub(super) fn given_back(&self) -> impl Iterator<Item = (usize, GivenBack)> + '_ {
+        self.verdicts.iter().enumerate().filter_map(|(n, verdict)| match verdict {
+            Verdict::Answer(Ok(Settled::GivenBack(freed @ GivenBack::Freed(_)))) => {
+                Some((n, freed.clone()))
+            }
+            _ => None,
+        })
     }
 
     /// What to commit, if there is anything.
@@ -204,7 +215,10 @@ impl LockManager {
         }
         match granted.places.get(&claim.machine) {
             Some(lease) => {
-                if !plan.add(before, &self.take_place(claim, &own, *lease)) {
+                let Entering::Takes { txn, .. } = self.place_by_asking(claim, &own, *lease) else {
+                    return Verdict::Alone(Alone::Acquire);
+                };
+                if !plan.add(before, &txn) {
                     return Verdict::Later;
                 }
                 plan.used.insert(*lease);

@@ -282,8 +282,7 @@ async fn a_lost_reply_and_a_lost_commit_are_settled_for_each() {
         rig.settle(&[takes("a")]).await;
         rig.fault(unlucky.clone());
         let answers = rig.settle(&[takes("b"), gives("a"), takes("c"), takes("d")]).await;
-        let freed = if matches!(unlucky, Fault::ReplyLost) { "not held" } else { "freed" };
-        assert_eq!(words(&answers), ["granted", freed, "granted", "queued 0"], "{unlucky:?}");
+        assert_eq!(words(&answers), ["granted", "freed", "granted", "queued 0"], "{unlucky:?}");
         assert_eq!(rig.holders().await, ["b", "c"]);
         let status = rig.locks.status(&Group::default()).await.unwrap();
         assert_eq!(status.queue.len(), 1);
@@ -441,4 +440,14 @@ proptest! {
             }
         });
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_does_not_end_the_cooldown_that_it_told_of() {
+    let mut rig = Rig::new();
+    rig.locks = rig.locks.with_cooldowns([(Group::default(), Duration::from_secs(600))].into());
+    rig.settle(&[takes("a")]).await;
+    rig.fault(Fault::ReplyLost);
+    assert_eq!(words(&rig.settle(&[gives("a")]).await), ["freed"]);
+    assert_eq!(words(&rig.settle(&[takes("b")]).await), ["cooling"]);
 }
