@@ -181,14 +181,19 @@ async fn an_inhibitor_is_passed_over_in_the_end_though_the_slot_goes_back_before
 async fn a_logind_that_does_not_answer_is_not_passed_over_like_an_inhibitor() {
     let config = format!(
         "{AGENT}inhibit_timeout_secs = 3\n[reboot]\nmethod = \"command\"\n\
-         command = [\"/bin/touch\", \"DIR/rebooted\"]\nforce_after_secs = 0\n"
+         command = [\"/bin/touch\", \"DIR/rebooted\"]\nforce_after_secs = 0\n\
+         [[gate]]\nname = \"slow\"\ntype = \"script\"\nphases = [\"post-lock\"]\n\
+         command = [\"/bin/sh\", \"-c\", \"while [ ! -e DIR/go ]; do sleep 0.1; done\"]\n"
     );
     let Setting { look, mut member, _folder } = Setting::new(&config).await;
-    member.machine.logind.stop().await;
     member.start().await.unwrap();
     member.machine.update_engine.need_reboot().await.unwrap();
-    member.wait_log("slot given back").await.unwrap();
     look.wait_state("web-1", &HolderState::Holding).await.unwrap();
+    // It goes while the slot is held; before that none would be asked for.
+    member.machine.logind.stop().await;
+    std::fs::write(member.machine.dir().join("go"), "").unwrap();
+    member.wait_log("slot given back").await.unwrap();
+    member.wait_status("a reboot is wanted; logind does not answer").await.unwrap();
     assert!(!member.machine.dir().join("rebooted").exists());
 }
 

@@ -8,7 +8,8 @@ use rebootlock_tests::fleet::{Member, Onlooker, SOON};
 use rebootlock_tests::machine::Systemd;
 use rebootlock_tests::process::Process;
 
-const CONFIG: &str = "[agent]\npoll_secs = 1\n[reboot]\nmethod = \"soft-reboot\"\n";
+const CONFIG: &str =
+    "[agent]\npoll_secs = 1\n[reboot]\nmethod = \"soft-reboot\"\nmax_attempts = 5\n";
 
 /// The second bit of logind's flags.
 const SOFT: u64 = 1 << 2;

@@ -300,7 +300,7 @@ mod tests {
             ),
             (
                 "[reboot]\nmethod = \"command\"\ncommand = [\"bash\", \"-ec\", \"a ${REBOOTLOCK_REASON}\"]",
-                "test.toml:3:28: `command`: ${REBOOTLOCK_REASON} in a script after `-c` would run as part \
+                "test.toml:3:27: `command`: ${REBOOTLOCK_REASON} in a script after `-c` would run as part \
                  of it, whoever wrote the reason; the shell has it as a variable: \
                  \\\"$REBOOTLOCK_REASON\\\", with the quotes and without braces",
             ),

@@ -138,10 +138,14 @@ impl Agent {
     /// How long the machine has been up. A soft reboot leaves the kernel's clock alone, and it may be
     /// out of sight: then as long as this agent.
     pub(super) fn up_for(&self) -> Duration {
-        let kernels = match self.options.settings.reboot.method {
-            RebootMethod::SoftReboot => None,
-            _ => uptime(),
-        };
+        let kernels = uptime().map(|up| match self.options.settings.reboot.method {
+            // Since it came back, if that was seen.
+            RebootMethod::SoftReboot => {
+                let back_at = self.memento.load().back_at_secs.map(Duration::from_secs);
+                back_at.map_or(Duration::ZERO, |back_at| up.saturating_sub(back_at))
+            }
+            _ => up,
+        });
         kernels.unwrap_or_default().max(self.began.elapsed())
     }
 

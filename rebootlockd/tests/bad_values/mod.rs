@@ -228,9 +228,9 @@ pub(crate) const BAD_VALUES: &[(&str, &str)] = &[
     ("[gateway]\ncredentials_file = \"clients.toml\"",
         "rebootlock.toml:2:20: `credentials_file`: \"clients.toml\" is not a full path; expected one that begins with /"),
     ("[reboot]\nmethod = \"command\"\ncommand = [\"/bin/sh\", \"-c\", \"logger ${REBOOTLOCK_REASON}; reboot\"]",
-        "rebootlock.toml:3:28: `command`: ${REBOOTLOCK_REASON} in a script after `-c` would run as part of it, whoever wrote the reason; the shell has it as a variable: \\\"$REBOOTLOCK_REASON\\\", with the quotes and without braces"),
+        "rebootlock.toml:3:29: `command`: ${REBOOTLOCK_REASON} in a script after `-c` would run as part of it, whoever wrote the reason; the shell has it as a variable: \\\"$REBOOTLOCK_REASON\\\", with the quotes and without braces"),
     ("[[window]]\nrange = \"Mon-Tue 22:00-Wed 04:00\"",
-        "x"),
+        "rebootlock.toml:2:9: `range`: range \"Mon-Tue 22:00-Wed 04:00\": with a day at the end there must be exactly one at the beginning and one at the end"),
     ("[[window]]\nrange = \"\"",
-        "x"),
+        "rebootlock.toml:2:9: `range`: range \"\": expected [DAYS] HH:MM-[DAY] HH:MM, as in Fri 18:00-Mon 08:00 or Tue-Thu 22:00-04:00"),
 ];

@@ -108,6 +108,6 @@ fn each_way_of_starting_syselevens_rebootmgr_is_imported() {
     let (_, from_unit) = settings(Peer::Rebootmgr, unit);
     assert_eq!(from_unit.windows.0[0].action, Action::Deny);
     assert_eq!(from_unit.reboot.give_up_after, Duration::from_secs(7_200));
-    let (_, by_hand) = settings_of("/usr/bin/rebootmgr -vst --check-triggers -n -u");
+    let (_, by_hand) = settings_of("/usr/bin/rebootmgr -vs --check-triggers -u");
     assert_eq!(by_hand.reboot.give_up_after, Duration::from_secs(7_200));
 }
