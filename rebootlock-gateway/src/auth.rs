@@ -174,7 +174,7 @@ impl Auth {
                         credential.name
                     );
                     let setting = "gateway.credentials_file";
-                    return Err(ConfigError::Setting { setting, problem });
+                    return Err(ConfigError::of_setting(setting, problem));
                 }
                 Secret::Certificate(name) => {
                     auth.shown.insert(name, credential);

@@ -162,6 +162,7 @@ fn read(common: &CommonArgs, serve: &ServeArgs) -> anyhow::Result<Settings> {
     let mut fragment = common.fragment_over(Fragment::default())?;
     if !serve.listen.is_empty() {
         fragment.gateway.listen = Some(serve.listen.clone());
+        fragment.places.forget("gateway.listen");
     }
     if serve.plain_http {
         fragment.gateway.plain_http = Some(true);

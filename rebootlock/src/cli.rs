@@ -194,7 +194,7 @@ pub fn locksmith_fragment(
             .map(|value| value.to_string_lossy().into_owned())
             .filter(|value| !value.is_empty())
     };
-    let invalid = |problem: String| ConfigError::Setting { setting: prefix, problem };
+    let invalid = |problem: String| ConfigError::of_setting(prefix, problem);
     let endpoints = text("ENDPOINT")
         .map(|list| list.split(',').map(str::parse).collect::<Result<Vec<Endpoint>, _>>())
         .transpose()

@@ -16,7 +16,7 @@ pub const MAX_NAME_BYTES: usize = 253;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
     /// Nothing at all.
-    #[error("{what} is empty")]
+    #[error("{what} is empty; expected 1 to {MAX_NAME_BYTES} bytes")]
     Empty {
         /// What was being named.
         what: &'static str,

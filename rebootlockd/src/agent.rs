@@ -21,7 +21,6 @@ use rebootlock::cli::exit;
 use rebootlock::config::{DetectorSettings, Strategy};
 use rebootlock::host;
 use rebootlock::id::{BootId, Group, MachineId, Token};
-use rebootlock::lock::LockError;
 use rebootlock::record::{Claim, HolderRecord, Presence, UnixTime, Via};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -470,38 +469,6 @@ impl Agent {
         claim.reason = reason;
         claim.priority = wished.max(self.options.settings.agent.priority);
         claim
-    }
-
-    /// Says why nothing goes on, in the log only when it is news, and waits before the next try:
-    /// less than a second where time may cure it, so that a store's return is noticed at once.
-    async fn stuck(&mut self, doing: &str, error: &LockError) {
-        self.complain(doing, error.to_string());
-        self.lose_patience(&format!("{doing}: {error}")).await;
-        let longest = if error.is_transient() { 750 } else { 5000 };
-        let pause = rand::rng().random_range(longest / 3..=longest);
-        tokio::time::sleep(Duration::from_millis(pause)).await;
-    }
-
-    /// A single pass that has waited for long enough says why, and ends here.
-    async fn lose_patience(&mut self, why: &str) {
-        let Some(gave_up) = &self.gave_up else { return };
-        let since = *self.stuck_since.get_or_insert_with(tokio::time::Instant::now);
-        if since.elapsed() >= ONCE_PATIENCE && gave_up.try_send(why.to_owned()).is_ok() {
-            std::future::pending().await
-        }
-    }
-
-    fn complain(&mut self, doing: &str, why: String) {
-        if self.trouble.as_ref() != Some(&why) {
-            tracing::warn!(error = why, "{doing}");
-            self.say(&format!("{doing}: {why}"));
-            self.trouble = Some(why);
-        }
-    }
-
-    fn clear_trouble(&mut self) {
-        self.trouble = None;
-        self.stuck_since = None;
     }
 
     async fn logind(&mut self) -> zbus::Result<Logind> {

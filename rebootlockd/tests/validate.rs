@@ -139,8 +139,8 @@ fn contradictions_are_all_named_at_once() {
     let text = "[store]\ncert_file = \"/c.pem\"\n[reboot]\nmethod = \"command\"\n";
     let said = Machine::new(text).validate(&[], &[]);
     assert_eq!(said.code, 2);
-    assert!(said.stderr.contains("error: store.cert_file: "), "{}", said.stderr);
-    assert!(said.stderr.contains("error: reboot.command: "), "{}", said.stderr);
+    assert!(said.stderr.contains(": store.cert_file: "), "{}", said.stderr);
+    assert!(said.stderr.contains(": reboot.command: "), "{}", said.stderr);
 }
 
 #[test]

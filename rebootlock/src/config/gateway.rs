@@ -239,17 +239,15 @@ impl GatewayFragment {
                 after,
                 budget: budget.map_or(1, |count| u32::try_from(count).unwrap_or(u32::MAX)),
             })),
-            (None, Some(_)) => Err(ConfigError::Setting {
-                setting: "gateway.release_budget",
-                problem: "says nothing without release_silent_after_secs".to_owned(),
-            }),
+            (None, Some(_)) => Err(ConfigError::of_setting(
+                "gateway.release_budget",
+                "says nothing without release_silent_after_secs",
+            )),
         }
     }
 
     fn tls(&self) -> Result<Option<TlsSettings>, ConfigError> {
-        let fault = |setting, problem: &str| {
-            Err(ConfigError::Setting { setting, problem: problem.to_owned() })
-        };
+        let fault = |setting, problem: &str| Err(ConfigError::of_setting(setting, problem));
         let client_ca_file = self.client_ca_file.clone();
         if client_ca_file.is_none() {
             let problem = "says nothing without a client_ca_file";
@@ -342,14 +340,14 @@ impl GatewaySettings {
         };
         match settings.listen.iter().find(|address| !settings.may_listen(**address)) {
             None => Ok(settings),
-            Some(address) => Err(ConfigError::Setting {
-                setting: "gateway.listen",
-                problem: format!(
+            Some(address) => Err(ConfigError::of_setting(
+                "gateway.listen",
+                format!(
                     "{address} can be reached from other machines; expected an address in \
                      127.0.0.0/8 or [::1], or TLS by tls_cert_file and tls_key_file, or plain_http \
                      = true (--plain-http) where something else keeps strangers away"
                 ),
-            }),
+            )),
         }
     }
 
@@ -532,7 +530,10 @@ mod tests {
             ("release_budget = 3", "gateway.release_budget"),
         ] {
             let error = decide(text).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("{setting}: ")), "{text}: {error}");
+            assert!(
+                error.contains(&format!(": {setting}: ")) && error.starts_with("test.toml:"),
+                "{text}: {error}"
+            );
         }
     }
 

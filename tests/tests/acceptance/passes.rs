@@ -202,7 +202,7 @@ fn ended(pid: &str) -> bool {
     stat.map_or(true, |stat| stat.rsplit(')').next().unwrap().trim().starts_with('Z'))
 }
 
-/// Case 27.
+/// Case 27. A script that does not heed SIGTERM has two seconds more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_script_that_hangs_ends_with_its_children_and_blocks() {
     let store = Store::new();
@@ -213,7 +213,9 @@ async fn a_script_that_hangs_ends_with_its_children_and_blocks() {
     let begun = Instant::now();
     let ran = scene.due().once().await;
     assert_eq!(ran.ended("health_blocked", 3), "gate S is closed: timeout after 2 s");
-    // Two seconds and a busy machine; not the minute that it wants.
+    // Not the minute that it wants. The pass around it has a busy machine to share.
+    let seconds = ran.said["gates"][0]["seconds"].as_f64().unwrap();
+    assert!((2.0..=3.0).contains(&seconds), "{}", ran.all());
     assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
     let pids = scene.lines("pids");
     assert!(pids.len() == 2 && pids.iter().all(|pid| ended(pid)), "{pids:?}");

@@ -218,7 +218,7 @@ async fn killed_after_its_hooks_the_daemon_undoes_them_if_its_slot_was_taken_awa
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_reboots_where_one_is_configured() {
     let command = "method = \"command\"\n\
-                   command = [\"/bin/sh\", \"-c\", \"echo ${REBOOTLOCK_HOSTNAME} ${REBOOTLOCK_REASON} $$ > DIR/ordered\"]\n";
+                   command = [\"/bin/sh\", \"-c\", 'echo ${REBOOTLOCK_HOSTNAME} \"$REBOOTLOCK_REASON\" $$ > DIR/ordered']\n";
     let mut setting = Setting::new(command, "").await;
     setting.start_with_update().await;
     let ordered = setting.path("ordered");
