@@ -41,7 +41,7 @@ DBUSDIR     := $(SYSCONFDIR)/dbus-1/system.d
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build release demo test test-rust test-doc test-systemd check-units bench model fmt lint deny install uninstall clean
+.PHONY: help setup build release demo test test-rust test-doc test-systemd check-units bench model faults fmt lint deny install uninstall clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ check-units: ## units, bus policy, sysusers, tmpfiles and the default config
 
 model: ## the protocol's model, deeper than the tests check it: minutes, and gigabytes
 	$(CARGO) run --release --package rebootlock-tests --bin model
+
+faults: setup build ## fifty agents on a real cluster, mistreated for two minutes
+	REBOOTLOCK_FAULT_SECS=120 $(CARGO) test --package rebootlock-tests --test fleet_faults -- --nocapture
 
 bench: setup ## figures beside a reference from the same run
 	$(CARGO) build --release --workspace --bins

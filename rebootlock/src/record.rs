@@ -419,7 +419,10 @@ mod tests {
             let _ = (Hold::from_json(&bytes), Cooldown::from_json(&bytes));
             let _ = (Presence::from_json(&bytes), RosterEntry::from_json(&bytes));
             let _ = (Past::from_json(&bytes), OverdueReleases::from_json(&bytes));
-            let _ = Session::from_json(&bytes);
+            let _ = (Session::from_json(&bytes), Act::from_json(&bytes));
+            let _ = GoaheadAsk::from_json(&bytes);
+            // A grant is a member of a record: any value may be there.
+            let _ = HolderRecord::from_json(&bytes).map(|record| GoaheadGrant::of(&record));
             let _ = (Disruption::from_json(&bytes), SaidLimit::from_json(&bytes));
         }
     }

@@ -617,6 +617,7 @@ enum Guard {
 }
 
 /// The places right before ours.
+#[derive(Debug, Clone)]
 struct Neighbours {
     /// The one that is watched.
     guard: Key,

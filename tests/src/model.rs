@@ -13,8 +13,10 @@
 //! precondition can never hold again is forgotten. So the states are finitely many.
 //!
 //! Left out: draining (a note in a record that nothing depends on), changes of the limit, damaged
-//! documents, and reads that mix moments (each document has a precondition of its own). The
-//! simulation has those reads.
+//! documents, holds and cooldowns, reads that mix moments (each document has a precondition of its
+//! own), and who waits far behind: three machines are all among the first, and see the whole queue.
+//! The simulation has those reads and such queues. Priorities are there, and by all clocks
+//! everybody has just come.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

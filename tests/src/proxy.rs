@@ -3,7 +3,7 @@
 mod frames;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -29,12 +29,30 @@ struct Shared {
     lost: watch::Sender<u32>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Mode {
     Pass,
     Frozen,
+    /// Only connections of this member of etcd's cluster.
+    FrozenFrom(String),
     Refusing,
 }
+
+impl Mode {
+    fn holds_back(&self, caller: Option<&String>) -> bool {
+        match self {
+            Self::Frozen => true,
+            Self::FrozenFrom(member) => caller == Some(member),
+            Self::Pass | Self::Refusing => false,
+        }
+    }
+}
+
+/// How members of an etcd cluster say who they are when they call each other.
+const CALLER: &[u8] = b"X-Server-From: ";
+
+/// Which member of etcd's cluster a connection is of, once it has said so.
+type Caller = OnceLock<String>;
 
 /// How far the loss of a reply has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +124,11 @@ impl Proxy {
         self.shared.mode.send_replace(Mode::Frozen);
     }
 
+    /// Holds back, in both directions, what is on the connections of one member of etcd's cluster.
+    pub fn freeze_from_member(&self, id: &str) {
+        self.shared.mode.send_replace(Mode::FrozenFrom(id.to_owned()));
+    }
+
     /// Closes all connections, and new ones as soon as they are made.
     pub fn refuse(&self) {
         self.shared.mode.send_replace(Mode::Refusing);
@@ -123,10 +146,10 @@ impl Shared {
     }
 
     /// Whether bytes may go on; waits while frozen.
-    async fn passing(&self) -> bool {
+    async fn passing(&self, caller: &Caller) -> bool {
         let mut mode = self.mode.subscribe();
-        match mode.wait_for(|mode| *mode != Mode::Frozen).await {
-            Ok(mode) => *mode == Mode::Pass,
+        match mode.wait_for(|mode| !mode.holds_back(caller.get())).await {
+            Ok(mode) => *mode != Mode::Refusing,
             Err(_) => false,
         }
     }
@@ -148,7 +171,8 @@ async fn accept(listener: TcpListener, target: SocketAddr, shared: Arc<Shared>) 
         }
         let shared = shared.clone();
         connections.spawn(async move {
-            if !shared.passing().await {
+            let caller = Caller::new();
+            if !shared.passing(&caller).await {
                 return;
             }
             let Ok(server) = TcpStream::connect(target).await else { return };
@@ -157,8 +181,8 @@ async fn accept(listener: TcpListener, target: SocketAddr, shared: Arc<Shared>) 
                 (client.into_split(), server.into_split());
             // Whichever ends first takes the connection with it.
             tokio::select! {
-                () = upward(from_client, to_server, &shared, number) => {}
-                () = downward(from_server, to_client, &shared, number) => {}
+                () = upward(from_client, to_server, &shared, number, &caller) => {}
+                () = downward(from_server, to_client, &shared, number, &caller) => {}
                 () = shared.refusing() => {}
             }
         });
@@ -166,12 +190,23 @@ async fn accept(listener: TcpListener, target: SocketAddr, shared: Arc<Shared>) 
 }
 
 /// From the client to the server: all of it, noting the request whose reply is to be lost.
-async fn upward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared, number: u32) {
+async fn upward(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    shared: &Shared,
+    number: u32,
+    caller: &Caller,
+) {
     let mut frames = Frames::of_client();
     let mut body = Body::default();
     let mut plain = Vec::new();
     let mut buffer = vec![0; 64 << 10];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        if caller.get().is_none()
+            && let Some(member) = caller_in(&buffer[..read])
+        {
+            let _ = caller.set(member);
+        }
         // One at a time, to know which bytes are a body's.
         for byte in &buffer[..read] {
             let frame = frames.feed(std::slice::from_ref(byte)).pop();
@@ -193,10 +228,17 @@ async fn upward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared
                 *loss = Loss::Awaited { connection: number, stream };
             }
         }
-        if !shared.passing().await || to.write_all(&buffer[..read]).await.is_err() {
+        if !shared.passing(caller).await || to.write_all(&buffer[..read]).await.is_err() {
             return;
         }
     }
+}
+
+/// Who says so in this request, if it is one of a member of etcd's cluster.
+fn caller_in(bytes: &[u8]) -> Option<String> {
+    let at = bytes.windows(CALLER.len()).position(|window| window == CALLER)?;
+    let id = bytes[at + CALLER.len()..].split(|byte| *byte == b'\r').next()?;
+    Some(String::from_utf8_lossy(id).into_owned())
 }
 
 /// What has come so far of one frame of a request's body.
@@ -224,7 +266,13 @@ impl Body {
 }
 
 /// From the server to the client: all but the reply that is to be lost.
-async fn downward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared, number: u32) {
+async fn downward(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    shared: &Shared,
+    number: u32,
+    caller: &Caller,
+) {
     let mut frames = Frames::of_server();
     let mut buffer = vec![0; 64 << 10];
     let mut withholding = false;
@@ -251,7 +299,7 @@ async fn downward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shar
         if withholding {
             continue;
         }
-        if !shared.passing().await || to.write_all(&buffer[..read]).await.is_err() {
+        if !shared.passing(caller).await || to.write_all(&buffer[..read]).await.is_err() {
             return;
         }
     }

@@ -2,11 +2,12 @@
 //!
 //! What runs is the real lock manager, the real [`Waiting`](rebootlock::wait::Waiting) and the real
 //! `rebootlockd::policy`, over the memory store behind a [`FaultyStore`]. What is simulated is the
-//! machine ([`machine`]), and what goes wrong: requests and answers lost, commits that arrive when
-//! everybody has given up, slow and interrupted watches, lost leases, agents that die between any
-//! two of their steps, machines that fall over, reboots that come to nothing, pauses, unlocks,
-//! cancelled wishes, and wall clocks, each machine its own, that jump by hours, days or to another
-//! century ([`clock`]).
+//! machine ([`machine`]), and what goes wrong: requests and answers lost, commits that arrive twice
+//! or when everybody has given up, slow and interrupted watches, lost leases, agents that die
+//! between any two of their steps, machines that fall over, reboots that come to nothing, gates
+//! that close and open, pauses, unlocks, cancelled wishes, and wall clocks, each machine its own,
+//! that jump by hours, days or to another century ([`clock`]). One fleet in four is a crowd before
+//! one slot, so that some wait far behind.
 //!
 //! Time is tokio's paused clock, chance is one seed's: the same seed gives the same trace. At each
 //! fall of a machine its slot is looked for; at the end the store's history is replayed
@@ -121,6 +122,8 @@ struct Fleet {
     trace: Trace,
     groups: Vec<Group>,
     machines: Vec<Arc<Machine>>,
+    /// Many machines and one slot in each group.
+    crowd: bool,
     broken: Mutex<Vec<String>>,
 }
 
@@ -137,7 +140,9 @@ impl Fleet {
         };
         let groups: Vec<Group> =
             ["default", "lb"].iter().map(|name| Group::new(*name).unwrap()).collect();
-        let machines = (0..2 + dice.below(3)).map(|n| {
+        let crowd = dice.below(4) == 0;
+        let count = if crowd { 6 + dice.below(5) } else { 2 + dice.below(3) };
+        let machines = (0..count).map(|n| {
             let groups = match dice.below(3) {
                 0 => groups.clone(),
                 some => vec![groups[some as usize - 1].clone()],
@@ -145,14 +150,15 @@ impl Fleet {
             Machine::new(
                 MachineId::new(format!("m{n}")).unwrap(),
                 groups,
-                dice.below(3),
+                // Who has a priority never waits far behind.
+                if crowd && dice.below(4) > 0 { 0 } else { dice.below(3) },
                 dice.clone(),
                 trace.clone(),
             )
         });
         let machines: Vec<_> = machines.collect();
-        let fleet =
-            Arc::new(Self { faults, dice, trace, groups, machines, broken: Mutex::default() });
+        let broken = Mutex::default();
+        let fleet = Arc::new(Self { faults, dice, trace, groups, machines, crowd, broken });
         fleet.play().await;
         let log = fleet.faults.inner.log(&Key::new(""));
         if let Err(broken) = replay::check(&log, &fleet.groups, &fleet.machines) {
@@ -201,7 +207,8 @@ impl Fleet {
     async fn play(self: &Arc<Self>) {
         let sure = LockManager::new(Arc::new(self.faults.inner.clone()), Keyspace::default());
         for group in &self.groups {
-            sure.set_max(group, 1 + self.dice.below(2)).await.unwrap();
+            let max = if self.crowd { 1 } else { 1 + self.dice.below(2) };
+            sure.set_max(group, max).await.unwrap();
         }
         let mut tasks = tokio::task::JoinSet::new();
         for machine in &self.machines {
@@ -209,9 +216,12 @@ impl Fleet {
         }
         let operator = tokio::spawn(self.clone().operate());
         let clocks = tokio::spawn(self.clone().derange_clocks());
+        let gates = tokio::spawn(self.clone().close_gates());
         sleep(ROUGH).await;
         operator.abort();
         clocks.abort();
+        gates.abort();
+        self.machines.iter().for_each(|machine| machine.set_gates(true));
         self.faults.on.store(false, Ordering::Relaxed);
         let calm = Instant::now();
         // What was given up on may still come for so long.
@@ -309,6 +319,16 @@ impl Fleet {
             let machine = &self.machines[self.dice.below(self.machines.len() as u32) as usize];
             let jump = machine.clock.jump(&self.dice);
             self.trace.say(&machine.id, &format!("clock is wrong by {jump} s"));
+        }
+    }
+
+    /// Gates close and open now and then.
+    async fn close_gates(self: Arc<Self>) {
+        loop {
+            sleep(self.dice.seconds(20)).await;
+            let machine = &self.machines[self.dice.below(self.machines.len() as u32) as usize];
+            let open = machine.body().gates_open;
+            machine.set_gates(!open);
         }
     }
 

@@ -19,7 +19,12 @@ const HEAD: usize = FRONT + 1;
 const HEARD_WITHIN: Duration = Duration::from_millis(100);
 
 /// Who has not seen the whole head of the queue looks at it after this long.
-const SEEN_WITHIN: Duration = Duration::from_millis(20);
+const SEEN_WITHIN: Duration = Duration::from_millis(5);
+
+/// Who is among the first for longer than this watches what hardly ever changes too. A watch costs a
+/// store as much as a hand-over does, and whoever moves up through a fast queue needs none: what it
+/// has not heard of its transaction finds out.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
 
 /// Whether a watch that has just begun may be late. etcd decides from which revision on a watch tells
 /// before it registers it. One that a write overtakes in between is in its own past, and hears of
@@ -121,12 +126,15 @@ impl Waiter {
             Some(Event::Interrupted { reason }) => return self.interrupted(reason, changes).await,
             _ => return Ok(Round::Again),
         };
-        let mut view = match known {
+        let mut view = match &known {
             Some(known) => self.glance(known).await?,
             None => self.view().await?,
         };
         let see = tokio::time::sleep(SEEN_WITHIN);
         tokio::pin!(see);
+        let settled = tokio::time::sleep(SETTLED_AFTER);
+        tokio::pin!(settled);
+        let mut rare: Option<Watch> = None;
         if self.place_is_gone(&view) {
             return Ok(Round::PlaceLost);
         }
@@ -165,6 +173,18 @@ impl Waiter {
                 () = place.lease.gone() => return Ok(Round::PlaceLost),
                 () = self.cancel.cancelled() => return Ok(Round::Cancelled),
                 event = changes.next() => Some(event),
+                event = next_of(&mut rare) => match event {
+                    Some(Event::Lost { .. } | Event::Resumed) => {
+                        // First the watch and then the reading, here too.
+                        view = self.view().await?;
+                        None
+                    }
+                    heard => Some(heard),
+                },
+                () = &mut settled, if rare.is_none() => {
+                    rare = Some(self.rare_changes());
+                    None
+                }
                 () = &mut poll => return Ok(Round::Again),
                 // What came before us is not watched, or on its way for too long.
                 () = tokio::time::sleep(HEARD_WITHIN), if lost => {
@@ -176,7 +196,13 @@ impl Waiter {
                     None
                 }
                 () = doubt.time_to_look() => {
-                    view = self.view().await?;
+                    view = match &known {
+                        // Once that was the head of the queue, nobody can have come before us since.
+                        Some(known) if view.unseen.is_none() => {
+                            View { unseen: None, ..self.glance(known).await? }
+                        }
+                        _ => self.view().await?,
+                    };
                     doubt.looked();
                     None
                 }
@@ -218,13 +244,13 @@ impl Waiter {
         Ok(Round::Again)
     }
 
-    /// Reads everything but the queue, of which `known` is enough until more is needed.
-    async fn glance(&self, known: Neighbours) -> Result<View, LockError> {
+    /// Reads no more than it takes to know whose turn it is: of the queue `known`, and nothing that may
+    /// stop us, which the transaction finds out.
+    async fn glance(&self, known: &Neighbours) -> Result<View, LockError> {
         let group = &self.claim.groups()[0];
         let (keys, machine) = (self.locks.keys(), &self.claim.machine);
-        let mut wanted = self.locks.keys_of(self.claim.groups(), machine);
-        let places = known.between.iter().cloned().chain([keys.waiter(group, machine)]);
-        wanted.extend(places);
+        let mut wanted = vec![keys.semaphore(group), keys.holder(group, machine)];
+        wanted.extend(known.between.iter().cloned().chain([keys.waiter(group, machine)]));
         let below = [(keys.all_urgent(group), Select::All)];
         let reading = self.locks.store().read(&wanted, &below);
         let mut documents = self.store_call("reading", &wanted[0], reading).await?;
@@ -238,7 +264,8 @@ impl Waiter {
             part(&mut documents, &Span::Below(keys.all_urgent(group))),
         );
         let queues = BTreeMap::from([(group.clone(), Queue::of_head(&head, &urgent))]);
-        Ok(View { documents, queues, far_behind: BTreeSet::new(), unseen: Some(known), after })
+        let unseen = Some(known.clone());
+        Ok(View { documents, queues, far_behind: BTreeSet::new(), unseen, after })
     }
 
     /// Whether those whom we know are the head of the queue: one of them has the only slot, which it
@@ -286,12 +313,16 @@ impl Waiter {
     }
 
     fn changes(&self) -> Watch {
+        let of_group = |group| self.locks.keys().waited_for(group);
+        let watched: Vec<_> = self.claim.groups().iter().map(of_group).collect();
+        self.locks.store().watch_from_now(&watched)
+    }
+
+    fn rare_changes(&self) -> Watch {
         let keys = self.locks.keys();
-        let mut watched: Vec<_> =
-            self.claim.groups().iter().map(|group| keys.waited_for(group)).collect();
         let cooldowns = self.claim.groups().iter().map(|group| keys.cooldown(group));
         let others = [keys.fleet_paused(), keys.hold(&self.claim.machine)];
-        watched.extend(cooldowns.chain(others).map(Span::Below));
+        let watched: Vec<_> = cooldowns.chain(others).map(Span::Below).collect();
         self.locks.store().watch_from_now(&watched)
     }
 
@@ -364,6 +395,13 @@ impl Waiter {
             Ok(None) => Ok(Turn::Lost),
             Err(error) => Obstacle::of(&error).map(Turn::Wait).ok_or(error),
         }
+    }
+}
+
+async fn next_of(watch: &mut Option<Watch>) -> Option<Event> {
+    match watch {
+        Some(watch) => watch.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -5,10 +5,12 @@ use stateright::{Checker, HasDiscoveries, Model as _};
 use super::production::Fleet;
 use super::{Bounds, Protocol, Without};
 
-/// One slot in the first group, two or one in the second; two machines in both, one in one.
+/// One slot in the first group and two in the second, two machines in both and one in the second.
+/// And a chain: one slot in each group, one machine in each alone and one in both, which one of
+/// those overtakes that came after it.
 pub const FLEETS: [Fleet; 2] = [
-    Fleet { max: [1, 2], groups: [0b11, 0b11, 0b10] },
-    Fleet { max: [2, 1], groups: [0b01, 0b11, 0b11] },
+    Fleet { max: [1, 2], groups: [0b11, 0b11, 0b10], priority: [0, 0, 0] },
+    Fleet { max: [1, 1], groups: [0b01, 0b11, 0b10], priority: [0, 0, 1] },
 ];
 
 /// The protocol as it is.

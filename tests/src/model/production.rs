@@ -10,7 +10,7 @@ use futures::FutureExt as _;
 use rebootlock::id::{BootId, Group, MachineId, Token};
 use rebootlock::keys::Keyspace;
 use rebootlock::lock::{Acquired, Advance, Ended, LockError, LockManager, Release, Released};
-use rebootlock::queue::Queue;
+use rebootlock::queue::{Queue, overtakes_from};
 use rebootlock::record::{Claim, Document, HolderRecord, HolderState, Pause, UnixTime, Via};
 use rebootlock::semaphore::Semaphore;
 use rebootlock::store::{
@@ -163,6 +163,8 @@ pub struct Fleet {
     pub max: [u32; GROUPS],
     /// Each machine's groups, a bit each.
     pub groups: [u8; MACHINES],
+    /// Each machine's priority. One has any at most: two would have to know of each other as they enter.
+    pub priority: [u32; MACHINES],
 }
 
 impl Fleet {
@@ -212,7 +214,13 @@ impl Production {
             for (n, waiter) in queue.iter().enumerate() {
                 let id = machine_id(usize::from(*waiter));
                 let key = Key::new(format!("q/queue/{id}"));
-                let value = Claim::new(id, [], Via::Agent).waiter(UnixTime(1)).to_json();
+                let mut claim = Claim::new(id, [], Via::Agent);
+                claim.priority = self.fleet.priority[usize::from(*waiter)];
+                let mut waiter = claim.waiter(UnixTime(1));
+                if claim.priority > 0 {
+                    waiter.overtakes_from = Some(overtakes_from(&[], &claim, UnixTime(1)));
+                }
+                let value = waiter.to_json();
                 let at = Revision(n as u64 + 1);
                 listed.changed(&key, Some(&Entry { value, modified: at, created: at }), at);
             }

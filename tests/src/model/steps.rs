@@ -269,7 +269,14 @@ impl Protocol {
         let in_queue = world.queue.contains(&(m as u8));
         if !in_queue {
             let mine = self.fleet.groups[m];
-            if world.queue.iter().any(|other| self.fleet.groups[usize::from(*other)] & mine != 0) {
+            // Who holds already asks at once, by whatever acquisition it does.
+            let holds = world.holders.iter().any(|holders| holders & (1 << m) != 0);
+            if !holds
+                && world
+                    .queue
+                    .iter()
+                    .any(|other| self.fleet.groups[usize::from(*other)] & mine != 0)
+            {
                 world.queue.push(m as u8);
                 return Some(());
             }

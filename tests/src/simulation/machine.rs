@@ -31,6 +31,8 @@ pub struct Body {
     pub boot: u64,
     /// Whether a reboot is wanted.
     pub wants: bool,
+    /// Whether its windows and gates allow one now.
+    pub gates_open: bool,
     /// Whether the reboot was ordered, and is under way.
     pub ordered: bool,
     /// Whether it is down by its agent's order.
@@ -75,6 +77,7 @@ impl Machine {
         let body = Mutex::new(Body {
             boot: 1,
             wants: true,
+            gates_open: true,
             ordered: false,
             down: false,
             reboots: 0,
@@ -102,6 +105,15 @@ impl Machine {
         claim.priority = self.priority;
         self.body().token = Some(claim.token);
         claim
+    }
+
+    /// Opens or closes what has to be open for a reboot.
+    pub fn set_gates(&self, open: bool) {
+        let before = std::mem::replace(&mut self.body().gates_open, open);
+        if before != open {
+            self.trace.say(&self.id, if open { "gates open" } else { "gates close" });
+            self.changed.notify_waiters();
+        }
     }
 
     /// Goes down, if that is still ordered.
@@ -162,11 +174,11 @@ impl Agent {
         match action {
             Action::LookAtSlot => self.look_at_slot().await,
             Action::AwaitWant => self.await_want().await,
-            Action::AwaitGates => Event::GatesOpen,
+            Action::AwaitGates => self.await_gates().await,
             Action::AskForSlot => self.ask_for_slot().await,
             Action::CheckAgain => {
                 self.pause(500).await;
-                if self.machine.body().wants { Event::Clear } else { Event::Unwanted }
+                self.stands_in_the_way().unwrap_or(Event::Clear)
             }
             Action::Drain => self.tell_users().await,
             Action::AskForPermit => self.ask_for_permit().await,
@@ -248,24 +260,55 @@ impl Agent {
         true
     }
 
+    /// What a look at the machine finds that speaks against a reboot.
+    fn stands_in_the_way(&self) -> Option<Event> {
+        let body = self.machine.body();
+        match (body.wants, body.gates_open) {
+            (false, _) => Some(Event::Unwanted),
+            (true, false) => Some(Event::GatesClosed),
+            (true, true) => None,
+        }
+    }
+
     async fn await_want(&mut self) -> Event {
         loop {
             if self.machine.body().wants {
                 return Event::Wanted;
             }
-            tokio::select! {
-                biased;
-                () = self.machine.changed.notified() => {}
-                () = sleep(LOOK_AGAIN), if !self.looked => {
-                    let (groups, id) = (&self.machine.groups, &self.machine.id);
-                    match self.locks.settle_unanswered(groups, id).await {
-                        Ok(true) => return Event::SlotFound,
-                        Ok(false) => self.looked = true,
-                        Err(_) => {}
-                    }
+            if let Some(event) = self.something_happens().await {
+                return event;
+            }
+        }
+    }
+
+    async fn await_gates(&mut self) -> Event {
+        loop {
+            match self.stands_in_the_way() {
+                None => return Event::GatesOpen,
+                Some(Event::Unwanted) => return Event::Unwanted,
+                Some(_) => {}
+            }
+            if let Some(event) = self.something_happens().await {
+                return event;
+            }
+        }
+    }
+
+    /// Until the machine has news, or a slot turns up that was given up on.
+    async fn something_happens(&mut self) -> Option<Event> {
+        tokio::select! {
+            biased;
+            () = self.machine.changed.notified() => {}
+            () = sleep(LOOK_AGAIN), if !self.looked => {
+                let (groups, id) = (&self.machine.groups, &self.machine.id);
+                match self.locks.settle_unanswered(groups, id).await {
+                    Ok(true) => return Some(Event::SlotFound),
+                    Ok(false) => self.looked = true,
+                    Err(_) => {}
                 }
             }
         }
+        None
     }
 
     async fn ask_for_slot(&mut self) -> Event {
@@ -277,27 +320,27 @@ impl Agent {
             tokio::select! {
                 biased;
                 progress = waiting.next() => if let Progress::Granted(acquired) = progress {
-                    break Some(acquired);
+                    break Ok(acquired);
                 },
-                () = self.machine.changed.notified() => if !self.machine.body().wants {
-                    break None;
+                () = self.machine.changed.notified() => if let Some(why) = self.stands_in_the_way() {
+                    break Err(why);
                 },
             }
         };
         match acquired {
-            Some(Acquired::Granted) => {
+            Ok(Acquired::Granted) => {
                 self.held = self.machine.groups.clone();
                 Event::SlotGranted
             }
-            Some(Acquired::Already(_)) => Event::SlotOccupied,
-            None => {
+            Ok(Acquired::Already(_)) => Event::SlotOccupied,
+            Err(why) => {
                 let late = waiting.leave().await;
                 self.looked &= late.is_some() || !waiting.is_unsettled();
                 if late == Some(Acquired::Granted) {
                     self.held = self.machine.groups.clone();
                     self.release().await;
                 }
-                Event::Unwanted
+                why
             }
         }
     }
@@ -315,8 +358,8 @@ impl Agent {
 
     async fn ask_for_permit(&mut self) -> Event {
         loop {
-            if !self.machine.body().wants {
-                return Event::Unwanted;
+            if let Some(why) = self.stands_in_the_way() {
+                return why;
             }
             let permit = Advance::permit(UnixTime(1));
             let asked = Instant::now();

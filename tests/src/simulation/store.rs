@@ -1,4 +1,4 @@
-//! A store that goes wrong: late, lost, applied without an answer, applied long after.
+//! A store that goes wrong: late, lost, applied without an answer, applied long after, sent twice.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -107,12 +107,37 @@ impl FaultyStore {
     }
 }
 
+fn gone() -> StoreError {
+    StoreError::Unavailable("memory: gone".to_owned())
+}
+
 /// Whether a transaction puts a place in a queue. Long after, its lease would be gone.
 fn leased(txn: &Txn) -> bool {
     txn.changes.iter().any(|change| matches!(change, Change::Put { lease: Some(_), .. }))
 }
 
 impl FaultyStore {
+    /// A moment at which nobody waits for it any more.
+    fn late(&self, txn: &Txn) -> Duration {
+        let latest = if leased(txn) { 5_000 } else { LATEST.as_millis() as u32 };
+        Duration::from_millis(u64::from(self.faults.dice.below(latest)))
+    }
+
+    /// Something on the way sends a transaction twice: after the first was answered, as a network
+    /// does that repeats itself, or instead of waiting for the first answer, as a proxy does that
+    /// tries again and passes on what it hears last: that the second one lost, to its own first.
+    async fn send_twice(&self, txn: &Txn, delay: Duration) -> Result<Commit> {
+        let first = self.send(txn, delay).await;
+        let answer = if self.faults.dice.below(2) == 0 {
+            drop(self.send(txn, self.late(txn)));
+            first
+        } else {
+            self.send(txn, self.faults.delay()).await
+        };
+        sleep(self.faults.delay()).await;
+        answer.unwrap_or_else(|_| Err(gone()))
+    }
+
     /// A watch that goes wrong.
     fn spoilt(&self, mut changes: Watch) -> Watch {
         let faults = self.faults.clone();
@@ -186,23 +211,20 @@ impl Store for FaultyStore {
         let faults = &self.faults;
         let delay = faults.delay();
         if faults.strikes() {
-            match faults.dice.below(3) {
+            match faults.dice.below(4) {
                 // The request is lost.
                 0 => {}
                 // The answer is.
                 1 => drop(self.send(txn, delay)),
                 // It arrives long after everybody has given up.
-                _ => {
-                    let late = if leased(txn) { 5_000 } else { LATEST.as_millis() as u32 };
-                    let after = Duration::from_millis(u64::from(faults.dice.below(late)));
-                    drop(self.send(txn, after));
-                }
+                2 => drop(self.send(txn, self.late(txn))),
+                _ => return self.send_twice(txn, delay).await,
             }
             return faults.no_answer().await;
         }
         let answer = self.send(txn, delay).await;
         sleep(faults.delay()).await;
-        answer.unwrap_or_else(|_| Err(StoreError::Unavailable("memory: gone".to_owned())))
+        answer.unwrap_or_else(|_| Err(gone()))
     }
 
     fn watch(&self, span: &Span, after: Revision) -> Watch {
