@@ -41,7 +41,7 @@ DBUSDIR     := $(SYSCONFDIR)/dbus-1/system.d
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build release demo test test-rust test-doc check-units bench model faults fmt lint deny install uninstall clean
+.PHONY: help setup build release demo test test-rust test-doc test-systemd check-units bench model faults fmt lint deny install uninstall clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,10 @@ test-rust: build ## the Rust tests alone
 
 test-doc: ## the examples in the documentation
 	$(CARGO) test --doc --workspace
+
+# Not part of `test`: it needs root and namespaces. Where it cannot be tried it says so, and that is no failure.
+test-systemd: build ## the agent on a real systemd, which boots and reboots in namespaces; needs root
+	@tests/real-systemd $(TARGET)/debug || [ $$? -eq 77 ]
 
 check-units: ## units, bus policy, sysusers, tmpfiles and the default config
 	scripts/check-units

@@ -102,7 +102,8 @@ async fn see(live: &Live, head: &Parts, peer: &Peer, sight: Sight) -> Result<Vec
         Sight::Machines => {
             let groups = asked(live, fleet::readable_groups(live)).await?;
             let fleet = asked(live, live.locks.fleet(&groups)).await?;
-            let machines = fleet.members.iter().map(|(id, member)| MachineView::of(id, member));
+            let machines = fleet.members.iter();
+            let machines = machines.map(|(id, member)| MachineView::of(id, member, now));
             json(&machines.collect::<Vec<_>>())
         }
         Sight::History => {

@@ -16,11 +16,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Auth;
 use crate::combine::Combiner;
+use crate::health::Seen;
 use crate::metrics::Metrics;
 use crate::page::Page;
 use crate::rate::RateLimit;
 use crate::remote::Leases;
 use crate::silent::Heard;
+use crate::takeover::Elsewhere;
 
 /// Between two tries to write the configured slots to a store that does not answer.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
@@ -35,7 +37,9 @@ pub struct Live {
     /// Requests that ask it for something at the same time.
     pub combiner: Combiner,
     /// Holders that were heard from.
-    pub heard: Heard,
+    pub heard: Arc<Heard>,
+    /// Slots that are held through another server.
+    pub elsewhere: Elsewhere,
     /// How well the others must be before one more goes down.
     pub cluster: Vec<ClusterRules>,
     /// When reboots may begin.
@@ -53,7 +57,7 @@ pub struct Live {
 }
 
 impl Live {
-    fn of(settings: &Settings, store: SharedStore) -> Result<Self, ConfigError> {
+    fn of(settings: &Settings, store: SharedStore, heard: Arc<Heard>) -> Result<Self, ConfigError> {
         let gateway = settings.gateway.clone();
         let locks = LockManager::new(store, settings.store.keys.clone())
             .with_deadline(gateway.answer_within)
@@ -61,12 +65,15 @@ impl Live {
         let slots = |group: &rebootlock::config::GroupSettings| {
             group.slots.map(|slots| (group.name.clone(), slots))
         };
+        let auth = Auth::of(&gateway)?;
+        auth.explain();
         Ok(Self {
-            auth: Auth::of(&gateway)?,
+            auth,
             rate: gateway.requests_per_minute.and_then(RateLimit::new),
             locks,
             combiner: Combiner::default(),
-            heard: Heard::default(),
+            heard,
+            elsewhere: Elsewhere::default(),
             cluster: settings.gates.iter().filter_map(cluster_rules).collect(),
             windows: settings.windows.clone(),
             overdue_after: settings.reboot.overdue_after,
@@ -166,6 +173,8 @@ pub struct App {
     pub metrics: Metrics,
     /// What people see.
     pub page: Page,
+    /// What whoever watches was shown last.
+    pub seen: Seen,
     /// Ends requests that are held, and takes no new connections.
     pub stop: CancellationToken,
     /// What goes on after its request was answered.
@@ -185,9 +194,10 @@ impl App {
     /// [`ConfigError`] says what is wrong with a file that the settings name.
     pub fn new(settings: &Settings, store: SharedStore) -> Result<Arc<Self>, ConfigError> {
         Ok(Arc::new(Self {
-            live: RwLock::new(Arc::new(Live::of(settings, store)?)),
+            live: RwLock::new(Arc::new(Live::of(settings, store, Arc::default())?)),
             metrics: Metrics::new(),
-            page: Page::default(),
+            page: Page::new(settings.gateway.max_connections),
+            seen: Seen::default(),
             stop: CancellationToken::new(),
             background: TaskTracker::new(),
             watches: Arc::new(Semaphore::new(settings.gateway.max_watches)),
@@ -206,7 +216,8 @@ impl App {
     /// # Errors
     /// [`ConfigError`] says what is wrong.
     pub fn prepare(&self, settings: &Settings) -> Result<Live, ConfigError> {
-        Live::of(settings, self.live().locks.store().clone())
+        let live = self.live();
+        Live::of(settings, live.locks.store().clone(), live.heard.clone())
     }
 
     /// Puts new settings in force.

@@ -1,7 +1,9 @@
 //! Who may ask: passwords and tokens out of a file of hashes, and client certificates.
 //!
 //! Nobody has to prove anything unless something is configured. Then everybody has to, by one of
-//! them; who shows both a certificate and a password needs both to be right.
+//! them; who shows both a certificate and a password needs both to be right. Clients of machines need
+//! not if `anonymous_machines` says so: many cannot. They stay what anybody is without credentials, and
+//! what the credentials of a machine name is not for them.
 
 mod credentials;
 mod passwords;
@@ -49,6 +51,32 @@ pub struct Caller {
     groups: Option<BTreeSet<Group>>,
     ids: Option<BTreeSet<MachineId>>,
     certificate: Option<CertificateNames>,
+    /// It has shown nothing, where others do: these are not for it.
+    barred: Option<Arc<Named>>,
+}
+
+/// What the credentials of machines are for, by name.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Named {
+    ids: BTreeSet<MachineId>,
+    groups: BTreeSet<Group>,
+}
+
+impl Named {
+    /// A machine that may prove who it is, by these, is nobody else's to speak for. Credentials for
+    /// some groups and any machine in them keep others out of these. An agent's groups are everybody's:
+    /// others wait there for the same slots.
+    fn add(&mut self, credential: &Credential) {
+        let Credential { groups, ids, role, .. } = credential;
+        if !matches!(role, None | Some(Role::Agent)) {
+            return;
+        }
+        match (ids, groups) {
+            (Some(ids), _) => self.ids.extend(ids.iter().cloned()),
+            (None, Some(groups)) if role.is_none() => self.groups.extend(groups.iter().cloned()),
+            (None, _) => {}
+        }
+    }
 }
 
 impl Caller {
@@ -59,6 +87,14 @@ impl Caller {
     pub fn may(&self, group: &Group, machine: &MachineId) -> Result<(), String> {
         if self.role == Some(Role::Viewer) {
             return Err("these credentials are for looking only".to_owned());
+        }
+        if let Some(named) = &self.barred {
+            if named.ids.contains(machine) {
+                return Err(format!("{machine} has credentials here, and none were shown"));
+            }
+            if named.groups.contains(group) {
+                return Err(format!("group {group} takes credentials, and none were shown"));
+            }
         }
         self.reaches(Some(group), Some(machine))?;
         self.is_named(machine)
@@ -145,6 +181,9 @@ pub struct Auth {
     /// Whether a certificate that the handshake has checked is enough.
     certificates: bool,
     name_is_id: bool,
+    /// Whether clients of machines may show nothing. If nothing is said, only where nobody has to.
+    anonymous: Option<bool>,
+    named: Arc<Named>,
 }
 
 impl Auth {
@@ -153,13 +192,15 @@ impl Auth {
     /// # Errors
     /// [`ConfigError`] names the file, and the place in it.
     pub fn of(settings: &GatewaySettings) -> Result<Self, ConfigError> {
-        let mut auth = Self::default();
+        let mut auth = Self { anonymous: settings.anonymous_machines, ..Self::default() };
+        let mut named = Named::default();
         if let Some(tls) = &settings.tls {
             auth.certificates = tls.client_ca_file.is_some();
             auth.name_is_id = tls.client_name_is_id;
         }
         let Some(path) = &settings.credentials_file else { return Ok(auth) };
         for (credential, secret) in read(path)? {
+            named.add(&credential);
             match secret {
                 Secret::Password(hash) => {
                     auth.users.insert(credential.name.clone(), (credential, hash));
@@ -174,14 +215,33 @@ impl Auth {
                         credential.name
                     );
                     let setting = "gateway.credentials_file";
-                    return Err(ConfigError::Setting { setting, problem });
+                    return Err(ConfigError::of_setting(setting, problem));
                 }
                 Secret::Certificate(name) => {
                     auth.shown.insert(name, credential);
                 }
             }
         }
+        auth.named = Arc::new(named);
         Ok(auth)
+    }
+
+    /// Says in the log who may ask for slots, where that may not be what was meant.
+    pub fn explain(&self) {
+        let known = self.users.values().map(|(user, _)| user);
+        let mut known = known.chain(self.tokens.values()).chain(self.shown.values());
+        let person = |c: &Credential| matches!(c.role, Some(Role::Operator | Role::Viewer));
+        match self.anonymous {
+            Some(true) if self.is_needed() => tracing::info!(
+                "machines may ask without credentials (anonymous_machines = true); people need theirs"
+            ),
+            None if self.is_needed() && !self.certificates && known.all(person) => tracing::warn!(
+                "the credentials_file names people only, and so every machine that asks is refused: \
+                 set gateway.anonymous_machines = true to serve machines without credentials, or give \
+                 them some; = false keeps it as it is, and this line out of the log"
+            ),
+            _ => {}
+        }
     }
 
     /// Whether anybody has to prove anything.
@@ -196,6 +256,27 @@ impl Auth {
     pub fn has_people(&self) -> bool {
         let mut known = self.users.values().map(|(user, _)| user).chain(self.tokens.values());
         known.any(|credential| credential.role.is_some())
+    }
+
+    /// Finds out who asks for a slot, which a machine may do without being known where the settings
+    /// say so. Wrong credentials are wrong all the same.
+    ///
+    /// # Errors
+    /// [`Refused`] says why it is not let in.
+    pub async fn for_a_machine(
+        &self,
+        headers: &HeaderMap,
+        certificate: Option<&CertificateNames>,
+    ) -> Result<Caller, Refused> {
+        if self.anonymous == Some(false) && !self.is_needed() {
+            return Err(Refused::Missing);
+        }
+        match self.caller(headers, certificate).await {
+            Err(Refused::Missing) if self.anonymous == Some(true) => {
+                Ok(Caller { barred: Some(self.named.clone()), ..Caller::default() })
+            }
+            caller => caller,
+        }
     }
 
     /// Finds out who asks.
@@ -298,6 +379,7 @@ impl Credential {
             ids: self.ids.clone(),
             role: self.role,
             certificate: None,
+            barred: None,
         }
     }
 }
@@ -370,6 +452,61 @@ mod tests {
         let caller = auth.caller(&bearer(&token), None).await.unwrap();
         assert_eq!(caller.name.as_deref(), Some("t"));
         assert_eq!(auth.caller(&bearer("x"), None).await, Err(Refused::Wrong));
+    }
+
+    /// What somebody may do who shows nothing.
+    async fn without(auth: &Auth) -> Result<Caller, Refused> {
+        auth.for_a_machine(&HeaderMap::new(), None).await
+    }
+
+    fn speaks(caller: &Caller, group: &str, id: &str) -> bool {
+        caller.may(&Group::new(group).unwrap(), &MachineId::new(id).unwrap()).is_ok()
+    }
+
+    #[tokio::test]
+    async fn people_in_the_file_open_nothing_to_machines_unless_that_is_said() {
+        let (token, line) = new_token();
+        let file = format!("[[client]]\nname = \"alice\"\nrole = \"operator\"\n{line}");
+        for anonymous in [None, Some(false)] {
+            let auth = Auth { anonymous, ..auth(&file) };
+            assert_eq!(without(&auth).await, Err(Refused::Missing));
+        }
+        let auth = Auth { anonymous: Some(true), ..auth(&file) };
+        let caller = without(&auth).await.unwrap();
+        assert!(speaks(&caller, "default", "a"));
+        // It is nobody, and for people it is still needed to be somebody.
+        assert_eq!((&caller.name, caller.role), (&None, None));
+        assert_eq!(auth.caller(&HeaderMap::new(), None).await, Err(Refused::Missing));
+        // Who shows something is who it is, or wrong.
+        let alice = auth.for_a_machine(&bearer(&token), None).await.unwrap();
+        assert_eq!(alice.name.as_deref(), Some("alice"));
+        for wrong in [bearer("x"), basic("alice", ""), basic("", "")] {
+            assert_eq!(auth.for_a_machine(&wrong, None).await, Err(Refused::Wrong));
+        }
+        let nothing = Auth { anonymous: Some(false), ..Auth::default() };
+        assert_eq!(without(&nothing).await, Err(Refused::Missing));
+    }
+
+    #[tokio::test]
+    async fn what_credentials_of_machines_name_takes_credentials() {
+        let client = |name: &str, what: &str| {
+            format!("[[client]]\nname = \"{name}\"\n{what}\n{}\n", new_token().1)
+        };
+        let file = [
+            client("one", "ids = [\"a\"]\ngroups = [\"ops\"]"),
+            client("db", "groups = [\"db\"]"),
+            client("all", ""),
+            client("agent", "role = \"agent\"\nids = [\"b\"]\ngroups = [\"web\"]"),
+            client("olga", "role = \"operator\"\nids = [\"c\"]\ngroups = [\"lb\"]"),
+        ];
+        let auth = Auth { anonymous: Some(true), ..auth(&file.concat()) };
+        let caller = without(&auth).await.unwrap();
+        for (group, id) in [("ops", "a"), ("default", "a"), ("web", "b"), ("db", "x")] {
+            assert!(!speaks(&caller, group, id), "{group} {id}");
+        }
+        for (group, id) in [("ops", "x"), ("web", "x"), ("lb", "c"), ("default", "x")] {
+            assert!(speaks(&caller, group, id), "{group} {id}");
+        }
     }
 
     #[tokio::test]

@@ -23,11 +23,13 @@
 //! # What may go wrong
 //!
 //! - *A gateway dies between two steps.* First the wish is written, then the slot taken: a wish without a
-//!   slot waits, or its timer ends. A slot goes back before its document goes: a document without a slot ends
-//!   by its timer. A slot whose document is gone (see below) gets a new one, and its time runs from then.
+//!   slot waits, or its timer ends. A slot goes back in one transaction with its document, or before it. A
+//!   slot without a document (see below) gets a new one, and its time runs from then.
 //! - *A reply is lost.* All three operations may be repeated: each is decided on what is there. A request that
 //!   is still under way when its machine cancels looks, once it has a slot, whether it is still wanted, and
 //!   gives it back if not. If it dies before that, the slot is one without a document.
+//! - *A gateway is slow.* Each time has a lease of its own. Whatever gives a slot back requires that the
+//!   machine's document is of the time that it was decided on: what it got since is another one's.
 //! - *A timer ends while its machine asks again.* Both change the document on the condition that it is as they
 //!   read it, and that the timer is, too. So either the request comes first and nothing has ended, or it finds
 //!   that its time is over and begins anew: it is never told `permitted` about a slot that is being freed.
@@ -37,9 +39,12 @@
 
 mod ask;
 mod body;
+mod cancel;
+mod end;
 mod keep;
 mod origin;
 mod probe;
+mod search;
 pub(crate) mod srpc;
 mod tags;
 mod template;
@@ -47,12 +52,13 @@ mod template;
 #[allow(clippy::unwrap_used)]
 mod tests;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderValue, Method, Response, StatusCode};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderValue, Method, Response};
 use rebootlock::id::MachineId;
 
 use self::ask::{Asking, Word};
@@ -60,10 +66,8 @@ use self::body::Operation;
 pub use self::keep::keep;
 use crate::api;
 use crate::app::{App, Live};
-use crate::auth::{Caller, Refused};
-use crate::reply::{Called, Kind};
-use crate::serve::Peer;
-use crate::slots::Refusal;
+use crate::reply::{Called, Kind, Reply};
+use crate::{client, fleetlock};
 
 /// `/api/v1/request`
 pub async fn request(State(app): State<Arc<App>>, request: Request) -> Response<Body> {
@@ -71,25 +75,15 @@ pub async fn request(State(app): State<Arc<App>>, request: Request) -> Response<
     match handle(&app, &live, request).await {
         Ok(word) => {
             let text = format!("{{\n    \"Response\": \"{}\"\n}}\n", word.text());
-            respond(StatusCode::OK, word.text(), text)
+            respond(word.text(), text)
         }
-        Err(Fault { status, called, text }) => {
-            let mut response = respond(status, called, text + "\n");
-            let headers = response.headers_mut();
-            headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-            if status == StatusCode::UNAUTHORIZED {
-                let scheme = HeaderValue::from_static("Basic realm=\"rebootlock\"");
-                headers.insert(WWW_AUTHENTICATE, scheme);
-            }
-            response
-        }
+        Err(refused) => refused.into_text(),
     }
 }
 
 /// Clients take what they are told as text.
-fn respond(status: StatusCode, called: &'static str, text: String) -> Response<Body> {
+fn respond(called: &'static str, text: String) -> Response<Body> {
     let mut response = Response::new(Body::from(text));
-    *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -97,73 +91,42 @@ fn respond(status: StatusCode, called: &'static str, text: String) -> Response<B
     response
 }
 
-/// Why there is no word: never that it is not permitted.
-struct Fault {
-    status: StatusCode,
-    /// For the log and the figures.
-    called: &'static str,
-    text: String,
-}
-
-impl Fault {
-    fn new(kind: Kind, text: impl Into<String>) -> Self {
-        Self { status: kind.status(), called: kind.name(false), text: text.into() }
-    }
-}
-
-impl From<Refusal> for Fault {
-    fn from(refusal: Refusal) -> Self {
-        Self::new(refusal.kind, refusal.text)
-    }
-}
-
-async fn handle(app: &App, live: &Live, request: Request) -> Result<Word, Fault> {
+/// A refusal is why there is no word: never that it is not permitted.
+async fn handle(app: &App, live: &Live, request: Request) -> Result<Word, Reply> {
     let (head, body) = request.into_parts();
     if head.method != Method::POST {
-        return Err(Fault::new(Kind::MethodNotAllowed, "unsupported method"));
+        return Err(Reply::new(Kind::MethodNotAllowed, "unsupported method"));
     }
-    api::must_be_no_page(&head.headers).map_err(|reply| Fault::new(reply.kind, reply.value))?;
-    let peer = head.extensions.get::<Peer>().cloned().unwrap_or_default();
-    let caller = live.auth.caller(&head.headers, peer.certificate.as_ref()).await;
-    let caller = caller.map_err(|refused| {
-        tracing::info!(
-            target: "rebootlock_gateway::audit",
-            event = "unauthorized", address = %peer.address, "{refused}"
-        );
-        let kind = if refused == Refused::Busy { Kind::Overloaded } else { Kind::Unauthorized };
-        Fault::new(kind, refused.to_string())
-    })?;
-    let body =
-        crate::fleetlock::read(body, crate::fleetlock::MAX_BODY, live.settings.body_timeout).await;
-    let body = body.map_err(|reply| Fault::new(reply.kind, reply.value))?;
-    let body = body::parse(&body).map_err(|problem| Fault::new(Kind::InvalidBody, problem))?;
-    let machine = &body.machine;
-    let asking = asking(machine, &peer);
+    api::must_be_no_page(&head.headers)?;
+    let client = client::of(live, &head).await?;
+    let body = fleetlock::read(body, fleetlock::MAX_BODY, live.settings.body_timeout).await?;
+    let body = body::parse(&body).map_err(|problem| Reply::new(Kind::InvalidBody, problem))?;
+    let (machine, address) = (&body.machine, client.address.ip());
+    let asking = asking(machine, address);
     if body.operation == Operation::Check {
         // Who cannot be named has nothing.
         let Ok(asking) = asking else { return Ok(Word::Denied) };
-        may(&caller, &asking, &peer)?;
+        client.may(&asking.group, &asking.machine)?;
         return Ok(ask::check(live, &asking).await?);
     }
     let vouched = match &asking {
         Ok(asking) => {
-            may(&caller, asking, &peer)?;
-            caller.is_for(&asking.machine)
+            client.may(&asking.group, &asking.machine)?;
+            client.is_for(&asking.machine)
         }
         Err(_) => false,
     };
-    let address = peer.address.ip();
     if !vouched && live.settings.trusted_proxies.iter().any(|proxy| proxy.contains(address)) {
         // One that says nothing of whom it asks for, or two things.
         let text = "which machine this is cannot be told behind a proxy";
-        return Err(Fault::new(Kind::Forbidden, text));
+        return Err(Reply::new(Kind::Forbidden, text));
     }
-    if !vouched && let Err(why) = origin::check(&machine.hostname, peer.address.ip()).await {
+    if !vouched && let Err(why) = origin::check(&machine.hostname, address).await {
         tracing::info!(
             target: "rebootlock_gateway::audit",
-            event = "forbidden", id = machine.hostname, address = %peer.address, "{why}"
+            event = "forbidden", id = machine.hostname, address = %client.address, "{why}"
         );
-        return Err(Fault::new(Kind::Forbidden, why));
+        return Err(Reply::new(Kind::Forbidden, why));
     }
     let asking = asking?;
     for problem in asking.ready.iter().flat_map(|ready| &ready.problems) {
@@ -171,30 +134,18 @@ async fn handle(app: &App, live: &Live, request: Request) -> Result<Word, Fault>
     }
     Ok(match body.operation {
         Operation::Request => ask::request(app, live, &asking).await?,
-        Operation::Cancel | Operation::Check => ask::cancel(app, live, &asking).await?,
+        Operation::Cancel | Operation::Check => cancel::cancel(app, live, &asking).await?,
     })
 }
 
-fn asking(machine: &body::Machine, peer: &Peer) -> Result<Asking, Fault> {
+fn asking(machine: &body::Machine, address: IpAddr) -> Result<Asking, Reply> {
     let wrong =
-        |error: rebootlock::id::InvalidName| Fault::new(Kind::InvalidParams, error.to_string());
+        |error: rebootlock::id::InvalidName| Reply::new(Kind::InvalidParams, error.to_string());
     Ok(Asking {
         machine: MachineId::new(machine.hostname.clone()).map_err(wrong)?,
         group: tags::group(machine).map_err(wrong)?,
         limit: tags::limit(machine),
         ready: tags::ready(machine),
-        address: peer.address.ip(),
-    })
-}
-
-fn may(caller: &Caller, asking: &Asking, peer: &Peer) -> Result<(), Fault> {
-    let Asking { machine, group, .. } = asking;
-    caller.may(group, machine).map_err(|why| {
-        tracing::info!(
-            target: "rebootlock_gateway::audit",
-            event = "forbidden", id = %machine, %group, client = caller.name,
-            address = %peer.address, "{why}"
-        );
-        Fault::new(Kind::Forbidden, why)
+        address,
     })
 }

@@ -78,7 +78,11 @@ pub async fn look(live: &Live, now: UnixTime) -> Result<FleetView, LockError> {
         paused: first.get(&pause).map(|entry| {
             PauseView::of(&Scope::Fleet, Pause::from_json(&entry.value).ok().as_ref())
         }),
-        machines: fleet.members.iter().map(|(id, member)| MachineView::of(id, member)).collect(),
+        machines: fleet
+            .members
+            .iter()
+            .map(|(id, member)| MachineView::of(id, member, now))
+            .collect(),
         held: held.into_values().map(HeldView::of).collect(),
         requests: requests
             .iter()

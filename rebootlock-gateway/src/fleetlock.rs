@@ -20,9 +20,8 @@ use rebootlock::record::Via;
 
 use self::body::Params;
 use crate::app::{App, Live};
-use crate::auth::Refused;
+use crate::client;
 use crate::reply::{Kind, Reply};
-use crate::serve::Peer;
 use crate::slots::{self, Answer, Ask};
 
 /// Guards against requests that were not meant for a lock.
@@ -62,27 +61,11 @@ async fn handle(app: &App, live: &Live, request: Request, call: Call) -> Result<
         return Err(Reply::only("POST"));
     }
     check_protocol(&head.headers)?;
-    let peer = head.extensions.get::<Peer>().cloned().unwrap_or_default();
-    let caller = live.auth.caller(&head.headers, peer.certificate.as_ref()).await;
-    let caller = caller.map_err(|refused| {
-        tracing::info!(
-            target: "rebootlock_gateway::audit",
-            event = "unauthorized", address = %peer.address, "{refused}"
-        );
-        let kind = if refused == Refused::Busy { Kind::Overloaded } else { Kind::Unauthorized };
-        Reply::new(kind, refused.to_string())
-    })?;
+    let client = client::of(live, &head).await?;
     let body = read(body, MAX_BODY, live.settings.body_timeout).await?;
     let (machine, group) = names(&body)?;
-    caller.may(&group, &machine).map_err(|why| {
-        tracing::info!(
-            target: "rebootlock_gateway::audit",
-            event = "forbidden", id = %machine, %group, client = caller.name,
-            address = %peer.address, "{why}"
-        );
-        Reply::new(Kind::Forbidden, why)
-    })?;
-    let ask = Ask { group, machine, via: Via::Fleetlock, address: peer.address.ip() };
+    client.may(&group, &machine)?;
+    let ask = Ask { group, machine, via: Via::Fleetlock, address: client.address.ip() };
     let answer = match call {
         Call::SteadyState => return Ok(reply(slots::release(live, &ask).await)),
         Call::PreReboot => prefer::wait(&head.headers).map(|wait| wait.min(live.settings.max_wait)),
@@ -103,7 +86,7 @@ async fn handle(app: &App, live: &Live, request: Request, call: Call) -> Result<
 fn reply(answer: Answer) -> Reply {
     match answer {
         Ok(value) => Reply::new(Kind::Success, value),
-        Err(refusal) => Reply::new(refusal.kind, refusal.text),
+        Err(refusal) => refusal.into(),
     }
 }
 

@@ -31,9 +31,12 @@
 //!   Completion actions run again if they had not ended; the slot is freed after them, by its token.
 //! - A machine asks again while it is being checked: it keeps its slot under a new token, so that
 //!   the check of before frees nothing.
-//! - A machine that says nothing after its reboot, or reports no shorter uptime, keeps its slot. A check
-//!   that succeeds after `completion_check_offset_secs` is no proof of a reboot that may be yet to come;
-//!   one that has failed in between is taken for one, unless the machine then says that it has not rebooted.
+//! - A report comes in late, or twice: a shorter uptime proves a reboot only where a report that is minutes old
+//!   could not say so. Of a machine that had been up for less than that when it got its go-ahead it takes
+//!   two reports that agree on when it has booted.
+//! - A machine that says nothing after its reboot keeps its slot. A check that succeeds after
+//!   `completion_check_offset_secs` is no proof of a reboot that may be yet to come; as many failures in a
+//!   row as successes are asked for are taken for one, unless the machine then says that it has not rebooted.
 
 mod ask;
 mod body;
@@ -57,12 +60,12 @@ use self::body::Params;
 pub use self::caretaker::watch;
 use self::cluster::Found;
 use self::reply::Restart;
+pub(crate) use self::reply::refused;
 use crate::api;
 use crate::app::{App, Live};
-use crate::auth::Refused;
+use crate::client;
 use crate::fleetlock::{MAX_BODY, read};
-use crate::reply::{Kind, Reply};
-use crate::serve::Peer;
+use crate::reply::Kind;
 
 /// What a path is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,16 +135,7 @@ async fn handle(
 ) -> Result<Response<Body>, Response<Body>> {
     let (head, body) = request.into_parts();
     api::must_be_no_page(&head.headers).map_err(reply::refused)?;
-    let peer = head.extensions.get::<Peer>().cloned().unwrap_or_default();
-    let caller = live.auth.caller(&head.headers, peer.certificate.as_ref()).await;
-    let caller = caller.map_err(|refused| {
-        tracing::info!(
-            target: "rebootlock_gateway::audit",
-            event = "unauthorized", address = %peer.address, "{refused}"
-        );
-        let kind = if refused == Refused::Busy { Kind::Overloaded } else { Kind::Unauthorized };
-        reply::refused(Reply::new(kind, refused.to_string()))
-    })?;
+    let client = client::of(live, &head).await.map_err(|refusal| reply::refused(refusal.into()))?;
     let body = read(body, MAX_BODY, live.settings.body_timeout).await.map_err(reply::refused)?;
     let said = body::parse(&body)
         .map_err(|text| reply::error(Kind::InvalidBody, StatusCode::BAD_REQUEST, &text))?;
@@ -149,15 +143,9 @@ async fn handle(
     let Some(cluster) = in_cluster(settings, &said, &mut answer) else {
         return Ok(answer.into_response());
     };
-    caller.may(&cluster.group, &said.machine).map_err(|why| {
-        tracing::info!(
-            target: "rebootlock_gateway::audit",
-            event = "forbidden", id = %said.machine, group = %cluster.group, client = caller.name,
-            address = %peer.address, "{why}"
-        );
-        reply::refused(Reply::new(Kind::Forbidden, why))
-    })?;
-    let address = peer.address.ip();
+    let may = client.may(&cluster.group, &said.machine);
+    may.map_err(|refusal| reply::refused(refusal.into()))?;
+    let address = client.address.ip();
     let question = Question { app, live, settings, cluster, said: &said, address };
     let answer = match inquiry {
         true => question.inquire(answer).await,
@@ -177,9 +165,7 @@ fn in_cluster<'a>(
     answer.kind = Kind::UnknownGroup;
     match cluster::find(&settings.clusters, fqdn) {
         Found::Cluster(cluster) => {
-            if let Some(other) = cluster::also_in(&settings.clusters, cluster, fqdn) {
-                tracing::debug!(id = %fqdn, cluster = cluster.name, other, "two clusters match; the first counts");
-            }
+            cluster::warn_of_overlap(&settings.clusters, cluster, fqdn);
             answer.found_cluster = cluster.name.clone();
             answer.unknown_host = false;
             answer.kind = Kind::Success;

@@ -79,7 +79,7 @@ pub fn run(args: &ImportArgs) -> u8 {
     match convert(args.from, &files) {
         Ok(ours) => {
             // A reader that has gone needs no answer.
-            let _ = io::stdout().write_all(ours.as_bytes());
+            let _ = io::stdout().write_all(ours.text.as_bytes());
             0
         }
         Err(error) => {
@@ -89,15 +89,27 @@ pub fn run(args: &ImportArgs) -> u8 {
     }
 }
 
+/// What comes of the files of another server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Converted {
+    /// Our configuration.
+    pub text: String,
+    /// What its comments say, and about what: it may be used without being read.
+    pub notes: Vec<String>,
+    /// Where goahead keeps its state, unless it was not told.
+    pub state: Option<PathBuf>,
+}
+
 /// Our configuration for `files`, each with its text.
 ///
 /// # Errors
 /// [`ImportError`] says what cannot be understood.
-pub fn convert(from: Peer, files: &[(PathBuf, String)]) -> Result<String, ImportError> {
+pub fn convert(from: Peer, files: &[(PathBuf, String)]) -> Result<Converted, ImportError> {
     let path = || files.first().map(|(path, _)| path.clone()).unwrap_or_default();
     let ours = match (from, files) {
         (Peer::Goahead, files) => goahead::convert(files)?,
         (Peer::Airlock, [(path, text)]) => airlock::convert(text)
+            .map(|text| Converted { text, ..Converted::default() })
             .map_err(|problem| ImportError::Fault { path: path.clone(), problem })?,
         (Peer::Airlock, _) => {
             let problem = "airlock has one file; name that alone".to_owned();
@@ -105,7 +117,7 @@ pub fn convert(from: Peer, files: &[(PathBuf, String)]) -> Result<String, Import
         }
     };
     // What we print must be what we read.
-    let checked = Fragment::parse(Path::new("result"), &ours).and_then(Settings::decide);
+    let checked = Fragment::parse(Path::new("result"), &ours.text).and_then(Settings::decide);
     checked.map_err(|source| ImportError::Refused { path: path(), source })?;
     Ok(ours)
 }

@@ -19,11 +19,14 @@
 //! gateways may serve one store.
 
 pub mod act;
+mod allowance;
 pub mod api;
 pub mod app;
 pub mod auth;
+mod client;
 pub mod combine;
 pub mod disruption;
+mod election;
 pub mod fleet;
 pub mod fleetlock;
 pub mod goahead;

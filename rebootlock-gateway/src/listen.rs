@@ -29,6 +29,17 @@ pub enum ListenError {
         /// Why not.
         source: io::Error,
     },
+    /// An address of the settings that systemd hands over no socket for.
+    #[error(
+        "nobody could reach {address} of [gateway] listen: systemd handed over {sockets} instead; disable \
+         rebootlock-gateway.socket, or have it listen there (systemctl edit rebootlock-gateway.socket)"
+    )]
+    NotHandedOver {
+        /// Where nobody listens.
+        address: SocketAddr,
+        /// Where it listens.
+        sockets: String,
+    },
     /// A socket of systemd's that is open to others without their having been asked for.
     #[error(
         "socket {address} of those that systemd handed over can be reached from other machines; set \
@@ -50,7 +61,23 @@ pub fn listen(settings: &GatewaySettings) -> Result<Vec<TcpListener>, ListenErro
     if handed_over.is_empty() {
         return settings.listen.iter().map(|address| bind(*address)).collect();
     }
-    Ok(handed_over)
+    let sockets: Vec<_> = handed_over.iter().filter_map(|s| s.local_addr().ok()).collect();
+    let missing = |address: &&SocketAddr| !sockets.iter().any(|socket| covers(*socket, **address));
+    match settings.listen.iter().filter(|_| settings.says_where()).find(missing) {
+        None => Ok(handed_over),
+        Some(address) => {
+            let sockets: Vec<_> = sockets.iter().map(ToString::to_string).collect();
+            Err(ListenError::NotHandedOver { address: *address, sockets: sockets.join(", ") })
+        }
+    }
+}
+
+/// Whether who asks at `address` is heard at `socket`. One for all addresses is mostly for those of both
+/// families.
+fn covers(socket: SocketAddr, address: SocketAddr) -> bool {
+    let ip = socket.ip();
+    let all = ip.is_unspecified() && (ip.is_ipv6() || address.is_ipv4());
+    (all || ip == address.ip()) && (address.port() == 0 || socket.port() == address.port())
 }
 
 fn handed_over(settings: &GatewaySettings) -> Result<Vec<TcpListener>, ListenError> {
@@ -78,4 +105,27 @@ fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
         socket.listen(BACKLOG)
     };
     bind().map_err(|source| ListenError::Bind { address, source })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_is_for_its_own_address_or_for_all() {
+        for (socket, address, wanted) in [
+            ("127.0.0.1:9090", "127.0.0.1:9090", true),
+            ("127.0.0.1:9090", "127.0.0.1:0", true),
+            ("127.0.0.1:9090", "0.0.0.0:9090", false),
+            ("127.0.0.1:9090", "127.0.0.1:9091", false),
+            ("[::]:9090", "0.0.0.0:9090", true),
+            ("[::]:9090", "10.0.0.5:9090", true),
+            ("0.0.0.0:9090", "[::]:9090", false),
+            ("0.0.0.0:9090", "10.0.0.5:9090", true),
+        ] {
+            let found = covers(socket.parse().unwrap(), address.parse().unwrap());
+            assert_eq!(found, wanted, "{socket} for {address}");
+        }
+    }
 }

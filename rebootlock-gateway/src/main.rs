@@ -1,6 +1,7 @@
 //! `rebootlock-gateway`: flags, logging, signals and exit codes; everything else is in the library.
 
 use std::io::Read as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,8 @@ use rebootlock::cli::{CommonArgs, beside, exit};
 use rebootlock::config::Settings;
 use rebootlock::{logging, notify, store};
 use rebootlock_gateway::app::App;
-use rebootlock_gateway::options::{Cli, Command, HashArgs, Source, arguments};
-use rebootlock_gateway::takeover::TakeOverArgs;
+use rebootlock_gateway::options::{Cli, Command, HashArgs, Read, Source, arguments};
+use rebootlock_gateway::takeover::{State, TakeOverArgs};
 use rebootlock_gateway::tls::Tls;
 use rebootlock_gateway::{auth, disruption, goahead, groups, import, listen, serve, takeover};
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,13 +48,14 @@ fn main() -> ExitCode {
         }
         Command::Manual(args) => return wrote(beside::write_manual(Cli::command(), &args)),
     };
-    let settings = match source.read() {
-        Ok(settings) => settings,
+    let read = match source.read() {
+        Ok(read) => read,
         Err(error) => return fail(&error, exit::CONFIG),
     };
-    if let Err(error) = logging::start(&settings.log) {
+    if let Err(error) = logging::start(&read.settings.log) {
         return fail(&error.into(), exit::CONFIG);
     }
+    say(&read.notes);
     // Calls into SQLite and password checks wait for each other anyway.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -63,7 +65,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into(), exit::FAILED),
     };
-    let code = runtime.block_on(run(&source, settings));
+    let code = runtime.block_on(run(&source, read));
     // A blocking call into a store that hangs must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     code
@@ -85,16 +87,43 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
     code.into()
 }
 
-async fn run(source: &Source, settings: Settings) -> ExitCode {
+/// What is different here from what the files say to the program that they were written for.
+fn say(notes: &[String]) {
+    for note in notes {
+        tracing::info!(target: "rebootlock_gateway::import", "{note}");
+    }
+}
+
+/// Holds here what is held through goahead, before anybody is served.
+async fn take_over_state(app: &App, settings: &Settings, folder: &Path) -> Result<(), ExitCode> {
+    let Some(clusters) = &settings.gateway.goahead else { return Ok(()) };
+    let state = State::read(folder, clusters).map_err(|error| fail(&error, exit::CONFIG))?;
+    let mut say =
+        |line: String| tracing::warn!(state = %folder.display(), "goahead's state: {line}");
+    let taken = state.take_over(&app.live().locks, settings, true, &mut say).await;
+    taken.map_err(|error| fail(&error.context("cannot take over goahead's state"), exit::FAILED))
+}
+
+async fn run(source: &Source, read: Read) -> ExitCode {
+    let Read { settings, state, .. } = read;
     // First of all: systemd's sockets are known by their numbers.
     let listeners = match listen::listen(&settings.gateway) {
         Ok(listeners) => listeners,
+        // Trying again does not help.
+        Err(error @ listen::ListenError::NotHandedOver { .. }) => {
+            return fail(&error.into(), exit::CONFIG);
+        }
         Err(error) => return fail(&error.into(), exit::FAILED),
     };
     let (app, tls) = match assemble(&settings) {
         Ok(assembled) => assembled,
         Err(error) => return fail(&error, exit::CONFIG),
     };
+    if let Some(folder) = state
+        && let Err(code) = take_over_state(&app, &settings, &folder).await
+    {
+        return code;
+    }
     let (mut term, mut int, mut hup) = match (
         signal(SignalKind::terminate()),
         signal(SignalKind::interrupt()),
@@ -120,7 +149,11 @@ async fn run(source: &Source, settings: Settings) -> ExitCode {
     notify::ready();
     loop {
         tokio::select! {
-            _ = &mut serving => break,
+            served = &mut serving => match served {
+                Ok(()) => break,
+                // It was not told to stop: somebody has to start it again.
+                Err(error) => return fail(&error.into(), exit::FAILED),
+            },
             () = &mut watchdog => {}
             _ = term.recv() => stop(&app),
             _ = int.recv() => stop(&app),
@@ -172,7 +205,8 @@ fn reload(
     tls: Option<&Tls>,
     began_with: &Settings,
 ) -> anyhow::Result<()> {
-    let settings = source.read()?;
+    let Read { settings, notes, .. } = source.read()?;
+    say(&notes);
     // All of it, or nothing.
     let live = app.prepare(&settings)?;
     match (tls, settings.gateway.tls.clone()) {

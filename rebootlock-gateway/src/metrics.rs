@@ -40,6 +40,12 @@ struct InGroup {
     group: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Late {
+    group: String,
+    state: &'static str,
+}
+
 type Groups = Family<InGroup, Gauge<i64, AtomicI64>>;
 
 /// What is counted.
@@ -56,7 +62,7 @@ pub struct Metrics {
     holders: Groups,
     queue: Groups,
     paused: Groups,
-    overdue: Groups,
+    overdue: Family<Late, Gauge<i64, AtomicI64>>,
     airlock: Mutex<Airlock>,
 }
 
@@ -82,7 +88,7 @@ impl Metrics {
             holders: Groups::default(),
             queue: Groups::default(),
             paused: Groups::default(),
-            overdue: Groups::default(),
+            overdue: Family::default(),
             registry: Mutex::new(Registry::default()),
             airlock: Mutex::new(Airlock::new()),
         };
@@ -144,8 +150,9 @@ impl Metrics {
     pub fn text(&self, looks: Option<&[Look]>, airlock: Option<&Configured>) -> String {
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         self.store_up.set(i64::from(looks.is_some()));
-        let families = [&self.slots, &self.holders, &self.queue, &self.paused, &self.overdue];
+        let families = [&self.slots, &self.holders, &self.queue, &self.paused];
         families.iter().for_each(|family| family.clear());
+        self.overdue.clear();
         for look in looks.unwrap_or_default() {
             let group = InGroup { group: look.group.to_string() };
             let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
@@ -154,8 +161,12 @@ impl Metrics {
                 number(look.holders),
                 number(look.queue),
                 i64::from(look.paused),
-                number(look.overdue.len()),
             ];
+            let stuck = look.overdue.iter().filter(|overdue| overdue.stuck).count();
+            for (state, count) in [("stuck", stuck), ("silent", look.overdue.len() - stuck)] {
+                let late = Late { group: look.group.to_string(), state };
+                self.overdue.get_or_create(&late).set(number(count));
+            }
             for (family, figure) in families.iter().zip(figures) {
                 family.get_or_create(&group).set(figure);
             }

@@ -159,7 +159,8 @@ pub(crate) async fn caller(
     caller.map_err(|refused| not_known(refused, peer))
 }
 
-fn not_known(refused: Refused, peer: &Peer) -> Refusal {
+/// What is said to somebody who is not let in, and written to the log.
+pub(crate) fn not_known(refused: Refused, peer: &Peer) -> Refusal {
     tracing::info!(
         target: "rebootlock_gateway::audit",
         event = "unauthorized", address = %peer.address, "{refused}"

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -24,9 +24,29 @@ Examples:
   rebootlock-gateway hash
       the hash of a password, for the file with credentials
 
-Zincati's base_url ends in a slash: base_url = \"http://10.0.0.5:9090/\"";
+Zincati's base_url ends in a slash: base_url = \"http://10.0.0.5:9090/\"
 
-/// The HTTP service of the rebootlock fleet reboot lock.
+Exit codes:
+  0 done or stopped, 1 failed, 2 bad configuration, 64 wrong command line";
+
+const SERVES: &str = "\
+What is served, all on the same lock:
+  /v1/pre-reboot, /v1/steady-state    FleetLock clients: Zincati, and agents without a store
+  /v1/request/…, /v1/inquire/…        goahead's clients, with [[gateway.goahead.cluster]]
+  /api/v1/request                     disruption-manager's clients
+  /                                   the page for people
+  /api/v1/…                           the same for programs: what is, and what operators do
+  /api/v1/store/…                     the store, for agents and rebootlockctl: gateway+http(s)://
+  /healthz, /readyz, /metrics         for whoever watches the service
+
+Other machines need TLS, or --plain-http. Who may look, act and ask is in the file with
+credentials. SIGHUP reads the configuration again, SIGTERM answers what is under way and stops.
+
+Exit codes:
+  0 stopped, 1 failed (the port is taken), 2 bad configuration, 64 wrong command line";
+
+/// The HTTP service of the rebootlock fleet reboot lock: slots for clients of FleetLock, goahead and
+/// disruption-manager, a page and an API for people, the store for agents that cannot reach it.
 #[derive(Debug, Parser)]
 #[command(name = "rebootlock-gateway", version, about, after_help = EXAMPLES)]
 pub struct Cli {
@@ -41,7 +61,8 @@ pub struct Cli {
 /// What the gateway can be told to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve FleetLock clients such as Zincati
+    /// Serve machines that ask for slots, people, and agents whose store this is
+    #[command(after_help = SERVES)]
     Serve(ServeArgs),
     /// Serve as goahead does, from its own files: -config FILE is its config.yml [default: ./config.yml]
     GoaheadCompat(GoaheadArgs),
@@ -127,20 +148,34 @@ impl Source {
     ///
     /// # Errors
     /// Which file or setting is wrong.
-    pub fn read(&self) -> anyhow::Result<Settings> {
+    pub fn read(&self) -> anyhow::Result<Read> {
         match self {
-            Self::Ours(common, serve) => read(common, serve),
+            Self::Ours(common, serve) => {
+                let settings = read(common, serve)?;
+                Ok(Read { settings, notes: Vec::new(), state: None })
+            }
             Self::Goahead(common, goahead) => read_goahead(common, goahead),
         }
     }
 }
 
-fn read_goahead(common: &CommonArgs, flags: &GoaheadArgs) -> anyhow::Result<Settings> {
+/// What was read.
+#[derive(Debug)]
+pub struct Read {
+    /// What the gateway needs.
+    pub settings: Settings,
+    /// What is different here from what the files say to their own program.
+    pub notes: Vec<String>,
+    /// Where goahead has written who holds slots, if its files are served.
+    pub state: Option<PathBuf>,
+}
+
+fn read_goahead(common: &CommonArgs, flags: &GoaheadArgs) -> anyhow::Result<Read> {
     let path = common.config.clone().unwrap_or_else(|| "config.yml".into());
     let text = std::fs::read_to_string(&path);
     let text = text.with_context(|| format!("cannot read {}", path.display()))?;
     let ours = import::convert(Peer::Goahead, &[(path, text)])?;
-    let fragment = Fragment::parse(Path::new("what comes of it"), &ours)?;
+    let fragment = Fragment::parse(Path::new("what comes of it"), &ours.text)?;
     let verbose = common.verbose + u8::from(flags.debug);
     let common = CommonArgs { verbose, ..common.clone() };
     let settings = Settings::decide(common.over(fragment, Fragment::default()))?;
@@ -149,7 +184,9 @@ fn read_goahead(common: &CommonArgs, flags: &GoaheadArgs) -> anyhow::Result<Sett
     {
         make_folder(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    Ok(settings)
+    // goahead's own default.
+    let state = ours.state.unwrap_or_else(|| std::env::temp_dir().join("goahead"));
+    Ok(Read { settings, notes: ours.notes, state: Some(state) })
 }
 
 /// goahead makes the folder of its state if there is none; ours is nobody else's business.
@@ -162,6 +199,7 @@ fn read(common: &CommonArgs, serve: &ServeArgs) -> anyhow::Result<Settings> {
     let mut fragment = common.fragment_over(Fragment::default())?;
     if !serve.listen.is_empty() {
         fragment.gateway.listen = Some(serve.listen.clone());
+        fragment.places.forget("gateway.listen");
     }
     if serve.plain_http {
         fragment.gateway.plain_http = Some(true);

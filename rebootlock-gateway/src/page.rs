@@ -60,18 +60,17 @@ pub struct Page {
     tries: Option<RateLimit>,
 }
 
-impl Default for Page {
-    fn default() -> Self {
+impl Page {
+    /// Pages of a gateway that serves so many connections.
+    pub fn new(max_connections: usize) -> Self {
         Self {
             looker: Looker::default(),
-            feed: Feed::default(),
+            feed: Feed::new(max_connections),
             sessions: Memory::default(),
             tries: RateLimit::new(sign_in::TRIES_PER_MINUTE),
         }
     }
-}
 
-impl Page {
     /// The fleet as it is, or as it was when the store answered last.
     async fn look(&self, live: &Live) -> Arc<Sight> {
         self.looker.look(live).await

@@ -14,6 +14,8 @@ use tokio::time::{Instant, Sleep, sleep};
 pub(crate) struct Patient<S> {
     stream: S,
     within: Duration,
+    /// What was read of it before.
+    said: Vec<u8>,
     /// Runs while the other end takes nothing.
     waiting: Option<Pin<Box<Sleep>>>,
 }
@@ -21,7 +23,12 @@ pub(crate) struct Patient<S> {
 impl<S> Patient<S> {
     /// `stream`, which breaks when a write makes no headway for so long.
     pub(crate) fn new(stream: S, within: Duration) -> Self {
-        Self { stream, within, waiting: None }
+        Self { stream, within, said: Vec::new(), waiting: None }
+    }
+
+    /// The same, whose other end has said something already.
+    pub(crate) fn having_said(self, said: Vec<u8>) -> Self {
+        Self { said, ..self }
     }
 
     /// What a write has come to, unless it has waited for too long.
@@ -50,7 +57,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        if self.said.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let fits = self.said.len().min(buffer.remaining());
+        let rest = self.said.split_off(fits);
+        buffer.put_slice(&self.said);
+        self.said = rest;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -94,6 +108,19 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_was_said_before_comes_first() {
+        let (ours, mut theirs) = duplex(64);
+        let mut patient = Patient::new(ours, Duration::from_secs(1)).having_said(b"one".into());
+        theirs.write_all(b" two").await.unwrap();
+        drop(theirs);
+        let mut two = [0; 2];
+        patient.read_exact(&mut two).await.unwrap();
+        let mut rest = String::new();
+        patient.read_to_string(&mut rest).await.unwrap();
+        assert_eq!((&two, rest.as_str()), (b"on", "e two"));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn who_takes_nothing_is_hung_up_on_and_who_is_slow_is_not() {

@@ -29,6 +29,7 @@ use tracing::info;
 pub use self::leases::Leases;
 use self::rights::Writer;
 use self::telling::Telling;
+use crate::allowance;
 use crate::app::{App, Live, chain};
 use crate::reply::{Kind, Reply, Told};
 use crate::serve::Peer;
@@ -271,26 +272,26 @@ impl Asked<'_> {
     ) -> Result<T, Reply> {
         let within = self.live.settings.answer_within;
         let away = "the gateway's store does not answer; whether anything was done is not known";
-        match tokio::time::timeout(within, call).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(StoreError::LeaseGone)) => {
+        match allowance::within(within, call).await {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(StoreError::LeaseGone)) => {
                 Err(Reply::new(Kind::LeaseGone, StoreError::LeaseGone.to_string()))
             }
-            Ok(Err(error @ StoreError::Unavailable(_))) => {
+            Some(Err(error @ StoreError::Unavailable(_))) => {
                 tracing::warn!(error = chain(&error), "the store does not answer");
                 Err(Reply::new(Kind::StoreUnavailable, away))
             }
-            Ok(Err(StoreError::Broken(problem))) => {
+            Some(Err(StoreError::Broken(problem))) => {
                 tracing::warn!(error = problem, "the store failed");
                 Err(Reply::new(Kind::StoreFailed, format!("the store failed: {problem}")))
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 tracing::error!(error = chain(&error), "the store refuses us");
                 let text = "the gateway's store refuses the gateway; whoever runs it finds the \
                             reason in its log";
                 Err(Reply::new(Kind::StoreFailed, text))
             }
-            Err(_) => {
+            None => {
                 let within = within.as_secs();
                 tracing::warn!(within, store = self.store.location(), "the store is too slow");
                 Err(Reply::new(Kind::StoreUnavailable, away))

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
@@ -28,6 +29,8 @@ pub enum Kind {
     Unhealthy,
     /// The machine has a slot that came about in another way.
     TakenOtherwise,
+    /// Slots are held through another server, and not counted here.
+    HeldElsewhere,
     /// One who had a slot before should be back by now.
     Overdue,
     /// The machine has not been up for long enough.
@@ -86,6 +89,7 @@ impl Kind {
             (Self::Window, false) => "failed_lock_window",
             (Self::Unhealthy, false) => "failed_lock_unhealthy",
             (Self::TakenOtherwise, false) => "failed_lock_taken_otherwise",
+            (Self::HeldElsewhere, false) => "failed_lock_held_elsewhere",
             (Self::Overdue, false) => "failed_lock_overdue",
             (Self::TooYoung, false) => "failed_lock_uptime",
             (Self::AskAgain, _) => "ask_again",
@@ -102,6 +106,7 @@ impl Kind {
                 | Self::Window
                 | Self::Unhealthy
                 | Self::TakenOtherwise
+                | Self::HeldElsewhere
                 | Self::Overdue
                 | Self::TooYoung
                 | Self::StoreDamaged,
@@ -140,6 +145,7 @@ impl Kind {
             | Self::Window
             | Self::Unhealthy
             | Self::TakenOtherwise
+            | Self::HeldElsewhere
             | Self::Overdue
             | Self::TooYoung
             | Self::AskAgain => StatusCode::LOCKED,
@@ -248,6 +254,14 @@ impl Reply {
         self.response(body, "application/problem+json")
     }
 
+    /// What goes over the wire to those who print what they are told.
+    pub fn into_text(self) -> Response<Body> {
+        let body = format!("{}\n", self.value).into_bytes();
+        let mut response = self.response(body, "text/plain; charset=utf-8");
+        response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        response
+    }
+
     /// What goes over the wire.
     pub fn into_response(self, airlock: bool) -> Response<Body> {
         let written = Written { kind: self.kind.name(airlock), value: &self.value };
@@ -272,7 +286,7 @@ impl Reply {
 mod tests {
     use super::*;
 
-    const ALL: [Kind; 30] = [
+    const ALL: [Kind; 31] = [
         Kind::Success,
         Kind::Full,
         Kind::Paused,
@@ -281,6 +295,7 @@ mod tests {
         Kind::Window,
         Kind::Unhealthy,
         Kind::TakenOtherwise,
+        Kind::HeldElsewhere,
         Kind::Overdue,
         Kind::TooYoung,
         Kind::AskAgain,

@@ -13,7 +13,7 @@ use tower::Service as _;
 use crate::app::App;
 use crate::reply::{Called, Kind, Reply, Told};
 use crate::serve::Peer;
-use crate::{api, disruption, fleetlock, goahead, health, page, proxies, remote};
+use crate::{allowance, api, disruption, fleetlock, goahead, health, page, proxies, remote};
 
 /// Every path there is, each protocol's in its own module.
 pub fn router(app: Arc<App>) -> Router {
@@ -58,8 +58,11 @@ pub async fn answer(
     let route = for_goahead.map_or_else(|| route(&path), goahead::Route::name);
     let limit = live.rate.as_ref().filter(|_| !is_for_watchers(route));
     let counted = limit.map_or(Ok(()), |rate| rate.count(peer.address.ip()));
+    // In the form in which all other errors come there.
     let refused = |reply: Reply| match route {
+        _ if for_goahead.is_some() => goahead::refused(reply),
         "api" | "store" => reply.into_problem(),
+        "disruption" => reply.into_text(),
         _ => reply.into_response(live.settings.airlock_kinds),
     };
     let response = match (counted, format!("{path}{query}").parse::<Uri>()) {
@@ -70,13 +73,16 @@ pub async fn answer(
         (Ok(()), Ok(uri)) => {
             *request.uri_mut() = uri;
             request.extensions_mut().insert(peer.clone());
-            match for_goahead {
-                Some(route) => goahead::answer(app, route, request).await,
-                None => match router.call(request).await {
-                    Ok(response) => response,
-                    Err(never) => match never {},
-                },
-            }
+            let answering = async {
+                match for_goahead {
+                    Some(route) => goahead::answer(app, route, request).await,
+                    None => match router.call(request).await {
+                        Ok(response) => response,
+                        Err(never) => match never {},
+                    },
+                }
+            };
+            allowance::with(live.settings.answer_within, answering).await
         }
     };
     let told = response.extensions().get::<Told>().map(|told| told.kind.name(false));

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -135,37 +135,42 @@ async fn accept(
 async fn connection(stream: TcpStream, address: SocketAddr, service: Service) {
     // Answers are small, and each is waited for.
     let _ = stream.set_nodelay(true);
+    let peer = Peer { address, certificate: None, within: service.within };
+    let Some(tls) = service.tls.clone() else { return greet(stream, peer, service).await };
     let within = service.app.live().settings.header_timeout;
-    let Some(tls) = service.tls.clone() else {
-        return match tokio::time::timeout(within, srpc::begins(&stream)).await {
-            Ok(Ok(false)) => {
-                let peer = Peer { address, certificate: None, within: service.within };
-                converse(stream, peer, service).await;
-            }
-            Ok(Ok(true)) => srpc::refuse(stream, address).await,
-            Ok(Err(error)) => tracing::debug!(%address, %error, "the connection broke"),
-            Err(_) => tracing::debug!(%address, "the client says nothing"),
-        };
-    };
     match tokio::time::timeout(within, tls.acceptor().accept(stream)).await {
-        Ok(Ok(mut stream)) => {
+        Ok(Ok(stream)) => {
             let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
             let certificate = shown.map(tls::names);
-            if tokio::time::timeout(within, stream.fill_buf())
-                .await
-                .is_ok_and(|began| began.is_ok_and(|bytes| srpc::is_next(bytes) == Some(true)))
-            {
-                return srpc::refuse(stream, address).await;
-            }
-            let peer = Peer { address, certificate, within: service.within };
-            converse(stream, peer, service).await;
+            greet(stream, Peer { certificate, ..peer }, service).await;
         }
         Ok(Err(error)) => tracing::debug!(%address, %error, "no TLS"),
         Err(_) => tracing::debug!(%address, "the TLS handshake took too long"),
     }
 }
 
-async fn converse<S>(stream: S, peer: Peer, service: Service)
+/// Hears what a client says first, and whether that is HTTP.
+async fn greet<S>(mut stream: S, peer: Peer, service: Service)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (address, stop) = (peer.address, service.app.stop.clone());
+    let within = service.app.live().settings.header_timeout;
+    let began = tokio::select! {
+        biased;
+        began = tokio::time::timeout(within, srpc::something_else(&mut stream)) => began,
+        // Who has asked for nothing yet is not waited for.
+        () = stop.cancelled() => return,
+    };
+    match began {
+        Ok(Ok(Some(said))) => converse(stream, said, peer, service).await,
+        Ok(Ok(None)) => srpc::refuse(stream, address).await,
+        Ok(Err(error)) => tracing::debug!(%address, %error, "the connection broke"),
+        Err(_) => tracing::debug!(%address, "the client says nothing"),
+    }
+}
+
+async fn converse<S>(stream: S, said: Vec<u8>, peer: Peer, service: Service)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -182,12 +187,13 @@ where
             Ok::<_, Infallible>(routes::answer(&app, router, &peer, request).await)
         }
     });
+    let stream = Patient::new(stream, patience).having_said(said);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(within)
         .max_header_size(MAX_HEADER_BYTES)
         .max_buf_size(2 * MAX_HEADER_BYTES)
-        .serve_connection(TokioIo::new(Patient::new(stream, patience)), answer);
+        .serve_connection(TokioIo::new(stream), answer);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

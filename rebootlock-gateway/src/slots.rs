@@ -18,9 +18,10 @@ use rebootlock::window::Verdict;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::allowance;
 use crate::app::{Live, chain};
 use crate::combine::Glance;
-use crate::reply::Kind;
+use crate::reply::{Kind, Reply};
 
 /// A held request looks again after so long, even if nothing was heard.
 const POLL: Duration = Duration::from_secs(60);
@@ -79,6 +80,12 @@ impl Refusal {
     }
 }
 
+impl From<Refusal> for Reply {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.kind, refusal.text)
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -126,6 +133,8 @@ pub async fn acquire_within(
         () = tokio::time::sleep_until(until) => None,
         () = stop.cancelled() => None,
     };
+    // It asked for that wait, which is no part of what the store may take.
+    allowance::renew(live.settings.answer_within);
     let answer = match acquired {
         Some(acquired) => granted(&claim, acquired)?,
         // The place stays in the line; asking once more makes it one that asking keeps.
@@ -147,6 +156,7 @@ pub async fn acquire_within(
 pub async fn release(live: &Live, ask: &Ask) -> Answer {
     let Ask { group, machine, via, .. } = ask;
     known(live, group).await?;
+    elsewhere(live, group, Some(machine)).await?;
     let wish = Wish::GiveBack { machine: machine.clone(), via: via.clone() };
     let settled = in_time(live, live.combiner.settle(&live.locks, group, wish)).await?;
     let given_back = match settled.0 {
@@ -177,6 +187,7 @@ pub async fn release(live: &Live, ask: &Ask) -> Answer {
 async fn permitted(live: &Live, ask: &Ask) -> Result<Option<Duration>, Refusal> {
     known(live, &ask.group).await?;
     in_time(live, live.see_to_slots(&ask.group)).await?;
+    elsewhere(live, &ask.group, None).await?;
     for rules in &live.cluster {
         others(live, ask, rules).await?;
     }
@@ -187,6 +198,23 @@ async fn permitted(live: &Live, ask: &Ask) -> Result<Option<Duration>, Refusal> 
             Ok(left.map(|left| Duration::try_from(left).unwrap_or_default()))
         }
         closed => Err(Refusal::new(Kind::Window, closed.sentence(&TimeZone::UTC))),
+    }
+}
+
+/// Whether all who hold slots of `group`, or this one, do so here: no others can be counted.
+///
+/// # Errors
+/// [`Refusal`] if another server has given out slots of it in the same store, or that is not known.
+pub(crate) async fn elsewhere(
+    live: &Live,
+    group: &Group,
+    machine: Option<&MachineId>,
+) -> Result<(), Refusal> {
+    match in_time(live, live.elsewhere.of(&live.locks, group)).await? {
+        Some(held) if machine.is_none_or(|machine| held.may_be_of(machine)) => {
+            Err(Refusal::new(Kind::HeldElsewhere, format!("{held}")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -235,7 +263,7 @@ pub(crate) async fn ask_once(
     reserve: Duration,
 ) -> Result<(Turn, Glance), Refusal> {
     permitted(live, ask).await?;
-    let wish = Wish::Acquire { claim: claim.clone(), memory: reserve };
+    let wish = Wish::Acquire { claim: claim.clone(), memory: memory(reserve) };
     let settled = in_time(live, live.combiner.settle(&live.locks, &ask.group, wish)).await?;
     match settled {
         (Settled::Turn(turn), glance) => Ok((turn, glance)),
@@ -244,17 +272,28 @@ pub(crate) async fn ask_once(
     }
 }
 
+/// A client that asks every `reserve` is on its way a little longer.
+fn memory(reserve: Duration) -> Duration {
+    reserve + reserve / 20
+}
+
 async fn once(live: &Live, claim: &Claim) -> Answer {
-    let wish = Wish::Acquire { claim: claim.clone(), memory: live.settings.reserve };
+    let wish = Wish::Acquire { claim: claim.clone(), memory: memory(live.settings.reserve) };
     let group = claim.groups().first().cloned().unwrap_or_default();
     let settle = || in_time(live, live.combiner.settle(&live.locks, &group, wish.clone()));
     let mut settled = settle().await?;
-    if let Some(rule) = live.settings.release_silent
-        && let Some(token) = held_before(&settled.0)
-        && in_time(live, live.heard.note(&live.locks, &claim.machine, token, rule.after)).await?
-    {
-        // Its slot may have been given back just before that was noted.
-        settled = settle().await?;
+    if let Some(token) = held_before(&settled.0) {
+        live.heard.asked(token);
+        match live.settings.release_silent {
+            None => live.heard.not_noted(),
+            Some(rule) => {
+                let noted = live.heard.note(&live.locks, &claim.machine, token, rule.after);
+                if in_time(live, noted).await? {
+                    // Its slot may have been given back just before that was noted.
+                    settled = settle().await?;
+                }
+            }
+        }
     }
     match settled {
         (Settled::Turn(Turn::Granted(acquired)), _) => granted(claim, acquired),
@@ -345,7 +384,7 @@ pub(crate) fn in_line(queued: &Queued, glance: &Glance) -> String {
     format!("all {max} slots of group {group} are taken{holders}; {before}")
 }
 
-/// What the lock answers, if it does so in time.
+/// What the lock answers, if it does so in the time that is left for this request.
 ///
 /// # Errors
 /// What clients are told instead.
@@ -353,9 +392,9 @@ pub(crate) async fn in_time<T>(
     live: &Live,
     asked: impl Future<Output = Result<T, LockError>>,
 ) -> Result<T, Refusal> {
-    match tokio::time::timeout(live.settings.answer_within, asked).await {
-        Ok(answer) => answer.map_err(|error| Refusal::of(&error)),
-        Err(_) => {
+    match allowance::within(live.settings.answer_within, asked).await {
+        Some(answer) => answer.map_err(|error| Refusal::of(&error)),
+        None => {
             let within = live.settings.answer_within.as_secs();
             tracing::warn!(within, store = live.locks.store().location(), "the store is too slow");
             Err(store_unavailable())

@@ -4,13 +4,21 @@
 //! that has been given back here since then is not taken a second time.
 
 mod airlock;
+mod elsewhere;
+mod goahead;
+mod slots;
+
+use std::io::Write as _;
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use rebootlock::cli::{CommonArgs, exit};
-use rebootlock::config::Fragment;
+use rebootlock::config::{Fragment, Settings};
 use rebootlock::lock::LockManager;
-use rebootlock::store::{self, Endpoint};
+use rebootlock::store::{self, Endpoint, SharedStore};
 
+pub use self::elsewhere::{Elsewhere, Held};
+pub use self::goahead::State;
 use crate::app::chain;
 
 /// Flags of `take-over`.
@@ -19,21 +27,24 @@ pub struct TakeOverArgs {
     /// Whose documents they are
     #[arg(long, value_name = "PROGRAM")]
     pub from: Server,
-    /// Where they are, if not in the store of this gateway
+    /// airlock: where they are, if not in the store of this gateway
     #[arg(long, value_name = "URL")]
     pub source: Option<Endpoint>,
+    /// goahead: the folder where they are, its save_state_dir
+    #[arg(long, value_name = "FOLDER", required_if_eq("from", "goahead"))]
+    pub state_dir: Option<PathBuf>,
     /// Write what is shown without it
     #[arg(long)]
     pub yes: bool,
 }
-
-pub(crate) use self::airlock::remind;
 
 /// Whose documents can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Server {
     /// airlock, in an etcd
     Airlock,
+    /// goahead, in a folder; the clusters are those of [gateway.goahead]
+    Goahead,
 }
 
 /// Shows what would be written, or writes it. Returns the process's exit code.
@@ -52,27 +63,38 @@ pub async fn run(common: &CommonArgs, args: &TakeOverArgs) -> u8 {
             return exit::CONFIG;
         }
     };
-    let theirs = match &args.source {
-        None => Ok(ours.clone()),
-        Some(url) => {
-            let mut elsewhere = common.clone();
-            elsewhere.endpoint = vec![url.clone()];
-            elsewhere
-                .settings(Fragment::default())
-                .map_err(|error| chain(&error))
-                .and_then(|settings| store::open(&settings.store).map_err(|error| chain(&error)))
-        }
+    let locks = LockManager::new(ours.clone(), settings.store.keys.clone());
+    // A reader that has gone must not stop it half way.
+    let mut say = |line: String| {
+        let _ = writeln!(std::io::stdout(), "{line}");
     };
-    let theirs = match theirs {
-        Ok(theirs) => theirs,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return exit::CONFIG;
-        }
-    };
-    let locks = LockManager::new(ours, settings.store.keys.clone());
     let done = match args.from {
-        Server::Airlock => airlock::take_over(&locks, &theirs, args.yes).await,
+        Server::Airlock => match theirs(common, args, ours) {
+            Ok(theirs) => airlock::take_over(&locks, &theirs, args.yes, &mut say).await,
+            Err(error) => {
+                eprintln!("error: {error}");
+                return exit::CONFIG;
+            }
+        },
+        Server::Goahead => {
+            let folder = args.state_dir.clone().unwrap_or_default();
+            let Some(clusters) = &settings.gateway.goahead else {
+                eprintln!("error: no cluster is configured here; see rebootlock-gateway import");
+                return exit::CONFIG;
+            };
+            match State::read(&folder, clusters) {
+                Ok(state) => {
+                    let taken = state.take_over(&locks, &settings, args.yes, &mut say).await;
+                    if !args.yes {
+                        eprintln!(
+                            "nothing was written; stop goahead, and run this again with --yes"
+                        );
+                    }
+                    taken.map(|()| state.is_whole())
+                }
+                Err(error) => Err(error),
+            }
+        }
     };
     match done {
         Ok(complete) => u8::from(!complete),
@@ -81,4 +103,17 @@ pub async fn run(common: &CommonArgs, args: &TakeOverArgs) -> u8 {
             exit::FAILED
         }
     }
+}
+
+/// Where airlock's documents are.
+fn theirs(
+    common: &CommonArgs,
+    args: &TakeOverArgs,
+    ours: SharedStore,
+) -> Result<SharedStore, String> {
+    let Some(url) = &args.source else { return Ok(ours) };
+    let elsewhere = CommonArgs { endpoint: vec![url.clone()], ..common.clone() };
+    let settings: Settings =
+        elsewhere.settings(Fragment::default()).map_err(|error| chain(&error))?;
+    store::open(&settings.store).map_err(|error| chain(&error))
 }

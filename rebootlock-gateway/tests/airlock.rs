@@ -79,13 +79,26 @@ fn slots_held_through_airlock_are_shown_first_then_held_here_and_never_twice() {
     assert_eq!(ours().trim(), "");
 
     let gw = Gateway::start(fleet.command_on(&etcd.endpoints, &[]));
-    gw.logged("airlock's slots in this store do not count here");
+    gw.logged("slots of group default are held through airlock, by a, b, and do not count here");
+    let elsewhere = "failed_lock_held_elsewhere";
+    for id in ["a", "c"] {
+        let refused = gw.until(423, |gw| gw.pre_reboot(id));
+        refused.is(423, elsewhere);
+        assert!(refused.value().contains("rebootlock-gateway take-over --from airlock"));
+    }
+    // Its slot is free once it is known of; then it can be told so.
+    gw.steady_state("b").is(423, elsewhere);
+    gw.steady_state("c").is_granted();
+    // Nobody holds a slot of this one, here or there.
+    gw.post("/v1/pre-reboot", PROTOCOL, &params("c", "my db")).is(400, "invalid_client_params");
+    assert!(!ours().contains("holders"), "{}", ours());
     let (code, done, said) = take_over(&["--yes"]);
     assert_eq!((code, done.as_str()), (Some(0), expected), "{said}");
     gw.until(423, |gw| gw.pre_reboot("c")).is_full();
     gw.pre_reboot("a").is_granted();
     gw.steady_state("a").is_granted();
     gw.pre_reboot("c").is_granted();
+    gw.logged("all slots that were held through airlock count here now");
     // What was given back since then is not taken again.
     let (code, done, _) = take_over(&["--yes"]);
     assert_eq!(code, Some(0));
@@ -99,6 +112,10 @@ fn slots_held_through_airlock_are_shown_first_then_held_here_and_never_twice() {
     // airlock ran on, and lowered nothing here.
     put("default", r#"{"total_slots":9,"holders":["b","d","no id"]}"#);
     put("odd", "{");
+    // It was noticed that it runs, and by whoever starts next.
+    let other = Gateway::start(fleet.command_on(&etcd.endpoints, &[]));
+    other.until(423, |gw| gw.pre_reboot("e")).is(423, elsewhere);
+    drop(other);
     let (code, done, said) = take_over(&["--yes"]);
     assert_eq!(code, Some(1));
     assert!(

@@ -535,7 +535,7 @@ fn everything_there_is_to_see_is_seen() {
     assert_eq!(queue, fleet["groups"][1]["queue"]);
     assert_eq!((&queue[0]["group"], &queue[0]["position"]), (&json!("default"), &json!(1)));
     assert_eq!(queue[0]["inTheWay"], "the fleet is paused by alice");
-    assert!(fleet["revision"].as_i64().unwrap() <= site.fleet.revision());
+    assert!(fleet["revision"].as_u64().unwrap() <= site.fleet.revision());
     let head = request("HEAD", "/api/v1/fleet", &site.bearer(VIEWER), "");
     let mut stream = site.gw.connect();
     std::io::Write::write_all(&mut stream, head.as_bytes()).unwrap();

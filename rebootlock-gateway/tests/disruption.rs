@@ -1,4 +1,4 @@
-//! Clients of disruption-manager, byte by byte, against the real binary on SQLite.
+//! Clients of disruption-manager, byte by byte, against the real binary, here on SQLite.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "disruption/addresses.rs"]
@@ -6,19 +6,22 @@ mod addresses;
 #[allow(dead_code, unreachable_pub)]
 #[path = "disruption/client.rs"]
 mod client;
+#[path = "disruption/operators.rs"]
+mod operators;
 #[path = "disruption/readiness.rs"]
 mod readiness;
 #[allow(dead_code, unreachable_pub)]
 mod support;
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/visitor.rs"]
+mod visitor;
 #[path = "disruption/words.rs"]
 mod words;
 
-use std::time::Duration;
-
-use client::{LIMIT, Machine, PATH, holders, poll, semaphore};
+use self::client::{LIMIT, Machine, PATH, holders, poll, semaphore};
+use self::support::{Fleet, Gateway, PROTOCOL, params};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::{Fleet, Gateway, PROTOCOL, params};
 
 fn gateway(config: &str) -> (Fleet, Gateway) {
     let fleet = Fleet::new(config);
@@ -83,6 +86,39 @@ fn the_groups_limit_is_what_its_tags_say() {
     assert_eq!(semaphore(&fleet, "web")["semaphore"], -2);
     machines[2].cancel(&gw);
     assert_eq!(holders(&fleet), json!(["127.0.0.5", "127.0.0.6"]), "nobody is promoted over it");
+}
+
+#[test]
+fn a_limit_rises_by_itself_when_who_said_less_has_gone() {
+    let (fleet, gw) = gateway("");
+    let [a, b, c] =
+        [(2, "3"), (3, "1"), (4, "3")].map(|(n, limit)| Machine::new(n).tag(LIMIT, limit));
+    assert_eq!(a.request(&gw), "permitted");
+    assert_eq!(b.request(&gw), "requested");
+    assert_eq!(c.request(&gw), "requested");
+    assert_eq!(semaphore(&fleet, "web")["max"], 1);
+    b.cancel(&gw);
+    poll("c has no slot", || holders(&fleet) == json!([a.id(), c.id()]));
+    assert_eq!(semaphore(&fleet, "web")["max"], 3);
+}
+
+#[test]
+fn a_group_in_which_nothing_happened_goes_with_the_last_that_asked_for_it() {
+    let (fleet, gw) = gateway("");
+    fleet.put("fleet/paused", r#"{"by":"eve","since":1}"#);
+    let (a, b) = (Machine::new(2).tag(LIMIT, "3"), Machine::new(3));
+    assert_eq!(a.request(&gw), "requested");
+    assert_eq!(b.group("db").request(&gw), "requested");
+    assert_eq!(semaphore(&fleet, "web")["max"], 3);
+    a.cancel(&gw);
+    poll("it stays", || fleet.document("groups/web/semaphore").is_none());
+    assert_eq!(fleet.document("groups/web/disruption-limit"), None);
+    assert_eq!(semaphore(&fleet, "db")["max"], 1, "somebody asks for it still");
+    // It comes as it went.
+    assert_eq!(a.request(&gw), "requested");
+    fleet.take_away("fleet/paused");
+    a.until(&gw, "permitted");
+    assert_eq!(semaphore(&fleet, "web")["max"], 3);
 }
 
 #[test]
@@ -201,10 +237,9 @@ fn who_loses_its_place_stands_in_line_again_as_long_as_its_wish_lasts() {
     assert_eq!(b.request(&gw), "requested");
     assert_eq!(c.request(&gw), "requested");
     // Places go when no gateway keeps them.
-    let store = rusqlite::Connection::open(fleet.store()).unwrap();
-    store.busy_timeout(Duration::from_secs(20)).unwrap();
-    store.execute("DELETE FROM entry WHERE key LIKE '%/queue/%'", []).unwrap();
-    drop(store);
+    for place in fleet.places("/queue/") {
+        fleet.take_away(&place);
+    }
     poll("they do not stand in line again", || {
         let place = |machine: &Machine| {
             fleet.document(&format!("groups/web/queue/{}", machine.id())).is_some()
@@ -228,16 +263,24 @@ fn a_permission_and_a_wish_end_when_nobody_asks_again() {
     gw.logged("permitted/expired->denied");
     assert_eq!((a.check(&gw), b.check(&gw)), ("denied".into(), "denied".into()));
     assert_eq!(c.check(&gw), "permitted");
-    let key = store_keys(&fleet, "history/").pop().expect("an entry of the history");
+    let key = fleet.places("history/").pop().expect("an entry of the history");
     let past: Value = serde_json::from_str(&fleet.document(&key).unwrap()).unwrap();
     assert_eq!((&past["ended"], &past["by"]), (&json!("overdue"), &json!("the gateway")));
 }
 
-fn store_keys(fleet: &Fleet, part: &str) -> Vec<String> {
-    let store = rusqlite::Connection::open(fleet.store()).unwrap();
-    let mut rows = store.prepare("SELECT key FROM entry WHERE key LIKE ?1 ORDER BY key").unwrap();
-    let keys = rows.query_map([format!("%{part}%")], |row| row.get::<_, String>(0)).unwrap();
-    keys.map(|key| key.unwrap().replace("coreos.com/updateengine/rebootlock/", "")).collect()
+#[test]
+fn of_one_that_should_be_back_it_is_said_when_its_slot_goes() {
+    let fleet = Fleet::new("[gateway]\ndisruption_permitted_secs = 80000\n");
+    let gw = fleet.start();
+    assert_eq!(Machine::new(2).request(&gw), "permitted");
+    drop(gw);
+    // As if it had it since 1970.
+    let key = "groups/web/holders/127.0.0.2";
+    let mut record: Value = serde_json::from_str(&fleet.document(key).unwrap()).unwrap();
+    record["startTime"] = 1.into();
+    fleet.put(key, &record.to_string());
+    let gw = fleet.start();
+    assert!(gw.logged("\"event\":\"overdue\"").contains("its permission ends"));
 }
 
 #[test]
@@ -246,7 +289,10 @@ fn pauses_holds_and_windows_stop_it_and_it_is_still_remembered() {
     let [a, b] = [2, 3].map(Machine::new);
     assert_eq!(a.request(&gw), "permitted");
     assert_eq!(b.request(&gw), "requested");
-    let put = |key: &str, value: Option<&str>| change(&fleet, key, value);
+    let put = |place: &str, value: Option<&str>| match value {
+        Some(value) => fleet.put(place, value),
+        None => fleet.take_away(place),
+    };
     put("groups/web/paused", Some(r#"{"by":"eve","since":1}"#));
     assert_eq!((a.check(&gw), b.check(&gw)), ("requested".into(), "requested".into()));
     a.cancel(&gw);
@@ -272,28 +318,23 @@ fn pauses_holds_and_windows_stop_it_and_it_is_still_remembered() {
     c.until(&gw, "permitted");
 }
 
-/// As an operator does, by hand.
-fn change(fleet: &Fleet, key: &str, value: Option<&str>) {
-    let endpoint = format!("sqlite:{}", fleet.store().display());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        use rebootlock::store::{Key, Txn};
-        let settings = rebootlock::config::Settings::decide(
-            rebootlock::config::Fragment::parse(
-                std::path::Path::new("t"),
-                &format!("[store]\nendpoints = [{endpoint:?}]"),
-            )
-            .unwrap(),
-        )
-        .unwrap();
-        let store = rebootlock::store::open(&settings.store).unwrap();
-        let key = Key::new(format!("coreos.com/updateengine/rebootlock/{key}"));
-        let txn = match value {
-            Some(value) => Txn::new().put(key, value.into()),
-            None => Txn::new().delete(key),
-        };
-        store.commit(&txn).await.unwrap();
-    });
+#[test]
+fn a_gate_is_no_error() {
+    let gate = "[[gate]]\nname = \"others\"\ntype = \"cluster\"\nmax_unhealthy = 0\n";
+    let (fleet, gw) = gateway(gate);
+    let [a, b] = [2, 3].map(Machine::new);
+    assert_eq!(a.request(&gw), "permitted");
+    assert_eq!(b.request(&gw), "requested");
+    // Belongs to the group, and is not there.
+    let away = r#"{"machineID":"x","groups":["web"],"firstSeen":1}"#;
+    fleet.put("roster/x", away);
+    assert_eq!((a.check(&gw), b.check(&gw)), ("requested".into(), "requested".into()));
+    assert_eq!((a.request(&gw), b.request(&gw)), ("requested".into(), "requested".into()));
+    a.cancel(&gw);
+    assert_eq!(holders(&fleet), json!([]));
+    assert!(!gw.log.lock().unwrap().iter().any(|line| line.contains("nobody was promoted")));
+    fleet.take_away("roster/x");
+    b.until(&gw, "permitted");
 }
 
 #[test]
@@ -301,11 +342,11 @@ fn a_slot_that_nobody_knows_about_is_permitted_to_its_machine_and_given_back() {
     let (fleet, gw) = gateway("");
     let [a, b] = [2, 3].map(Machine::new);
     assert_eq!(a.request(&gw), "permitted");
-    change(&fleet, "disruption/127.0.0.2", None);
+    fleet.take_away("disruption/127.0.0.2");
     assert_eq!(b.request(&gw), "requested");
     assert_eq!(a.check(&gw), "permitted");
     assert!(fleet.document("disruption/127.0.0.2").is_some(), "its time runs again");
-    change(&fleet, "disruption/127.0.0.2", None);
+    fleet.take_away("disruption/127.0.0.2");
     a.cancel(&gw);
     assert_eq!(b.check(&gw), "permitted");
 }
@@ -313,7 +354,7 @@ fn a_slot_that_nobody_knows_about_is_permitted_to_its_machine_and_given_back() {
 #[test]
 fn a_damaged_document_is_never_a_yes_and_stops_nobody_else() {
     let (fleet, gw) = gateway("");
-    change(&fleet, "disruption/127.0.0.2", Some("?"));
+    fleet.put("disruption/127.0.0.2", "?");
     let [a, b, c] = [2, 3, 4].map(Machine::new);
     for operation in ["check", "request", "cancel"] {
         let answer = a.ask(&gw, operation);
@@ -331,14 +372,14 @@ fn a_store_that_is_away_is_said_and_nothing_ends() {
     let gw = fleet.start();
     let a = Machine::new(2);
     assert_eq!(a.request(&gw), "permitted");
-    let store = rusqlite::Connection::open(fleet.store()).unwrap();
-    store.execute_batch("ALTER TABLE entry RENAME TO elsewhere").unwrap();
+    let outage = fleet.without_store();
     for operation in ["check", "request", "cancel"] {
         let answer = a.ask(&gw, operation);
         let said = "the store of the lock does not answer; ask again\n";
         assert_eq!((answer.status, answer.body.as_str()), (503, said), "{operation}");
     }
-    store.execute_batch("ALTER TABLE elsewhere RENAME TO entry").unwrap();
+    drop(outage);
+    poll("the store does not come back", || a.ask(&gw, "check").status == 200);
     assert_eq!(a.check(&gw), "permitted");
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use client::{LIMIT, Machine, READY_TIMEOUT, READY_URL, Service};
 use rustix::process::Signal;
 use support::etcd::Etcd;
-use support::{Answer, Fleet, Gateway, PROTOCOL, at_once, params, request};
+use support::{Answer, Fleet, Gateway, PROTOCOL, at_once, params, request, until};
 
 fn start(fleet: &Fleet, etcd: &Etcd) -> Gateway {
     let gateway = Gateway::start(fleet.command_on(&etcd.endpoints, &[]));
@@ -273,11 +273,8 @@ fn of_twenty_goahead_clients_of_two_gateways_exactly_ten_get_ten_slots() {
     for n in &granted {
         goahead(&two, "/v1/inquire/restart/", *n, "10s", "");
     }
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !two.get("/metrics").body.contains("holders{group=\"web\"} 0") {
-        assert!(Instant::now() < deadline, "{}", two.get("/metrics").body);
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let figures = || two.get("/metrics").body;
+    until(figures, || figures().contains("holders{group=\"web\"} 0").then_some(()));
 }
 
 #[test]
@@ -298,9 +295,6 @@ fn goahead_clients_get_no_go_ahead_from_an_etcd_that_stands_still() {
     }
     assert!(goahead(&gw, REQUEST, 1, "5h", "").get("ask_again_in").is_none());
     etcd.signal(0, Signal::CONT);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while goahead(&gw, REQUEST, 1, "5h", id)["go_ahead"] != true {
-        assert!(Instant::now() < deadline);
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let ask = || goahead(&gw, REQUEST, 1, "5h", id);
+    until(|| ask().to_string(), || (ask()["go_ahead"] == true).then_some(()));
 }

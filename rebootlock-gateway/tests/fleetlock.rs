@@ -1,4 +1,4 @@
-//! FleetLock clients, byte by byte, against the real binary on SQLite: what stock clients need, and
+//! FleetLock clients, byte by byte, against the real binary, here on SQLite: what stock clients need, and
 //! what nobody else may do.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -9,8 +9,8 @@ use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::support::{Answer, Fleet, Gateway, PROTOCOL, at_once, file, params, request};
 use rustix::process::Signal;
-use support::{Answer, Fleet, Gateway, PROTOCOL, at_once, file, params, request};
 
 const PRE: &str = "/v1/pre-reboot";
 const STEADY: &str = "/v1/steady-state";
@@ -229,9 +229,7 @@ fn a_store_that_is_away_is_answered_in_time_and_leaves_nothing_behind() {
     let fleet = Fleet::new("[gateway]\nanswer_within_secs = 1\n[store]\ntimeout_secs = 1\n");
     let gw = fleet.start();
     gw.pre_reboot("a").is_granted();
-    // A writer that does not finish.
-    let mut other = rusqlite::Connection::open(fleet.store()).unwrap();
-    let lock = other.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive).unwrap();
+    let outage = fleet.without_store();
     let sockets = support::sockets(gw.pid());
     let began = Instant::now();
     gw.steady_state("a").is(503, "store_unavailable");
@@ -239,7 +237,7 @@ fn a_store_that_is_away_is_answered_in_time_and_leaves_nothing_behind() {
         answer.is(503, "store_unavailable");
     }
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
-    lock.rollback().unwrap();
+    drop(outage);
     gw.until(200, |gw| gw.steady_state("a"));
     support::until_sockets(gw.pid(), sockets + 2);
 }
@@ -295,49 +293,29 @@ fn configured_slots_apply_at_once_and_throw_nobody_out() {
     gw.pre_reboot("d").is_granted();
 }
 
-fn put(fleet: &Fleet, key: &str, value: &str) {
-    let store = rusqlite::Connection::open(fleet.store()).unwrap();
-    store.busy_timeout(Duration::from_secs(10)).unwrap();
-    let key = format!("coreos.com/updateengine/rebootlock/{key}");
-    store
-        .execute(
-            "INSERT OR REPLACE INTO entry (key, value, modified, created, lease)
-             VALUES (?1, ?2, 1000000, 1000000, NULL)",
-            rusqlite::params![key, value.as_bytes()],
-        )
-        .unwrap();
-}
-
-fn take_away(fleet: &Fleet, key: &str) {
-    let store = rusqlite::Connection::open(fleet.store()).unwrap();
-    store.busy_timeout(Duration::from_secs(10)).unwrap();
-    let key = format!("coreos.com/updateengine/rebootlock/{key}");
-    store.execute("DELETE FROM entry WHERE key = ?1", [key]).unwrap();
-}
-
 #[test]
 fn what_stops_reboots_has_a_kind_of_its_own_and_slots_stay() {
     let (fleet, gw) = gateway("");
     gw.pre_reboot("a").is_granted();
     let stop = r#"{"by":"eve","reason":"sale","since":1}"#;
-    put(&fleet, "fleet/paused", stop);
+    fleet.put("fleet/paused", stop);
     for id in ["a", "b"] {
         let paused = gw.pre_reboot(id);
         paused.is(423, "failed_lock_paused");
         assert!(paused.value().contains("paused by eve: sale"), "{paused:?}");
     }
-    take_away(&fleet, "fleet/paused");
+    fleet.take_away("fleet/paused");
     gw.pre_reboot("a").is_granted();
-    put(&fleet, "holds/a", stop);
+    fleet.put("holds/a", stop);
     gw.pre_reboot("a").is(423, "failed_lock_held");
-    take_away(&fleet, "holds/a");
+    fleet.take_away("holds/a");
     gw.pre_reboot("a").is_granted();
     gw.steady_state("a").is_granted();
-    put(&fleet, "cooldown", r#"{"machineID":"a","since":1,"secs":600}"#);
+    fleet.put("cooldown", r#"{"machineID":"a","since":1,"secs":600}"#);
     gw.pre_reboot("b").is(423, "failed_lock_cooldown");
-    take_away(&fleet, "cooldown");
+    fleet.take_away("cooldown");
     gw.pre_reboot("b").is_granted();
-    put(&fleet, "semaphore", "{");
+    fleet.put("semaphore", "{");
     gw.pre_reboot("b").is(503, "store_damaged");
     gw.steady_state("b").is(503, "store_damaged");
     assert_eq!(fleet.semaphore(), "{");
@@ -360,8 +338,8 @@ fn a_group_cools_down_after_each_machine_that_is_up_again() {
 fn a_slot_that_came_about_in_another_way_is_not_to_reboot_with() {
     let (fleet, gw) = gateway("");
     gw.steady_state("x").is_granted();
-    put(&fleet, "semaphore", r#"{"semaphore":-1,"max":1,"holders":["a","b"]}"#);
-    put(&fleet, "holders/a", r#"{"machineID":"a","startTime":1,"via":"agent"}"#);
+    fleet.put("semaphore", r#"{"semaphore":-1,"max":1,"holders":["a","b"]}"#);
+    fleet.put("holders/a", r#"{"machineID":"a","startTime":1,"via":"agent"}"#);
     gw.pre_reboot("a").is(423, "failed_lock_taken_otherwise");
     let kept = gw.steady_state("a");
     kept.is_granted();
@@ -452,6 +430,49 @@ fn credentials_open_what_they_are_for() {
 }
 
 #[test]
+fn machines_ask_without_credentials_beside_people_only_where_that_is_said() {
+    let fleet = Fleet::new("");
+    let [(person, persons), (_, machines)] =
+        [(), ()].map(|()| rebootlock_gateway::auth::new_token());
+    let olga = format!("[[client]]\nname = \"olga\"\nrole = \"operator\"\n{persons}\n");
+    let path = file(&fleet, "credentials.toml", &olga);
+    let config = |more: &str| {
+        fleet.configure(&format!("[gateway]\ncredentials_file = {path:?}\n{more}\n"));
+    };
+    config("");
+    let gw = fleet.start();
+    gw.pre_reboot("a").is(401, "unauthorized");
+    assert!(gw.logged("names people only").contains("\"level\":\"WARN\""));
+
+    config("anonymous_machines = true");
+    let one = format!("{olga}[[client]]\nname = \"one\"\nids = [\"b\"]\n{machines}\n");
+    file(&fleet, "credentials.toml", &one);
+    gw.signal(Signal::HUP);
+    gw.logged("configuration read again");
+    gw.pre_reboot("a").is_granted();
+    // Who has credentials is spoken for by nobody without.
+    gw.pre_reboot("b").is(403, "forbidden");
+    gw.steady_state("b").is(403, "forbidden");
+    for wrong in ["Bearer x", "Basic eDp5"] {
+        let headers = format!("{PROTOCOL}authorization: {wrong}\r\n");
+        gw.post(PRE, &headers, &params("a", "default")).is(401, "unauthorized");
+    }
+    // Nothing else is open for that.
+    let json = "content-type: application/json\r\n";
+    for (path, body) in [
+        ("/api/v1/fleet/pause", r#"{"reason":"x"}"#),
+        ("/api/v1/machines/a/unlock", r#"{"reason":"x"}"#),
+        ("/api/v1/store/commit", r#"{"changes":[]}"#),
+        ("/api/v1/store/lease/grant", r#"{"ttlMillis":1000}"#),
+    ] {
+        assert_eq!(gw.post(path, json, body).status, 401, "{path}");
+    }
+    let bearer = format!("{json}authorization: Bearer {person}\r\n");
+    assert_eq!(gw.post("/api/v1/fleet/pause", &bearer, r#"{"reason":"x"}"#).status, 200);
+    gw.pre_reboot("a").is(423, "failed_lock_paused");
+}
+
+#[test]
 fn who_should_be_back_is_counted_and_keeps_its_slot() {
     let (fleet, gw) = gateway("[reboot]\noverdue_after_secs = 60\n");
     gw.pre_reboot("a").is_granted();
@@ -461,13 +482,21 @@ fn who_should_be_back_is_counted_and_keeps_its_slot() {
             text.lines().find(|line| line.starts_with(&format!("rebootlock_gateway_{name}")));
         line.unwrap_or_else(|| panic!("{name} in {text}")).rsplit(' ').next().unwrap().to_owned()
     };
-    assert_eq!(figure("overdue_holders{group=\"default\"}"), "0");
-    put(&fleet, "holders/a", r#"{"machineID":"a","startTime":1,"via":"fleetlock"}"#);
-    assert_eq!(figure("overdue_holders{group=\"default\"}"), "1");
+    let silent = "overdue_holders{group=\"default\",state=\"silent\"}";
+    assert_eq!(figure(silent), "0");
+    fleet.put("holders/a", r#"{"machineID":"a","startTime":1,"via":"fleetlock"}"#);
+    // One look at the groups is for all who ask within a second.
+    let becomes = |name: &str, value: &str| {
+        support::until(
+            || format!("{name} {value} instead of {}", figure(name)),
+            || (figure(name) == value).then_some(()),
+        );
+    };
+    becomes(silent, "1");
     gw.pre_reboot("b").is_full();
     assert_eq!(figure("slots{group=\"default\"}"), "1");
     assert_eq!(figure("holders{group=\"default\"}"), "1");
-    assert_eq!(figure("queue{group=\"default\"}"), "1");
+    becomes("queue{group=\"default\"}", "1");
     assert_eq!(figure("store_up"), "1");
     let full = "route=\"pre-reboot\",kind=\"failed_lock_semaphore_full\",status=\"423\"";
     assert_eq!(figure(&format!("requests_total{{{full}}}")), "1");

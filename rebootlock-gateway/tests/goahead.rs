@@ -1,4 +1,4 @@
-//! goahead clients against the real binary on SQLite: what stock clients read, and what must not
+//! goahead clients against the real binary, here on SQLite: what stock clients read, and what must not
 //! come of it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -16,9 +16,9 @@ mod course;
 #[path = "goahead/lock.rs"]
 mod lock;
 
-use client::{INQUIRE, REQUEST, cluster, gateway, inquire, post, request, second, settled};
+use self::client::{INQUIRE, REQUEST, cluster, gateway, inquire, post, request, second, settled};
+use self::support::{Fleet, file};
 use serde_json::Value;
-use support::{Fleet, file};
 
 #[test]
 fn what_is_asked_twice_is_granted_in_goaheads_words() {
@@ -265,6 +265,15 @@ fn who_is_in_no_cluster_is_unknown_and_nothing_is_kept_of_it() {
     assert_eq!((json.get("message"), &json["found_cluster"]), (None, &"unknown".into()));
     assert!(fleet.revision() > written, "db-canary asked for the first time");
     assert_eq!(fleet.document("goahead/asks/mail-1"), None);
+}
+
+#[test]
+fn who_asks_too_often_is_told_so_in_goaheads_form() {
+    let (_fleet, gw) = gateway(&format!("[gateway]\nrequests_per_minute = 1\n{}", cluster("")));
+    assert!(request(&gw, "web-1", "5h", None).json().get("ask_again_in").is_some());
+    let limited = request(&gw, "web-1", "5h", None);
+    assert_eq!(limited.body, "{\"error\":\"too many requests from your address\"}");
+    assert!(limited.status == 429 && limited.head.contains("retry-after: "), "{limited:?}");
 }
 
 #[test]

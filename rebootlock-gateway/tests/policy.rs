@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::Fleet;
+use support::{Fleet, until};
 
 const RELEASE: &str = "[gateway]\nrelease_silent_after_secs = 3600\nrelease_budget = 1\n";
 
@@ -31,6 +31,72 @@ fn backdate(fleet: &Fleet, id: &str) {
     put(fleet, &format!("holders/{id}"), &record.to_string());
 }
 
+/// As if the rule had been in force for two hours.
+fn in_force_for_long(fleet: &Fleet) {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let since = since.as_secs() - 7200;
+    put(fleet, "silent-rule", &format!("{{\"since\":{since},\"afterSecs\":3600}}"));
+}
+
+#[test]
+fn nobodys_slot_is_given_up_before_it_was_said_that_it_is_overdue() {
+    let rule = "[gateway]\nrelease_silent_after_secs = 3600\n[reboot]\noverdue_after_secs = 3601\n";
+    let fleet = Fleet::new(rule);
+    let output = fleet.command(&[]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("would give slots back before they are overdue"), "{said}");
+}
+
+#[test]
+fn who_asked_before_the_rule_was_there_is_not_given_up_by_it() {
+    let fleet = Fleet::new("");
+    let gw = fleet.start();
+    gw.pre_reboot("a").is_granted();
+    backdate(&fleet, "a");
+    gw.pre_reboot("a").is_granted();
+    fleet.configure(RELEASE);
+    drop(gw);
+    let gw = fleet.start();
+    gw.logged("\"event\":\"overdue\"");
+    until(
+        || "a note of when it began".to_owned(),
+        || fleet.document("silent-rule").filter(|rule| rule.contains("\"afterSecs\":3600")),
+    );
+    gw.pre_reboot("b").is_full();
+    // Nor by one that was there once, and is there again.
+    in_force_for_long(&fleet);
+    drop(gw);
+    fleet.configure("");
+    let gw = fleet.start();
+    until(
+        || "that there is no rule".to_owned(),
+        || fleet.document("silent-rule").is_none().then_some(()),
+    );
+    drop(gw);
+}
+
+#[test]
+fn who_is_stuck_is_told_from_who_is_silent() {
+    let fleet = Fleet::new("");
+    let gw = fleet.start();
+    gw.pre_reboot("a").is_granted();
+    backdate(&fleet, "a");
+    let late = |state: &str| {
+        let figure = format!("overdue_holders{{group=\"default\",state=\"{state}\"}} ");
+        let figures = gw.get("/metrics").body;
+        let line =
+            figures.lines().find_map(|line| line.split_once(&figure).map(|(_, n)| n.to_owned()));
+        line.unwrap_or_else(|| panic!("{figure} in {figures}"))
+    };
+    assert_eq!((late("stuck").as_str(), late("silent").as_str()), ("0", "1"));
+    gw.pre_reboot("a").is_granted();
+    assert_eq!((late("stuck").as_str(), late("silent").as_str()), ("1", "0"));
+    gw.signal(rustix::process::Signal::HUP);
+    gw.logged("configuration read again");
+    assert_eq!(late("stuck"), "1", "a reload forgets nobody");
+}
+
 #[test]
 fn who_is_silent_for_too_long_is_given_up_on_once_a_day_and_nobody_else() {
     let fleet = Fleet::new("");
@@ -44,6 +110,7 @@ fn who_is_silent_for_too_long_is_given_up_on_once_a_day_and_nobody_else() {
     gw.pre_reboot("b").is_full();
     drop(gw);
     fleet.configure(RELEASE);
+    in_force_for_long(&fleet);
     let gw = fleet.start();
     gw.logged("\"event\":\"overdue\"");
     assert!(gw.logged("\"event\":\"released-silent\"").contains("\"id\":\"a\""));
@@ -61,6 +128,7 @@ fn who_is_silent_for_too_long_is_given_up_on_once_a_day_and_nobody_else() {
 fn who_asks_again_is_not_given_up_by_any_gateway() {
     let fleet = Fleet::new(RELEASE);
     let gw = fleet.start();
+    gw.logged("\"message\":\"from then on");
     gw.pre_reboot("a").is_granted();
     gw.pre_reboot("a").is_granted();
     let record: serde_json::Value =
@@ -72,6 +140,7 @@ fn who_asks_again_is_not_given_up_by_any_gateway() {
     gw.pre_reboot("a").is_granted();
     assert_eq!(fleet.revision(), written);
     backdate(&fleet, "a");
+    in_force_for_long(&fleet);
     let other = fleet.start();
     other.logged("\"event\":\"overdue\"");
     other.pre_reboot("b").is_full();

@@ -50,12 +50,13 @@ fn health_is_the_process_and_readiness_the_store() {
     gw.post("/healthz", "", "").is(405, "method_not_allowed");
     let store = rusqlite::Connection::open(fleet.store()).unwrap();
     store.execute_batch("ALTER TABLE entry RENAME TO elsewhere").unwrap();
-    gw.get("/readyz").is(503, "store_unavailable");
+    // What was seen is told for a second.
+    gw.until(503, |gw| gw.get("/readyz")).is(503, "store_unavailable");
     gw.pre_reboot("a").is(503, "store_unavailable");
     gw.get("/healthz").is_granted();
     assert!(gw.get("/metrics").body.contains("rebootlock_gateway_store_up 0\n"));
     store.execute_batch("ALTER TABLE elsewhere RENAME TO entry").unwrap();
-    gw.get("/readyz").is_granted();
+    gw.until(200, |gw| gw.get("/readyz")).is_granted();
     gw.pre_reboot("a").is_granted();
 }
 
@@ -126,6 +127,25 @@ fn sockets_of_systemd_are_used() {
     gw.get("/healthz").is_granted();
 }
 
+#[test]
+fn nobody_is_told_to_listen_where_systemd_does_not() {
+    use std::os::unix::process::CommandExt as _;
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let fleet = Fleet::new("[gateway]\nlisten = \"0.0.0.0:9090\"\nplain_http = true\n");
+    let output = std::process::Command::new("/bin/sh")
+        .args(["-c", "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\""])
+        .args([support::BINARY, "serve", "--config", fleet.config().to_str().unwrap()])
+        .args(["--endpoint", &format!("sqlite:{}", fleet.store().display())])
+        .env_clear()
+        .stdin(Stdio::from(std::os::fd::OwnedFd::from(socket)))
+        .process_group(0)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("nobody could reach 0.0.0.0:9090 of [gateway] listen"), "{said}");
+}
+
 struct Pki {
     authority: CertifiedIssuer<'static, KeyPair>,
 }
@@ -177,6 +197,42 @@ fn over_tls(gw: &Gateway, client: &Arc<ClientConfig>, text: &str) -> Option<(Ans
     let answer = Answer::read(&mut stream, false)?;
     let certificate = stream.conn.peer_certificates()?.first()?.to_vec();
     Some((answer, certificate))
+}
+
+#[test]
+fn what_is_no_http_is_told_over_tls_too_in_however_many_pieces() {
+    let pki = Pki::new();
+    let fleet = Fleet::new("");
+    let (chain, key) = pki.leaf("gw", &["gw.example"]);
+    let (cert_file, key_file) = (file(&fleet, "gw.pem", &chain), file(&fleet, "gw.key", &key));
+    fleet.configure(&format!(
+        "[gateway]\ntls_cert_file = {cert_file:?}\ntls_key_file = {key_file:?}\n"
+    ));
+    let gw = fleet.start();
+    let client = pki.client(None);
+    // Each piece is a record of its own.
+    let say = |pieces: &[&str]| {
+        let name = ServerName::try_from("gw.example").unwrap();
+        let connection = ClientConnection::new(client.clone(), name).unwrap();
+        let mut stream = StreamOwned::new(connection, gw.connect());
+        for piece in pieces {
+            stream.write_all(piece.as_bytes()).unwrap();
+            stream.flush().unwrap();
+        }
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8(answer).unwrap()
+    };
+    for pieces in
+        [&["CONNECT /_goSRPC_/ HTTP/1.0\n\n"][..], &["CON", "NECT /", "_SRPC_/ HTTP/1.0\n\n"]]
+    {
+        let answer = say(pieces);
+        assert!(answer.starts_with("HTTP/1.0 404 Not Found\r\n"), "{pieces:?}: {answer}");
+    }
+    let answer = say(&["G", "ET /healthz HTTP/1.1\r\nhost: gw\r\n", "connection: close\r\n\r\n"]);
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let answer = say(&["CONNECT ", "gw:443 HTTP/1.1\r\nhost: gw:443\r\nconnection: close\r\n\r\n"]);
+    assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub mod exit {
     pub const FAILED: u8 = 1;
     /// The configuration is wrong.
     pub const CONFIG: u8 = 2;
-    /// A gate is closed.
+    /// A gate is closed. A window, an inhibitor and a cooldown count as gates.
     pub const GATE_CLOSED: u8 = 3;
     /// No slot is free.
     pub const NO_SLOT: u8 = 4;
@@ -43,7 +43,8 @@ pub struct CommonArgs {
     pub config: Option<PathBuf>,
 
     /// Where the lock lives: http(s)://HOST:2379, gateway+http(s)://HOST:PORT, sqlite:PATH or
-    /// memory:; repeat it or separate several by commas [default: http://127.0.0.1:2379]
+    /// memory:, and for rebootlockd alone fleetlock+http(s)://HOST:PORT/, which gives slots and
+    /// tells nothing more; repeat it or separate several by commas [default: http://127.0.0.1:2379]
     #[arg(
         long,
         value_name = "URL",
@@ -194,7 +195,7 @@ pub fn locksmith_fragment(
             .map(|value| value.to_string_lossy().into_owned())
             .filter(|value| !value.is_empty())
     };
-    let invalid = |problem: String| ConfigError::Setting { setting: prefix, problem };
+    let invalid = |problem: String| ConfigError::of_setting(prefix, problem);
     let endpoints = text("ENDPOINT")
         .map(|list| list.split(',').map(str::parse).collect::<Result<Vec<Endpoint>, _>>())
         .transpose()

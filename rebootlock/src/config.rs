@@ -4,6 +4,7 @@
 //! member by member; the result becomes [`Settings`] once, validated, with no `Option` that means
 //! "default". Nothing reads the environment after that.
 
+mod comment;
 mod detector;
 mod file;
 mod fragment;
@@ -13,6 +14,7 @@ mod group;
 mod hooks;
 mod metrics;
 mod network;
+mod places;
 mod reboot;
 mod store;
 mod table;
@@ -23,6 +25,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::comment::comment;
 pub use self::detector::{DetectorKind, DetectorSettings, Source as DetectorSource};
 pub use self::file::{ConfigError, DEFAULT_FILE, Files, read_files};
 pub use self::fragment::{
@@ -38,6 +41,7 @@ pub use self::group::GroupSettings;
 pub use self::hooks::{HooksFragment, HooksSettings, Isolation};
 pub use self::metrics::{Listen, MetricsFragment, MetricsSettings, Textfile};
 pub use self::network::Network;
+pub use self::places::{Place, Places};
 pub use self::reboot::{Announce, OnOverdue, RebootFragment, RebootMethod, RebootSettings};
 pub use self::table::{Count, Secs};
 pub use self::window::{WindowRule, WindowSettings, local_zone};
@@ -161,9 +165,12 @@ impl Settings {
     /// [`Settings::decide`], telling `note` each contradiction rather than the first alone. `None` if
     /// there was one.
     pub fn decide_noting(fragment: Fragment, note: &mut dyn FnMut(ConfigError)) -> Option<Self> {
+        let places = fragment.places;
+        let note = &mut |fault: ConfigError| note(fault.placed(&places));
         let store = StoreSettings::decide(fragment.store).map_err(&mut *note).ok();
-        let windows = window::decide(fragment.window.unwrap_or_default()).map_err(&mut *note).ok();
-        let gates = gate::decide(fragment.gate).map_err(&mut *note).ok();
+        let windows = window::decide(fragment.window.unwrap_or_default(), &places);
+        let windows = windows.map_err(&mut *note).ok();
+        let gates = gate::decide(fragment.gate, &places).map_err(&mut *note).ok();
         let reboot = RebootSettings::decide(fragment.reboot).map_err(&mut *note).ok();
         let gateway = GatewaySettings::decide(fragment.gateway).map_err(&mut *note).ok();
         let (machine, agent, log) = (fragment.machine, fragment.agent, fragment.log);
@@ -205,8 +212,26 @@ impl Settings {
                 level: log.level.unwrap_or_else(|| "info".to_owned()),
             },
         };
-        store::check_without_store(&decided).map_err(note).ok()?;
+        check_silent(&decided).map_err(&mut *note).ok()?;
+        store::check_without_store(&decided, &places).map_err(note).ok()?;
         Some(decided)
+    }
+}
+
+/// Nobody's slot is given up before it was said that it is overdue.
+fn check_silent(settings: &Settings) -> Result<(), ConfigError> {
+    let (rule, alarm) = (settings.gateway.release_silent, settings.reboot.overdue_after);
+    match rule.filter(|rule| rule.after < alarm) {
+        None => Ok(()),
+        Some(rule) => Err(ConfigError::Setting {
+            setting: "gateway.release_silent_after_secs",
+            problem: format!(
+                "{} would give slots back before they are overdue, so that nobody were told; expected \
+                 at least the {} of [reboot] overdue_after_secs",
+                rule.after.as_secs(),
+                alarm.as_secs()
+            ),
+        }),
     }
 }
 
@@ -224,10 +249,7 @@ pub fn or_first_fault<T>(
     match (decided, first) {
         (Some(decided), None) => Ok(decided),
         (_, Some(fault)) => Err(fault),
-        (None, None) => Err(ConfigError::Setting {
-            setting: "configuration",
-            problem: "cannot be decided".to_owned(),
-        }),
+        (None, None) => Err(ConfigError::of_setting("configuration", "cannot be decided")),
     }
 }
 
@@ -292,7 +314,10 @@ mod tests {
                 "[store]\ntimeout_secs = \"5\"",
                 "test.toml:2:16: `timeout_secs`: invalid type: string \"5\", expected a whole number from 1 to 3600",
             ),
-            ("[machine]\ngroups = [\"\"]", "test.toml:2:10: `groups`: group name is empty"),
+            (
+                "[machine]\ngroups = [\"\"]",
+                "test.toml:2:10: `groups`: group name is empty; expected 1 to 253 bytes",
+            ),
         ] {
             assert_eq!(decide(text).unwrap_err().to_string(), said);
         }
@@ -307,7 +332,7 @@ mod tests {
         assert_eq!(cooldowns[&Group::new("lb").unwrap()], Duration::from_secs(600));
         assert_eq!(cooldowns[&Group::new("db").unwrap()], Duration::ZERO);
         let error = decide("[[group]]\nname = \"\"").unwrap_err().to_string();
-        assert_eq!(error, "test.toml:2:8: `name`: group name is empty");
+        assert_eq!(error, "test.toml:2:8: `name`: group name is empty; expected 1 to 253 bytes");
         let error = decide("[[group]]\nname = \"a\"\ncooldown_secs = -1").unwrap_err().to_string();
         assert_eq!(error, "test.toml:3:17: `cooldown_secs`: -1 is not from 0 to 31536000");
     }

@@ -37,7 +37,8 @@ const PREFER: HeaderName = HeaderName::from_static("prefer");
 /// Of an answer so much is read, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// A request that was not answered is over after this long: it was obeyed by then, or never will be.
+/// A request that was not answered is taken to be over after this long: obeyed by then, or never. No server
+/// promises that. Where it is not so a slot may stay taken, but no machine reboots without one.
 pub const OVER_AFTER: Duration = Duration::from_secs(30);
 
 /// What can be asked.

@@ -48,7 +48,8 @@ impl fmt::Display for MinHealthy {
 pub struct ClusterRules {
     /// So many others must be well.
     pub min_healthy: Option<MinHealthy>,
-    /// At most so many others may be unwell; none if nothing is said.
+    /// At most so many others may be unwell. If nothing is said, `min_healthy` alone decides; none, if
+    /// that says nothing either.
     pub max_unhealthy: Option<u64>,
     /// Machines, by id or host name, that must not be all that is left.
     pub fallback: Vec<String>,
@@ -107,6 +108,8 @@ pub enum Sickness {
     Says(Option<String>),
     /// Its agent said that it is well, and has not looked for too long.
     Stale(UnixTime),
+    /// Its agent says that it looked at a time that is yet to come: that would never get old.
+    Ahead(UnixTime),
     /// It came back from a reboot and was not well.
     Failed,
 }
@@ -122,7 +125,22 @@ impl fmt::Display for Sickness {
             Self::Stale(checked_at) => {
                 write!(f, "has not looked at itself since {}", checked_at.to_text())
             }
+            Self::Ahead(checked_at) => {
+                write!(f, "has looked at itself at {}, which is yet to come", checked_at.to_text())
+            }
             Self::Failed => f.write_str("has failed after its reboot"),
+        }
+    }
+}
+
+impl Sickness {
+    /// Whether it is known that something is wrong, rather than not known that all is well.
+    pub fn is_said(&self) -> bool {
+        match self {
+            Self::Missing | Self::Silent => false,
+            Self::Says(_) | Self::Stale(_) | Self::Ahead(_) | Self::Unreadable | Self::Failed => {
+                true
+            }
         }
     }
 }
@@ -155,6 +173,8 @@ pub enum Complaint {
         total: usize,
         /// What was asked for.
         least: MinHealthy,
+        /// Who is unwell.
+        sick: Vec<Sick>,
     },
     /// Too many others are unwell.
     TooManyUnhealthy {
@@ -169,7 +189,7 @@ pub enum Complaint {
 
 /// Seconds for which an agent's word that its machine is well holds, by the clock of who reads it.
 /// Agents say it anew long before: see `rebootlockd`'s presence. The lease ends sooner for an agent
-/// that is gone; this is for one that is there and looks no more.
+/// that is gone; this is for one that is there and looks no more. As far may its clock be ahead.
 const HEALTH_HOLDS: u64 = 60 * 60;
 
 /// Names this many of those who are unwell; the others are counted.
@@ -178,16 +198,16 @@ const NAMED: usize = 3;
 impl fmt::Display for Complaint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooFewHealthy { healthy, total, least } => {
+            Self::TooFewHealthy { healthy, total, least, sick } => {
                 write!(f, "without this machine {healthy} of {total} would be healthy; ")?;
-                write!(f, "at least {least} must be")
+                write!(f, "at least {least} must be")?;
+                if sick.is_empty() {
+                    return Ok(());
+                }
+                write!(f, ": {}", named(sick))
             }
             Self::TooManyUnhealthy { sick, most } => {
-                let named: Vec<_> = sick.iter().take(NAMED).map(ToString::to_string).collect();
-                f.write_str(&named.join(", "))?;
-                if sick.len() > NAMED {
-                    write!(f, " and {} more", sick.len() - NAMED)?;
-                }
+                f.write_str(&named(sick))?;
                 if *most > 0 {
                     write!(f, "; at most {most} may be unhealthy")?;
                 }
@@ -197,6 +217,15 @@ impl fmt::Display for Complaint {
                 f.write_str("without this machine only fallback machines would be healthy")
             }
         }
+    }
+}
+
+/// The first few of them.
+fn named(sick: &[Sick]) -> String {
+    let first: Vec<_> = sick.iter().take(NAMED).map(ToString::to_string).collect();
+    match sick.len().saturating_sub(NAMED) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
     }
 }
 
@@ -223,6 +252,11 @@ impl Member {
                 if now.seconds_since(*checked_at) > HEALTH_HOLDS =>
             {
                 unhealthy(Sickness::Stale(*checked_at))
+            }
+            Some(Ok(Presence { health: Some(Health { checked_at, .. }), .. }))
+                if checked_at.seconds_since(now) > HEALTH_HOLDS =>
+            {
+                unhealthy(Sickness::Ahead(*checked_at))
             }
             Some(Ok(_)) if self.slot.is_some() => Standing::Leaving,
             Some(Ok(_)) => Standing::Healthy,
@@ -300,10 +334,14 @@ pub fn judge(rules: &ClusterRules, fleet: &Fleet, me: &MachineId, now: UnixTime)
     if let Some(least) = rules.min_healthy
         && !least.is_met(healthy, total)
     {
-        complaints.push(Complaint::TooFewHealthy { healthy, total, least });
+        let sick = unwell.clone();
+        complaints.push(Complaint::TooFewHealthy { healthy, total, least, sick });
     }
-    let most = rules.max_unhealthy.unwrap_or(0);
-    if unwell.len() as u64 > most {
+    let most = match (rules.max_unhealthy, rules.min_healthy) {
+        (None, Some(_)) => None,
+        (most, _) => Some(most.unwrap_or(0)),
+    };
+    if let Some(most) = most.filter(|most| unwell.len() as u64 > *most) {
         complaints.push(Complaint::TooManyUnhealthy { sick: unwell, most });
     }
     if !fallback.is_empty() && regular == 0 {
@@ -325,12 +363,7 @@ pub fn judge_without_rules(
     let unwell: Vec<Sick> = fleet
         .others(groups, me)
         .filter_map(|(id, member)| match member.standing(now) {
-            Standing::Unhealthy(
-                why @ (Sickness::Says(_)
-                | Sickness::Stale(_)
-                | Sickness::Unreadable
-                | Sickness::Failed),
-            ) => Some(sick(id, member, why)),
+            Standing::Unhealthy(why) if why.is_said() => Some(sick(id, member, why)),
             _ => None,
         })
         .collect();

@@ -16,7 +16,7 @@ pub const MAX_NAME_BYTES: usize = 253;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
     /// Nothing at all.
-    #[error("{what} is empty")]
+    #[error("{what} is empty; expected 1 to {MAX_NAME_BYTES} bytes")]
     Empty {
         /// What was being named.
         what: &'static str,
@@ -30,9 +30,7 @@ pub enum InvalidName {
         length: usize,
     },
     /// A character that would make keys or tables ambiguous.
-    #[error(
-        "{what} {name:?} contains {found:?}; control characters, blanks and slashes are not allowed"
-    )]
+    #[error("{what} {name:?} contains {found:?}; {barred} are not allowed")]
     Character {
         /// What was being named.
         what: &'static str,
@@ -40,6 +38,8 @@ pub enum InvalidName {
         name: String,
         /// The first offending character.
         found: char,
+        /// Which are, in words.
+        barred: &'static str,
     },
 }
 
@@ -67,7 +67,8 @@ impl MachineId {
         check_length(what, &name)?;
         let refused = |c: &char| c.is_control() || c.is_whitespace() || *c == '/';
         if let Some(found) = name.chars().find(refused) {
-            return Err(InvalidName::Character { what, name, found });
+            let barred = "control characters, blanks and slashes";
+            return Err(InvalidName::Character { what, name, found, barred });
         }
         Ok(Self(name))
     }
@@ -130,7 +131,8 @@ impl Group {
         let what = "group name";
         check_length(what, &name)?;
         if let Some(found) = name.chars().find(|c| c.is_control()) {
-            return Err(InvalidName::Character { what, name, found });
+            let barred = "control characters";
+            return Err(InvalidName::Character { what, name, found, barred });
         }
         Ok(Self(name))
     }

@@ -182,6 +182,11 @@ impl Keyspace {
         Key::new(format!("{}/alive/{token}", self.prefix))
     }
 
+    /// Since when it is noted which clients ask again, so that the slots of silent ones may be freed.
+    pub fn silent_rule(&self) -> Key {
+        Key::new(format!("{}/silent-rule", self.prefix))
+    }
+
     /// What an operator did. Keys sort by the time.
     pub fn act(&self, at: UnixTime, token: Token) -> Key {
         Key::new(format!("{}/acts/{}-{token}", self.prefix, sortable(at)))

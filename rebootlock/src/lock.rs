@@ -35,7 +35,7 @@ pub use self::acquire::Acquired;
 use self::acts::Note;
 pub use self::acts::{ACTS_KEPT, Done};
 pub use self::advance::Advance;
-pub use self::disruption::{Followed, Rewrite, Timed};
+pub use self::disruption::{Rewrite, Timed, Wanted};
 pub use self::fleet::{Forgetting, Forgotten};
 pub use self::history::{HISTORY_KEPT, Remembered};
 pub use self::overdue::OverdueRelease;
@@ -421,6 +421,12 @@ impl LockManager {
         let entry = snapshot.get(&self.keys.hold(machine))?;
         let hold = Hold::from_json(&entry.value).ok().map(Box::new);
         Some(LockError::Held { machine: machine.clone(), hold })
+    }
+
+    /// Whether one of `groups` cools down after a machine that came back, as configured here.
+    pub fn has_cooldown(&self, groups: &[Group]) -> bool {
+        let cooldowns = groups.iter().filter_map(|group| self.cooldowns.get(group));
+        cooldowns.into_iter().any(|time| !time.is_zero())
     }
 
     /// Which of `groups` cools down.

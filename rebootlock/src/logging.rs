@@ -17,8 +17,8 @@ use crate::config::{ConfigError, LogFormat, LogSettings};
 /// # Errors
 /// [`ConfigError`] if the level cannot be understood.
 pub fn start(settings: &LogSettings) -> Result<(), ConfigError> {
-    let filter = filter(&settings.level)
-        .map_err(|problem| ConfigError::Setting { setting: "log.level", problem })?;
+    let filter =
+        filter(&settings.level).map_err(|problem| ConfigError::of_setting("log.level", problem))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let journal = std::env::var_os("JOURNAL_STREAM").is_some() && !io::stderr().is_terminal();
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();

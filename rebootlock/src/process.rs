@@ -14,6 +14,7 @@
 //! who escaped.
 
 mod output;
+mod trace;
 mod tree;
 
 use std::ffi::OsString;
@@ -27,9 +28,9 @@ use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until, timeout};
-use uuid::Uuid;
 
 pub use self::output::Output;
+pub use self::trace::Trace;
 use self::tree::Tree;
 
 /// From being asked to end until being killed.
@@ -115,25 +116,33 @@ pub struct Stdout {
     pub truncated: bool,
 }
 
+/// What is told how a run is to be found: before it starts, and again once it has.
+pub type Note<'a> = &'a mut (dyn FnMut(&Trace) + Send);
+
 /// Runs a command to its end, or to its deadline. If the future is dropped the command is killed.
 pub async fn run(spec: &Spec) -> Finished {
-    run_with(spec, None).await
+    run_with(spec, None, &mut |_| ()).await
+}
+
+/// [`run`], telling `note` how to find the command should we be killed before it ends.
+pub async fn run_noting(spec: &Spec, note: Note<'_>) -> Finished {
+    run_with(spec, None, note).await
 }
 
 /// [`run`], and up to `limit` bytes of standard output by themselves. [`Finished::output`] has
 /// them too, but there the two streams may be out of step by a line or so.
 pub async fn run_for_stdout(spec: &Spec, limit: usize) -> (Finished, Stdout) {
     let mut stdout = Stdout::default();
-    let finished = run_with(spec, Some((&mut stdout, limit))).await;
+    let finished = run_with(spec, Some((&mut stdout, limit)), &mut |_| ()).await;
     (finished, stdout)
 }
 
 /// Runs a command that belongs to itself: it goes on when the future is dropped or we
 /// stop, and prints to where we do. At its deadline its group is killed, if anybody
-/// still waits for it.
-pub async fn run_apart(spec: &Spec) -> Finished {
+/// still waits for it. `note` is told how to find it.
+pub async fn run_apart(spec: &Spec, note: Note<'_>) -> Finished {
     let started = Instant::now();
-    let how = match spawn_apart(spec) {
+    let how = match spawn_apart(spec, note) {
         Err(error) => How::NotStarted(cannot_run(spec, &error)),
         Ok((mut child, tree)) => {
             let ended = timeout(spec.timeout, child.wait()).await;
@@ -149,18 +158,22 @@ pub async fn run_apart(spec: &Spec) -> Finished {
     Finished { how, output: Output::default(), took: started.elapsed() }
 }
 
-fn spawn_apart(spec: &Spec) -> io::Result<(Child, Tree)> {
+fn spawn_apart(spec: &Spec, note: Note<'_>) -> io::Result<(Child, Tree)> {
     let mut command = command(spec)?;
+    let trace = Trace::new();
+    command.env(tree::RUN_ID, trace.run_id().to_string());
+    note(&trace);
     let child = command.spawn()?;
-    let mut tree = Tree::of(&child, Uuid::new_v4()).ok_or_else(ended_too_early)?;
+    note(&trace.led_by(child.id()));
+    let mut tree = Tree::of(&child, trace.run_id()).ok_or_else(ended_too_early)?;
     tree.let_go();
     Ok((child, tree))
 }
 
-async fn run_with(spec: &Spec, keep: Option<(&mut Stdout, usize)>) -> Finished {
+async fn run_with(spec: &Spec, keep: Option<(&mut Stdout, usize)>, note: Note<'_>) -> Finished {
     let started = Instant::now();
     let mut output = Output::default();
-    let how = match start(spec, keep.is_some()).await {
+    let how = match start(spec, keep.is_some(), note).await {
         Ok(running) => {
             let deadline = started.checked_add(spec.timeout).unwrap_or(started + FOR_EVER);
             running.finish(deadline, &mut output, keep).await
@@ -181,11 +194,16 @@ struct Running {
     stdout: Option<pipe::Receiver>,
 }
 
-async fn start(spec: &Spec, apart: bool) -> Result<Running, String> {
+async fn start(spec: &Spec, apart: bool, note: Note<'_>) -> Result<Running, String> {
     let mut attempt = 1;
+    let trace = Trace::new();
+    note(&trace);
     loop {
-        match spawn(spec, apart) {
-            Ok(running) => return Ok(running),
+        match spawn(spec, apart, &trace) {
+            Ok(running) => {
+                note(&trace.led_by(running.child.id()));
+                return Ok(running);
+            }
             Err(error)
                 if error.kind() == io::ErrorKind::ExecutableFileBusy && attempt < BUSY_ATTEMPTS =>
             {
@@ -217,7 +235,7 @@ fn command(spec: &Spec) -> io::Result<Command> {
     Ok(command)
 }
 
-fn spawn(spec: &Spec, apart: bool) -> io::Result<Running> {
+fn spawn(spec: &Spec, apart: bool, trace: &Trace) -> io::Result<Running> {
     let mut command = command(spec)?;
     // Before the child: none of its ends may go unnoticed.
     let ended = signal(SignalKind::child())?;
@@ -228,7 +246,7 @@ fn spawn(spec: &Spec, apart: bool) -> io::Result<Running> {
     } else {
         (None, writer.try_clone()?)
     };
-    let run_id = Uuid::new_v4();
+    let run_id = trace.run_id();
     command.stdout(stdout_writer).stderr(writer).kill_on_drop(true);
     command.env(tree::RUN_ID, run_id.to_string());
     let child = command.spawn()?;

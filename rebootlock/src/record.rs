@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 
 pub use self::act::{Act, Deed};
 pub use self::disruption::{Disruption, DisruptionState, SaidLimit};
-pub use self::goahead::{GoaheadAsk, GoaheadGrant};
+pub use self::goahead::{GoaheadAsk, GoaheadDoubt, GoaheadGrant};
 pub use self::member::{Blocked, Health, Presence, RosterEntry};
 pub use self::past::{Day, Ending, OverdueReleases, Past};
 pub use self::session::Session;

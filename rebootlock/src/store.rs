@@ -5,6 +5,7 @@
 
 pub mod conformance;
 mod etcd;
+mod feed;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod forgetful;
@@ -12,6 +13,7 @@ mod gateway;
 mod lease;
 mod memory;
 mod open;
+mod rotation;
 mod sqlite;
 
 use std::collections::BTreeMap;

@@ -6,6 +6,7 @@
 
 mod group;
 mod machine;
+pub mod words;
 
 pub use self::group::{
     CooldownView, GroupView, HeldView, HolderView, PauseView, Readable, WaiterView,

@@ -1,8 +1,9 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use rebootlock::cli::beside::{CompletionsArgs, ManualArgs};
 use rebootlock::cli::{CommonArgs, exit};
 use rebootlock::duration;
@@ -24,7 +25,7 @@ Examples:
   rebootlockctl doctor                      check everything, and say how to mend it
 
 Exit codes:
-  0 done, 1 failed, 2 bad configuration, 3 blocked by an inhibitor or a cooldown, 4 no slot,
+  0 done, 1 failed, 2 bad configuration, 3 blocked by a gate (an inhibitor, a cooldown), 4 no slot,
   5 paused or held, 7 holds no slot, 64 wrong command line";
 
 /// Operates the reboot lock of a fleet: who may be down, and how many at once.
@@ -65,11 +66,21 @@ Examples:
 Examples:
   rebootlockctl exec -- ./maintenance.sh
   rebootlockctl exec --wait 1h --group lb -- ansible-playbook upgrade.yml
+  rebootlockctl exec --reason \"disk swap\" -- ./swap --password \"$SECRET\"
 
-The exit code is the command's, 128 and its signal, or 127 if it cannot be started; without a
-slot it is 4, or 5 when paused, and the command is not run. The command finds
-REBOOTLOCK_MACHINE_ID, REBOOTLOCK_GROUPS and REBOOTLOCK_TOKEN in its environment. When exec
-itself is killed, the slot stays, and status shows it as orphaned.")]
+The whole command line is written into the store as the reason, where everybody who may look at
+the lock can read it, in status and afterwards in history. Give a --reason if it has secrets in it,
+or keep them in a file.
+
+The exit code is the command's, 128 and its signal, or 127 if it cannot be started. Without a slot
+the command is not run, and the code is 4 if none is free or this machine has one already, 3 during
+a cooldown, 5 when paused or held, 1 when interrupted or if something failed; it is 1 too if the
+slot could not be given back afterwards.
+
+TERM and HUP are passed on to the command, and Ctrl-C reaches it from the terminal; exec waits for
+its end. While the slot cannot be given back, any of them ends the trying. The command finds
+REBOOTLOCK_MACHINE_ID, REBOOTLOCK_GROUPS and REBOOTLOCK_TOKEN in its environment. When exec itself
+is killed, the slot stays, and status shows it as orphaned, with its host.")]
     Exec(Exec),
     /// Set how many machines of a group may be down at once
     #[command(after_help = "\
@@ -209,13 +220,14 @@ anything came of them are not remembered. Each group keeps its newest 1000.")]
     History(History),
     /// Take away what is known of a machine that will not come back
     #[command(after_help = "\
-Its place in the roster, its request, its hold and its places in queues go. A slot it holds does
-not: see `unlock`.")]
+Its place in the roster, its request, its hold, its wish to be disrupted and its places in queues
+go. A slot it holds does not: see `unlock`.")]
     Forget {
         /// Which machine
         #[arg(value_name = "ID")]
         machine: MachineId,
-        /// Even though its agent is there; it enrols again when it starts
+        /// Even though its agent is there, or seems to be: one that lives shows itself again within ten
+        /// minutes, and enrols again when it starts
         #[arg(long)]
         force: bool,
     },
@@ -242,8 +254,8 @@ For subd, whose -disruptionManager names a program that is run with one word, ma
   #!/bin/sh
   exec rebootlockctl disruption \"$1\" --url https://gateway.example --machine-file /etc/mdb.json
 
-Exit codes: 0 permitted, 1 requested, 2 denied, 3 it could not be asked, 64 wrong command line.
-After a cancel the answer is denied.")]
+Exit codes: 0 permitted, 1 requested, 2 denied, 3 it could not be asked, 64 wrong command line,
+or this help. After a cancel the answer is denied.")]
     Disruption(disruption::Args),
     /// Print a completion script for a shell
     #[command(after_help = "\
@@ -253,6 +265,14 @@ Example:
     /// Write the manual pages of this program into a folder
     #[command(hide = true)]
     Manual(ManualArgs),
+}
+
+/// Whether a command line, right or wrong, is one of `disruption`: there 0 means that the machine may be
+/// disrupted, and a help text does not say that.
+pub(crate) fn is_of_disruption(line: impl IntoIterator<Item = OsString>) -> bool {
+    let command = Cli::command().ignore_errors(true).disable_help_flag(true);
+    let said = command.disable_version_flag(true).try_get_matches_from(line);
+    said.is_ok_and(|said| said.subcommand_name() == Some("disruption"))
 }
 
 impl Command {
@@ -302,7 +322,7 @@ pub(crate) struct Lock {
 
 #[derive(Debug, Args)]
 pub(crate) struct Exec {
-    /// Why, for others to read [default: the command]
+    /// Why, for everybody to read [default: the whole command line]
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
     #[command(flatten)]

@@ -9,6 +9,7 @@ mod groups;
 mod history;
 mod hold;
 mod lock;
+mod look;
 mod machines;
 mod pause;
 mod queue;

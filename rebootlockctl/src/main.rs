@@ -6,6 +6,7 @@ mod commands;
 mod failure;
 mod output;
 mod session;
+mod signals;
 mod view;
 
 use std::process::ExitCode;
@@ -23,7 +24,8 @@ fn main() -> ExitCode {
             // Help and version are answers, everything else is a wrong command line. A reader
             // that has gone cannot be told so.
             let _ = asked.print();
-            return if asked.use_stderr() { exit::USAGE.into() } else { ExitCode::SUCCESS };
+            let is_answer = !asked.use_stderr() && !cli::is_of_disruption(std::env::args_os());
+            return if is_answer { ExitCode::SUCCESS } else { exit::USAGE.into() };
         }
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

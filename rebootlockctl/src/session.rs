@@ -11,6 +11,7 @@ use rebootlock::lock::LockManager;
 use rebootlock::logging;
 use rebootlock::record::{Claim, Via};
 use rebootlock::store::{self, Endpoint, SharedStore};
+use rebootlock::view::words::names;
 
 use crate::failure::{BadConfiguration, Usage};
 
@@ -92,16 +93,6 @@ impl Session {
         claim.reason = reason;
         Ok(claim)
     }
-}
-
-/// `a`, or `a, b`.
-pub(crate) fn names(groups: &[Group]) -> String {
-    groups.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// `group a`, or `groups a, b`.
-pub(crate) fn in_groups(groups: &[Group]) -> String {
-    format!("group{} {}", if groups.len() == 1 { "" } else { "s" }, names(groups))
 }
 
 /// Who gives the order, as others will read it: the person behind sudo, at this machine.

@@ -1,6 +1,7 @@
 //! The loop around the policy: one action at a time, each answered with one event.
 
 mod before;
+mod draining;
 mod health;
 mod overdue;
 mod reboot;
@@ -20,14 +21,13 @@ use rebootlock::cli::exit;
 use rebootlock::config::{DetectorSettings, Strategy};
 use rebootlock::host;
 use rebootlock::id::{BootId, Group, MachineId, Token};
-use rebootlock::lock::LockError;
 use rebootlock::record::{Claim, HolderRecord, Presence, UnixTime, Via};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::coordinator::{Coordinator, CoordinatorState};
-use crate::detect::{self, Detectors};
+use crate::detect::{self, Detectors, Latest};
 use crate::hooks::Hooks;
 use crate::line::{Line, Pace};
 use crate::logind::Logind;
@@ -38,7 +38,7 @@ use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::outcome::Outcome;
 use crate::pass::Report;
-use crate::policy::{Action, Event, START, step};
+use crate::policy::{Action, Event, START, State, step};
 use crate::presence::Shown;
 use crate::slots::Slots;
 use crate::want::{Want, Wants};
@@ -99,9 +99,8 @@ pub struct Agent {
     shown: Arc<watch::Sender<Shown>>,
     /// What speaks against a reboot.
     lookout: Arc<Lookout>,
-    detectors: Arc<Detectors>,
-    /// Where the detectors' wish is told.
-    detected: watch::Sender<Want>,
+    /// What the detectors found last.
+    detected: Arc<Latest>,
     hooks: Hooks,
     method: Method,
     metrics: Metrics,
@@ -118,6 +117,8 @@ pub struct Agent {
     pace: Pace,
     /// Whether the last order to reboot was taken.
     ordered: bool,
+    /// When the permit is too old to be used; never for one that nobody gives.
+    permit_ends: Option<tokio::time::Instant>,
     /// Whether the next one passes over inhibitors.
     force: bool,
     /// Since when this agent lives.
@@ -131,6 +132,10 @@ pub struct Agent {
     back_off: BackOff,
     /// Why nothing goes on, as said last: each thing is said once.
     trouble: Option<String>,
+    /// Where a single pass says that it has waited for too long.
+    gave_up: Option<mpsc::Sender<String>>,
+    /// Since when it has been waiting for the same thing.
+    stuck_since: Option<tokio::time::Instant>,
     /// Whose slot stays because enough were freed today.
     spent_on: Option<MachineId>,
     /// How the present pass ends, as said last.
@@ -164,6 +169,7 @@ impl Agent {
         slots: Slots,
         machine: MachineId,
         boot: Boot,
+        memento: MementoFile,
         coordinator: Coordinator,
         metrics: Metrics,
     ) -> Self {
@@ -178,16 +184,16 @@ impl Agent {
             receivers.push(receiver);
             sources.push(AbortOnDropHandle::new(tokio::spawn(update_engine::follow(want))));
         }
-        let detectors = Arc::new(Detectors::new(&settings.detectors));
-        let (detected, receiver) = watch::channel(match off || detectors.is_empty() {
+        let detectors = Detectors::new(&settings.detectors);
+        let (want, receiver) = watch::channel(match off || detectors.is_empty() {
             true => Want::Nothing,
             false => Want::Unknown,
         });
         receivers.push(receiver);
+        let detected = Arc::new(Latest::new(detectors, want));
         // A single pass asks them itself, and only after the kill switch and the windows.
-        if !off && !detectors.is_empty() && !options.run.once {
-            let interval = settings.agent.check_interval;
-            let follow = detect::follow(detectors.clone(), interval, detected.clone());
+        if !off && !detected.is_empty() && !options.run.once {
+            let follow = detect::follow(detected.clone(), settings.agent.check_interval);
             sources.push(AbortOnDropHandle::new(tokio::spawn(follow)));
         }
         let (shown, changes) =
@@ -234,7 +240,7 @@ impl Agent {
             }
         }
         let mut agent = Self {
-            memento: MementoFile::new(&options.run.state_dir),
+            memento,
             hostname: host::hostname(),
             wants: Wants::new(receivers),
             sources,
@@ -242,7 +248,6 @@ impl Agent {
             listening: false,
             shown,
             lookout,
-            detectors,
             detected,
             hooks: Hooks::new(&options.settings.hooks),
             method: Method::new(options.settings.reboot.method.clone()),
@@ -255,6 +260,7 @@ impl Agent {
             settle_in: server::SETTLE_FIRST,
             pace: Pace::new(options.settings.agent.poll),
             ordered: false,
+            permit_ends: None,
             force: false,
             began: tokio::time::Instant::now(),
             held_up_since: None,
@@ -262,6 +268,8 @@ impl Agent {
             wanted_since: None,
             back_off: BackOff::None,
             trouble: None,
+            gave_up: None,
+            stuck_since: None,
             spent_on: None,
             outcome: None,
             report: Report::default(),
@@ -290,23 +298,27 @@ impl Agent {
             dry_run = self.options.run.dry_run,
             "started"
         );
+        let (gave_up, mut given_up) = mpsc::channel(1);
+        self.gave_up = self.options.run.once.then_some(gave_up);
         let (mut state, mut action) = START;
         let code = loop {
             if self.pass_is_over(action) {
                 break Some(self.code());
             }
             let event = tokio::select! {
-                answer = self.act(action) => match answer {
-                    Ok(event) => event,
-                    Err(PassOver::Failed(why)) => {
-                        tracing::error!(why, "the pass failed");
-                        self.outcome = None;
-                        self.report.why = why;
-                        break Some(exit::FAILED);
-                    }
-                    Err(PassOver::Concluded) => break Some(self.code()),
-                },
+                answer = self.act(action) => answer,
+                Some(why) = given_up.recv() => Err(PassOver::Failed(why)),
                 () = stop.cancelled() => break None,
+            };
+            let event = match event {
+                Ok(event) => event,
+                Err(PassOver::Failed(why)) => {
+                    tracing::error!(why, "the pass failed");
+                    self.outcome = None;
+                    self.report.why = why;
+                    break Some(exit::FAILED);
+                }
+                Err(PassOver::Concluded) => break Some(self.code()),
             };
             match step(state, event) {
                 Ok((next, then)) => {
@@ -331,6 +343,12 @@ impl Agent {
             tracing::info!(
                 "a slot came at the last moment; it is kept, and found at the next start"
             );
+        }
+        if state == State::Rebooting {
+            let why = "a reboot was ordered and is not confirmed; the slot is kept, and the next start \
+                       looks what came of it";
+            tracing::warn!("{why}");
+            self.say(why);
         }
         if code.is_some() {
             self.show_once().await;
@@ -378,7 +396,7 @@ impl Agent {
             Action::AskForPermit => self.ask_for_permit().await,
             Action::Reboot => self.reboot().await,
             Action::AwaitEnd => self.await_end().await,
-            Action::Verify => self.verify().await,
+            Action::Verify => self.verify().await?,
             Action::Release => self.release().await,
             Action::BackOff => self.back_off().await,
         })
@@ -417,6 +435,12 @@ impl Agent {
             self.conclude(Closed::new(Outcome::Ready, "the reboot is permitted already"));
             return true;
         }
+        if action == Action::AwaitEnd {
+            let why = "this machine may be going down: a reboot was ordered, a shutdown is under way, or \
+                       logind does not say that none is";
+            self.conclude(Closed::new(Outcome::HealthBlocked, why));
+            return true;
+        }
         action == Action::BackOff && self.outcome.is_some()
     }
 
@@ -445,27 +469,6 @@ impl Agent {
         claim.reason = reason;
         claim.priority = wished.max(self.options.settings.agent.priority);
         claim
-    }
-
-    /// Says why nothing goes on, in the log only when it is news, and waits before the next try:
-    /// less than a second where time may cure it, so that a store's return is noticed at once.
-    async fn stuck(&mut self, doing: &str, error: &LockError) {
-        self.complain(doing, error.to_string());
-        let longest = if error.is_transient() { 750 } else { 5000 };
-        let pause = rand::rng().random_range(longest / 3..=longest);
-        tokio::time::sleep(Duration::from_millis(pause)).await;
-    }
-
-    fn complain(&mut self, doing: &str, why: String) {
-        if self.trouble.as_ref() != Some(&why) {
-            tracing::warn!(error = why, "{doing}");
-            self.say(&format!("{doing}: {why}"));
-            self.trouble = Some(why);
-        }
-    }
-
-    fn clear_trouble(&mut self) {
-        self.trouble = None;
     }
 
     async fn logind(&mut self) -> zbus::Result<Logind> {

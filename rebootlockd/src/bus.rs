@@ -42,3 +42,12 @@ impl Address {
         builder.method_timeout(CALL_TIMEOUT).build().await
     }
 }
+
+/// Whether an answer is the error of this name.
+pub(crate) fn is_named(error: &zbus::Error, name: &str) -> bool {
+    match error {
+        zbus::Error::FDO(error) => zbus::DBusError::name(&**error).as_str() == name,
+        zbus::Error::MethodError(known, ..) => known.as_str() == name,
+        _ => false,
+    }
+}

@@ -12,6 +12,7 @@ mod command;
 mod file;
 mod follow;
 mod kernel;
+mod latest;
 mod needrestart;
 mod needs_restarting;
 mod rpm_ostree;
@@ -27,6 +28,7 @@ use rebootlock::config::{DetectorSettings, DetectorSource};
 use tokio::sync::Semaphore;
 
 pub use self::follow::follow;
+pub use self::latest::Latest;
 use crate::want::Want;
 
 /// All detectors of this machine that look for themselves.
@@ -157,12 +159,11 @@ impl Detectors {
         self.all.iter().flat_map(|one| one.check.watched()).cloned().collect()
     }
 
-    /// Asks those again that look at watched files; what the others said last stands.
-    async fn ask_watched(&self, before: Findings) -> Findings {
-        let asked = self.all.iter().zip(before.all).map(|(one, before)| async {
-            if one.check.watched().is_empty() { before } else { one.ask().await }
-        });
-        Findings { all: join_all(asked).await }
+    /// Asks those that look at watched files: what each found, by its place.
+    async fn ask_watched(&self) -> Vec<(usize, Finding)> {
+        let watching = self.all.iter().enumerate();
+        let watching = watching.filter(|(_, one)| !one.check.watched().is_empty());
+        join_all(watching.map(async |(at, one)| (at, one.ask().await))).await
     }
 }
 

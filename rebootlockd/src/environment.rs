@@ -44,7 +44,7 @@ pub struct Facts {
     pub lock_enabled: bool,
     /// A slot is held.
     pub lock_held: bool,
-    /// The try that got it, from 1; 0 before that.
+    /// Tries until it was held: 1, as waiting in the queue is one try however long it takes; 0 before.
     pub lock_attempts: u32,
 }
 

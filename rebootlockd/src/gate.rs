@@ -75,6 +75,14 @@ impl Gates {
         named.is_some_and(|gate| gate.settings.phases.contains(&Phase::Heartbeat))
     }
 
+    /// Whether `phase` has gates, and asks all of those that are asked how this machine is: else it
+    /// cannot say that the machine is well.
+    pub fn asks_all_of_health(&self, phase: Phase) -> bool {
+        let phases = || self.gates.iter().map(|gate| &gate.settings.phases);
+        let mut of_health = phases().filter(|phases| phases.contains(&Phase::Heartbeat));
+        self.has(phase) && of_health.all(|phases| phases.contains(&phase))
+    }
+
     /// Asks all gates of `phase`, and waits for the slowest.
     pub async fn ask(&self, phase: Phase, facts: &Facts) -> Answers {
         let variables = environment::variables(phase, facts);

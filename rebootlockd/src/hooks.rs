@@ -3,7 +3,8 @@
 //! Executables of a folder run one after the other, in byte order of their names, each with a
 //! deadline of its own. The first that fails ends its phase. What the pre-reboot hooks of a reboot
 //! that does not happen have done is undone by the post-reboot hooks of the same names, last first.
-//! The one that failed is not undone: nobody knows how far it came, so it cleans up after itself.
+//! The one that failed is not undone: nobody knows how far it came, so it cleans up after itself. One
+//! that the end of the daemon cut short could not, and is undone.
 //!
 //! Not knowing is never a yes: a folder that cannot be read fails its phase.
 
@@ -13,9 +14,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rebootlock::config::{HooksSettings, Isolation};
-use rebootlock::process::{Finished, How, Output, Spec};
+use rebootlock::process::{Finished, How, Output, Spec, Trace};
 
-use crate::unit::{self, Belongs};
+use crate::unit::{self, Belongs, Left};
 
 /// So much of a hook's output goes into its error; all that was kept is in the log.
 const TAIL: usize = 300;
@@ -105,9 +106,15 @@ fn said(tail: &str) -> String {
     if tail.is_empty() { String::new() } else { format!("; it said: {tail}") }
 }
 
-/// Pre-reboot hooks that have done their work, by name, in order. To be kept where it survives until
-/// the reboot, or until they are undone.
-pub type Done = Vec<String>;
+/// How far the pre-reboot hooks have come. To be kept where it survives until the reboot, or until they
+/// are undone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Those that have done their work or have begun it, by name, in order.
+    pub begun: Vec<String>,
+    /// The one that runs, of whichever phase.
+    pub running: Option<Left>,
+}
 
 /// A pre-reboot phase that failed.
 #[derive(Debug, thiserror::Error)]
@@ -146,61 +153,68 @@ impl Hooks {
         }
     }
 
-    /// Runs the pre-reboot hooks. `note` is told the names of those that are done, after each and
-    /// before the next: keep them where a restart of the daemon finds them. If one fails, those are
-    /// undone before this returns, and `note` is told as that goes on. If the future is dropped
-    /// they are not: call [`Hooks::undo`] with what `note` was told last.
+    /// Runs the pre-reboot hooks. `note` is told of each before it runs and when it has ended: keep it
+    /// where a restart of the daemon finds it. If one fails, those before it are undone before this
+    /// returns, and `note` is told as that goes on. If the future is dropped they are not: call
+    /// [`Hooks::undo`] with what `note` was told last. One that was cut short is undone too, as it
+    /// could not clean up after itself.
     ///
     /// # Errors
     /// [`Failed`]: the machine must not reboot.
     pub async fn pre_reboot(
         &self,
         env: &HookEnv,
-        mut note: impl FnMut(&[String]) + Send,
-    ) -> Result<Done, Failed> {
-        let mut done = Done::new();
+        mut note: impl FnMut(&Progress) + Send,
+    ) -> Result<Vec<String>, Failed> {
+        let mut progress = Progress::default();
         let source = match find(&self.pre_reboot_dir).await {
             Ok(hooks) => 'hooks: {
                 for hook in &hooks {
-                    if let Err(error) = self.run(Phase::PreReboot, hook, env).await {
+                    progress.begun.push(hook.name.clone());
+                    let ran = self.run(Phase::PreReboot, hook, env, &mut progress, &mut note).await;
+                    if let Err(error) = ran {
+                        progress.begun.pop();
+                        note(&progress);
                         break 'hooks error;
                     }
-                    done.push(hook.name.clone());
-                    note(&done);
+                    note(&progress);
                 }
-                return Ok(done);
+                return Ok(progress.begun);
             }
             Err(error) => error,
         };
-        Err(Failed { source, not_undone: self.undo_noting(done, env, note).await })
+        Err(Failed { source, not_undone: self.undo(progress.begun, env, note).await })
     }
 
     /// Runs the post-reboot hooks of a machine that is back. After a failure it may be called again,
-    /// and begins with the first.
+    /// and begins with the first. `note` is told which one runs.
     ///
     /// # Errors
     /// [`HookError`]: the machine must not give its slot back.
-    pub async fn post_reboot(&self, env: &HookEnv) -> Result<(), HookError> {
+    pub async fn post_reboot(
+        &self,
+        env: &HookEnv,
+        mut note: impl FnMut(&Progress) + Send,
+    ) -> Result<(), HookError> {
+        let mut progress = Progress::default();
         for hook in find(&self.post_reboot_dir).await? {
-            self.run(Phase::PostReboot, &hook, env).await?;
+            let ran = self.run(Phase::PostReboot, &hook, env, &mut progress, &mut note).await;
+            note(&progress);
+            ran?;
         }
         Ok(())
     }
 
     /// Undoes pre-reboot hooks of a reboot that does not happen, last first, as far as there are
-    /// post-reboot hooks of their names. One that fails does not keep the others from running.
-    /// Gives what failed.
-    pub async fn undo(&self, done: &[String], env: &HookEnv) -> Vec<HookError> {
-        self.undo_noting(done.to_vec(), env, |_| ()).await
-    }
-
-    async fn undo_noting(
+    /// post-reboot hooks of their names. One that fails does not keep the others from running. `note`
+    /// is told what is left. Gives what failed.
+    pub async fn undo(
         &self,
-        mut done: Done,
+        begun: Vec<String>,
         env: &HookEnv,
-        mut note: impl FnMut(&[String]) + Send,
+        mut note: impl FnMut(&Progress) + Send,
     ) -> Vec<HookError> {
-        if done.is_empty() {
+        if begun.is_empty() {
             return Vec::new();
         }
         let hooks = match find(&self.post_reboot_dir).await {
@@ -208,28 +222,49 @@ impl Hooks {
             Err(error) => return vec![error],
         };
         let mut failures = Vec::new();
-        while let Some(name) = done.last() {
+        let mut progress = Progress { begun, running: None };
+        while let Some(name) = progress.begun.last() {
             match hooks.iter().find(|hook| hook.name == *name) {
                 Some(hook) => {
-                    failures.extend(self.run(Phase::PostReboot, hook, env).await.err());
+                    let ran =
+                        self.run(Phase::PostReboot, hook, env, &mut progress, &mut note).await;
+                    failures.extend(ran.err());
                 }
                 None => tracing::info!(hook = name, "nothing undoes this hook"),
             }
-            done.pop();
-            note(&done);
+            progress.begun.pop();
+            note(&progress);
         }
         failures
     }
 
-    async fn run(&self, phase: Phase, hook: &Hook, env: &HookEnv) -> Result<(), HookError> {
+    /// Runs one; `progress` shows it until it has ended.
+    async fn run(
+        &self,
+        phase: Phase,
+        hook: &Hook,
+        env: &HookEnv,
+        progress: &mut Progress,
+        note: &mut (impl FnMut(&Progress) + Send),
+    ) -> Result<(), HookError> {
         let spec = Spec {
             argv: vec![hook.path.clone()],
             env: env.variables(phase),
             timeout: self.timeout,
         };
         let unit = unit::unit_name(&format!("hook-{}", hook.name), &env.machine_id);
+        progress.running = Some(Left::as_unit(unit.clone()));
+        note(progress);
         tracing::info!(phase = phase.as_str(), hook = hook.name, "hook runs");
-        let finished = unit::run(self.isolation, &unit, &spec, Belongs::ToTheCaller).await;
+        let finished = {
+            let mut found_by = |trace: &Trace| {
+                progress.running = Some(Left { unit: unit.clone(), trace: Some(trace.clone()) });
+                note(progress);
+            };
+            let belongs = Belongs::ToTheCaller;
+            unit::run(self.isolation, &unit, &spec, belongs, &mut found_by).await
+        };
+        progress.running = None;
         log(phase, hook, &finished);
         if finished.succeeded() {
             return Ok(());

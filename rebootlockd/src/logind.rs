@@ -1,16 +1,18 @@
 //! systemd-logind: who is logged in, what inhibits a shutdown, and the reboot itself. See
 //! `proto-docs/dbus.md`.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Component, Path, PathBuf};
-use std::time::{Duration, SystemTime};
+mod announcement;
+mod terminal;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
 
 use rebootlock::notify::printable;
-use serde::{Deserialize, Serialize};
 use zbus::{Connection, OwnedObjectPath};
 
+pub use self::announcement::Scheduled;
+pub use self::terminal::tell;
 use crate::bus;
 
 /// what, who, why, mode, user, process
@@ -85,7 +87,10 @@ pub enum OrderError {
     /// Asking again changes nothing.
     #[error("this logind cannot do a {0}; it came with systemd {1}")]
     TooOld(&'static str, u32),
-    /// What it answers, or that it does not.
+    /// A shutdown, or a sleep, is under way.
+    #[error("logind did not take the order")]
+    UnderWay(#[source] zbus::Error),
+    /// What else it answers, or that it does not.
     #[error("logind did not take the order")]
     Refused(#[from] zbus::Error),
 }
@@ -110,52 +115,15 @@ impl Depth {
 }
 
 fn is_invalid_args(error: &zbus::Error) -> bool {
-    match error {
-        zbus::Error::FDO(error) => matches!(**error, zbus::fdo::Error::InvalidArgs(_)),
-        zbus::Error::MethodError(name, ..) => {
-            name.as_str() == "org.freedesktop.DBus.Error.InvalidArgs"
-        }
-        _ => false,
-    }
+    bus::is_named(error, "org.freedesktop.DBus.Error.InvalidArgs")
 }
 
 fn is_unknown_method(error: &zbus::Error) -> bool {
-    match error {
-        zbus::Error::FDO(error) => matches!(**error, zbus::fdo::Error::UnknownMethod(_)),
-        zbus::Error::MethodError(name, ..) => {
-            name.as_str() == "org.freedesktop.DBus.Error.UnknownMethod"
-        }
-        _ => false,
-    }
+    bus::is_named(error, "org.freedesktop.DBus.Error.UnknownMethod")
 }
 
 fn is_unknown_property(error: &zbus::Error) -> bool {
-    match error {
-        zbus::Error::FDO(error) => matches!(**error, zbus::fdo::Error::UnknownProperty(_)),
-        zbus::Error::MethodError(name, ..) => {
-            name.as_str() == "org.freedesktop.DBus.Error.UnknownProperty"
-        }
-        _ => false,
-    }
-}
-
-/// What logind is to do at a time. With `dry-` before it, it tells users and does nothing.
-const ANNOUNCEMENT: &str = "dry-reboot";
-
-/// A shutdown that logind has in its book.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Scheduled {
-    /// `reboot`, `poweroff` and others.
-    pub what: String,
-    /// When, since 1970.
-    pub at: Duration,
-}
-
-impl Scheduled {
-    /// Nothing will happen; users are told as if it did.
-    pub fn is_dry(&self) -> bool {
-        self.what.starts_with("dry-")
-    }
+    bus::is_named(error, "org.freedesktop.DBus.Error.UnknownProperty")
 }
 
 /// Somebody who is logged in.
@@ -174,6 +142,12 @@ pub struct Inhibitor {
     pub who: String,
     /// Its reason.
     pub why: String,
+}
+
+/// Who stands in the way and why, in a sentence.
+pub fn held_up_by(inhibitors: &[Inhibitor]) -> String {
+    let named = inhibitors.iter().map(|i| format!("inhibited by {}: {}", i.who, i.why));
+    named.collect::<Vec<_>>().join("; ")
 }
 
 /// An inhibitor of any kind.
@@ -223,6 +197,11 @@ impl Logind {
             .build()
             .await?;
         Ok(Self { manager })
+    }
+
+    /// The bus it is on.
+    pub fn connection(&self) -> &Connection {
+        self.manager.inner().connection()
     }
 
     /// Users who are logged in, each session once. Greeters and background sessions do not count.
@@ -284,7 +263,7 @@ impl Logind {
     }
 
     async fn used(&self, user: String, path: OwnedObjectPath) -> zbus::Result<Option<Used>> {
-        let session = SessionProxy::builder(self.manager.inner().connection())
+        let session = SessionProxy::builder(self.connection())
             .path(path)
             .cache_properties(zbus::proxy::CacheProperties::No)
             .build()
@@ -302,65 +281,6 @@ impl Logind {
         Ok(Some(Used { by, idle_since }))
     }
 
-    /// Whether a shutdown or reboot is under way, or somebody has scheduled one, as
-    /// `shutdown -r +5` does and then ends well.
-    ///
-    /// # Errors
-    /// What logind answers.
-    pub async fn is_going_down(&self) -> zbus::Result<bool> {
-        if self.manager.preparing_for_shutdown().await? {
-            return Ok(true);
-        }
-        Ok(self.scheduled().await?.is_some_and(|scheduled| !scheduled.is_dry()))
-    }
-
-    /// What is scheduled. Nothing in a logind that schedules nothing.
-    ///
-    /// # Errors
-    /// What logind answers.
-    pub async fn scheduled(&self) -> zbus::Result<Option<Scheduled>> {
-        match self.manager.scheduled_shutdown().await {
-            Ok((what, _)) if what.is_empty() => Ok(None),
-            Ok((what, at)) => Ok(Some(Scheduled { what, at: Duration::from_micros(at) })),
-            Err(error) if is_unknown_property(&error) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Has logind tell users, again and again, that the machine reboots in `time`, and why. It only
-    /// tells: the order is ours to give. What somebody else has scheduled stays, and then logind tells
-    /// about that.
-    ///
-    /// # Errors
-    /// What logind answers, or that there is something else.
-    pub async fn announce(&self, message: &str, time: Duration) -> zbus::Result<Scheduled> {
-        if let Some(other) = self.scheduled().await?.filter(|scheduled| !scheduled.is_dry()) {
-            let what = format!("somebody has scheduled a {}", printable(&other.what));
-            return Err(zbus::Error::Failure(what));
-        }
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let at = Duration::from_micros(u64::try_from((now + time).as_micros()).unwrap_or(u64::MAX));
-        let ours = Scheduled { what: ANNOUNCEMENT.to_owned(), at };
-        self.manager.set_wall_message(message, true).await?;
-        let micros = u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
-        self.manager.schedule_shutdown(&ours.what, micros).await?;
-        Ok(ours)
-    }
-
-    /// Takes an announcement back, if it is still the one that is scheduled. Users hear of it if the
-    /// reboot is `called_off`; else it comes now, and they must not.
-    ///
-    /// # Errors
-    /// What logind answers.
-    pub async fn withdraw(&self, ours: &Scheduled, called_off: bool) -> zbus::Result<()> {
-        if self.scheduled().await?.as_ref() != Some(ours) {
-            return Ok(());
-        }
-        self.manager.set_wall_message("", called_off).await?;
-        self.manager.cancel_scheduled_shutdown().await?;
-        Ok(())
-    }
-
     /// Whether we may order a reboot: `yes`, or why not.
     ///
     /// # Errors
@@ -374,22 +294,27 @@ impl Logind {
     /// # Errors
     /// What logind answers. It may go down all the same.
     pub async fn reboot(&self, message: &str) -> zbus::Result<()> {
-        match self.order(Depth::Full, message, false).await {
-            Err(OrderError::Refused(error)) => Err(error),
+        self.say_why(message).await;
+        match self.order(Depth::Full, false).await {
+            Err(OrderError::UnderWay(error) | OrderError::Refused(error)) => Err(error),
             Err(error) => Err(zbus::Error::Failure(error.to_string())),
             Ok(()) => Ok(()),
         }
     }
 
-    /// Orders a reboot of this depth, with `message` for everybody's terminal. With `force` nobody's
-    /// inhibitor counts.
+    /// Has logind put `message` on everybody's terminal when it goes down. A courtesy.
+    pub async fn say_why(&self, message: &str) {
+        if let Err(error) = self.manager.set_wall_message(&printable(message), true).await {
+            tracing::debug!(%error, "logind takes no wall message");
+        }
+    }
+
+    /// Orders a reboot of this depth. With `force` nobody's inhibitor counts, if logind lets us: since
+    /// systemd 257 it asks polkit, of root too, and without one refuses.
     ///
     /// # Errors
     /// [`OrderError`] says why not. It may go down all the same.
-    pub async fn order(&self, depth: Depth, message: &str, force: bool) -> Result<(), OrderError> {
-        if let Err(error) = self.manager.set_wall_message(message, true).await {
-            tracing::debug!(%error, "logind takes no wall message");
-        }
+    pub async fn order(&self, depth: Depth, force: bool) -> Result<(), OrderError> {
         let about_inhibitors = if force { SKIP_INHIBITORS } else { ROOT_CHECK_INHIBITORS };
         let mut answer = self.manager.reboot_with_flags(depth.flag() | about_inhibitors).await;
         if force && answer.as_ref().is_err_and(is_invalid_args) {
@@ -403,6 +328,9 @@ impl Logind {
             Err(error) if is_unknown_method(&error) || is_invalid_args(&error) => {
                 let (what, version) = depth.since();
                 Err(OrderError::TooOld(what, version))
+            }
+            Err(error) if bus::is_named(&error, "org.freedesktop.login1.OperationInProgress") => {
+                Err(OrderError::UnderWay(error))
             }
             answer => Ok(answer?),
         }
@@ -424,144 +352,4 @@ fn in_the_way(all: Vec<InhibitorRow>) -> Vec<Inhibitor> {
 /// `user-light` too.
 fn is_somebody(class: &str, state: &str) -> bool {
     class.starts_with("user") && state != "closing"
-}
-
-/// Where a terminal is that logind knows by this name; never outside `/dev`.
-fn terminal(tty: &str) -> Option<PathBuf> {
-    let plain = |part| matches!(part, Component::Normal(_));
-    let named = !tty.is_empty() && !tty.contains('\0') && Path::new(tty).components().all(plain);
-    named.then(|| Path::new("/dev").join(tty))
-}
-
-/// Writes `message` to the terminals of `users`. A terminal that does not take it is passed over:
-/// a user who stopped his output must not stop a fleet.
-pub fn tell(users: &[LoggedIn], message: &str) {
-    // O_NONBLOCK | O_NOCTTY
-    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
-    for user in users {
-        let Some(terminal) = terminal(&user.tty) else { continue };
-        let written = OpenOptions::new()
-            .write(true)
-            .custom_flags(i32::try_from(flags.bits()).unwrap_or(0))
-            .open(&terminal)
-            .and_then(|mut terminal| {
-                // `/dev` has more than terminals in it, and not all of it should be written to.
-                if !rustix::termios::isatty(&terminal) {
-                    return Err(std::io::Error::other("not a terminal"));
-                }
-                terminal.write_all(format!("\r\n\x07{message}\r\n").as_bytes())
-            });
-        if let Err(error) = written {
-            tracing::warn!(user = user.user, terminal = %terminal.display(), %error, "not told");
-        }
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use proptest::prelude::*;
-    use zbus::Message;
-
-    use super::*;
-    use crate::bus::foreign::{anything, body, text};
-
-    fn words(known: &'static [&'static str]) -> impl Strategy<Value = String> {
-        prop_oneof![3 => prop::sample::select(known).prop_map(str::to_owned), 1 => text()]
-    }
-
-    fn inhibitor() -> impl Strategy<Value = InhibitorRow> {
-        const WHAT: &[&str] = &["shutdown", "sleep", "handle-power-key", "", "shut", "Shutdown"];
-        const MODE: &[&str] = &["block", "delay", "block-weak", "", "blo"];
-        let what = prop::collection::vec(words(WHAT), 0..4).prop_map(|what| what.join(":"));
-        (what, text(), text(), words(MODE), any::<u32>(), any::<u32>())
-    }
-
-    fn blocks((what, _, _, mode, ..): &InhibitorRow) -> bool {
-        format!(":{what}:").contains(":shutdown:") && mode.get(..5) == Some("block")
-    }
-
-    proptest! {
-        #[test]
-        fn every_inhibitor_that_blocks_a_shutdown_is_named_in_order(
-            rows in prop::collection::vec(inhibitor(), 0..6)
-        ) {
-            let expected: Vec<_> = rows.iter().filter(|row| blocks(row)).map(|row| {
-                Inhibitor { who: printable(&row.1), why: printable(&row.2) }
-            }).collect();
-            let found = in_the_way(rows);
-            let one_line = |inhibitor: &Inhibitor| {
-                !inhibitor.who.contains(char::is_control) && !inhibitor.why.contains(char::is_control)
-            };
-            prop_assert!(found.iter().all(one_line));
-            prop_assert_eq!(found, expected);
-        }
-
-        #[test]
-        fn one_more_inhibitor_never_hides_another(
-            rows in prop::collection::vec(inhibitor(), 0..6), more in inhibitor(), at in 0..6_usize
-        ) {
-            let before = in_the_way(rows.clone());
-            let mut rows = rows;
-            rows.insert(at.min(rows.len()), more);
-            let after = in_the_way(rows);
-            prop_assert!(before.iter().all(|inhibitor| after.contains(inhibitor)));
-        }
-
-        #[test]
-        fn a_reply_is_read_as_it_was_written(
-            rows in prop::collection::vec(inhibitor(), 0..4), numbers in any::<(u32, u32)>()
-        ) {
-            let call = Message::method_call("/org/freedesktop/login1", "ListInhibitors");
-            let call = call.build(&()).unwrap();
-            let reply = Message::method_return(&call.header()).build(&rows).unwrap();
-            prop_assert_eq!(reply.body().deserialize::<Vec<InhibitorRow>>().unwrap(), rows.clone());
-            prop_assert!(reply.body().deserialize::<Vec<SessionRow>>().is_err());
-            // With one number less it is another list, and not one without inhibitors.
-            let short: Vec<_> = rows.into_iter().map(|(a, b, c, d, e, _)| (a, b, c, d, e)).collect();
-            let reply = Message::method_return(&call.header()).build(&short).unwrap();
-            prop_assert!(reply.body().deserialize::<Vec<InhibitorRow>>().is_err());
-            let wide: Vec<_> = short.iter().map(|row| (&row.0, &row.1, &row.2, &row.3, row.4, numbers)).collect();
-            let reply = Message::method_return(&call.header()).build(&wide).unwrap();
-            prop_assert!(reply.body().deserialize::<Vec<InhibitorRow>>().is_err());
-        }
-
-        #[test]
-        fn no_other_reply_is_taken_for_a_list(values in prop::collection::vec(anything(), 0..4)) {
-            let call = Message::method_call("/org/freedesktop/login1", "ListInhibitors");
-            let call = call.build(&()).unwrap();
-            let reply = body(Message::method_return(&call.header()), &values);
-            prop_assert!(reply.body().deserialize::<Vec<InhibitorRow>>().is_err());
-            prop_assert!(reply.body().deserialize::<Vec<SessionRow>>().is_err());
-        }
-
-        #[test]
-        fn whoever_is_not_known_to_be_nobody_has_a_class_of_users(
-            class in words(&["user", "user-early", "greeter", "background", "manager", "User"]),
-            state in words(&["online", "active", "closing", "opening"]),
-        ) {
-            let expected = class.get(..4) == Some("user") && state != "closing";
-            prop_assert_eq!(is_somebody(&class, &state), expected);
-        }
-
-        #[test]
-        fn no_terminal_is_outside_dev(
-            tty in prop_oneof![
-                text(), any::<String>(),
-                words(&["pts/0", "tty1", "../etc/passwd", "/etc/passwd", "pts/../../x", ".", "a/./b"]),
-            ]
-        ) {
-            if let Some(path) = terminal(&tty) {
-                prop_assert!(path.starts_with("/dev") && path != Path::new("/dev"));
-                prop_assert!(path.components().all(|part| part != Component::ParentDir));
-            }
-        }
-    }
-
-    #[test]
-    fn terminals_are_found() {
-        assert_eq!(terminal("pts/0"), Some("/dev/pts/0".into()));
-        assert_eq!(terminal("tty1"), Some("/dev/tty1".into()));
-        assert_eq!(terminal(""), None);
-    }
 }

@@ -93,6 +93,11 @@ impl Lookout {
         self.gates.has(phase)
     }
 
+    /// Whether what the gates of `phase` say is all there is to say about this machine's health.
+    pub fn asks_all_of_health(&self, phase: Phase) -> bool {
+        self.gates.asks_all_of_health(phase)
+    }
+
     /// Asks the gates of a phase.
     pub async fn ask(&self, phase: Phase, facts: &Facts) -> Answers {
         let answers = self.gates.ask(phase, facts).await;
@@ -160,12 +165,23 @@ impl Lookout {
         Some(Closed { outcome, why: verdict.sentence(&TimeZone::system()), until: next })
     }
 
+    /// Whether it is configured how well the others must be.
+    pub fn judges_others(&self) -> bool {
+        self.rules.is_some()
+    }
+
     /// Whether the others are well enough for this machine to go.
     ///
     /// # Errors
     /// What the store says: then it is not known.
     pub async fn others(&self, phase: Phase) -> Result<Option<Closed>, LockError> {
         let Some(locks) = &self.locks else {
+            if self.judges_others() {
+                self.metrics.cluster_health_checked(phase.into(), ClusterHealth::Error);
+                let why = "how the other machines are is not known: this strategy has no store to \
+                           look in, and a gate of type cluster asks for one";
+                return Ok(Some(Closed::new(Outcome::HealthBlocked, why)));
+            }
             self.metrics.cluster_health_checked(phase.into(), ClusterHealth::Skipped);
             return Ok(None);
         };

@@ -1,5 +1,6 @@
 //! `rebootlockd`: flags, logging, signals and exit codes; everything else is in the library.
 
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use rebootlock::{host, logging, notify};
 use rebootlockd::agent::{Agent, Ending};
 use rebootlockd::command::{self, fail};
 use rebootlockd::coordinator::Coordinator;
+use rebootlockd::memento::MementoFile;
 use rebootlockd::method::{Boot, BootError};
 use rebootlockd::metrics::{Export, Metrics};
 use rebootlockd::options::{Cli, Command, Options, RunArgs, read};
@@ -94,13 +96,17 @@ async fn serve(common: &CommonArgs, run: &RunArgs, mut options: Options) -> u8 {
         }
         Err(error) => return fail(&error, exit::CONFIG),
     };
+    // One for all agents of this process: what cannot be written is remembered by it.
+    let memento = MementoFile::new(&run.state_dir);
     loop {
         coordinator.set_strategy(options.settings.agent.strategy.as_str());
-        let agent = parts.assemble(&options, coordinator, metrics.clone());
+        let agent = parts.assemble(&options, memento.clone(), coordinator, metrics.clone());
         notify::ready();
         // A child, so that a reload ends this agent and not the daemon.
         let pause = stop.child_token();
         let mut reloaded = None;
+        // Beside the agent: systemd may take its time to say how often it has restarted itself.
+        let mut reading = std::pin::pin!(None);
         let mut running = std::pin::pin!(agent.run(pause.clone()));
         let ended = loop {
             tokio::select! {
@@ -108,17 +114,21 @@ async fn serve(common: &CommonArgs, run: &RunArgs, mut options: Options) -> u8 {
                 () = &mut watchdog => {}
                 _ = term.recv() => stop.cancel(),
                 _ = int.recv() => stop.cancel(),
-                _ = hup.recv() => match reread(common, run).await {
-                    Ok(new) => {
-                        tracing::info!("configuration read again");
-                        reloaded = Some(new);
-                        pause.cancel();
+                _ = hup.recv() => reading.set(Some(reread(common, run))),
+                new = read_again(reading.as_mut()) => {
+                    reading.set(None);
+                    match new {
+                        Ok(new) => {
+                            tracing::info!("configuration read again");
+                            reloaded = Some(new);
+                            pause.cancel();
+                        }
+                        Err(error) => tracing::error!(
+                            error = format!("{error:#}"),
+                            "the configuration is wrong; the old settings stay in force"
+                        ),
                     }
-                    Err(error) => tracing::error!(
-                        error = format!("{error:#}"),
-                        "the configuration is wrong; the old settings stay in force"
-                    ),
-                },
+                }
             }
             // A reload takes the time that leaving the queue of a store takes that does not answer.
             if stop.is_cancelled() {
@@ -157,6 +167,14 @@ async fn reread(common: &CommonArgs, run: &RunArgs) -> anyhow::Result<(Options, 
     Ok((options, parts))
 }
 
+/// What that comes to once it is under way.
+async fn read_again<T>(mut reading: Pin<&mut Option<impl Future<Output = T>>>) -> T {
+    match reading.as_mut().as_pin_mut() {
+        Some(reading) => reading.await,
+        None => std::future::pending().await,
+    }
+}
+
 /// What an agent is made of besides its settings: what can be missing.
 struct Parts {
     machine: MachineId,
@@ -173,8 +191,15 @@ impl Parts {
         Ok(Self { machine, boot, slots })
     }
 
-    fn assemble(&self, options: &Options, coordinator: Coordinator, metrics: Metrics) -> Agent {
+    fn assemble(
+        &self,
+        options: &Options,
+        memento: MementoFile,
+        coordinator: Coordinator,
+        metrics: Metrics,
+    ) -> Agent {
+        let (options, slots) = (options.clone(), self.slots.clone());
         let (machine, boot) = (self.machine.clone(), self.boot.clone());
-        Agent::new(options.clone(), self.slots.clone(), machine, boot, coordinator, metrics)
+        Agent::new(options, slots, machine, boot, memento, coordinator, metrics)
     }
 }

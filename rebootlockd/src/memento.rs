@@ -7,11 +7,14 @@
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rebootlock::id::{BootId, Group, Token};
+use rebootlock::process::Trace;
 use serde::{Deserialize, Serialize};
 
 use crate::logind::Scheduled;
+use crate::unit::Left;
 
 /// The file's content.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -23,12 +26,21 @@ pub struct Memento {
     pub token: Option<Token>,
     /// The groups of that acquisition.
     pub groups: Vec<Group>,
-    /// Pre-reboot hooks that are done and not undone.
+    /// Pre-reboot hooks that are done, or were begun, and are not undone.
     pub hooks_done: Vec<String>,
+    /// The hook that runs.
+    pub hook_running: Option<Left>,
+    /// How the command that reboots this machine is found, if it runs in a process group.
+    pub command: Option<Trace>,
+    /// When this machine came back in that boot, on the kernel's clock, until it is well and its slot is
+    /// given back.
+    pub back_at_secs: Option<u64>,
     /// Whether the reboot was ordered in that boot.
     pub ordered: bool,
     /// What logind was told to announce, and may still.
     pub announced: Option<Scheduled>,
+    /// Whether users were told of a reboot, and not yet that it is called off.
+    pub told: bool,
     /// For which reason a reboot was counted in that boot: one that was ordered, and may not come.
     pub counted: Option<String>,
     /// The slot that was asked for at a FleetLock server, which does not say who has one.
@@ -72,10 +84,11 @@ pub struct Tried {
     pub reboots: u32,
 }
 
-/// Where it is kept.
-#[derive(Debug)]
+/// Where it is kept. What cannot be written there is remembered as long as a clone of this lives.
+#[derive(Debug, Clone)]
 pub struct MementoFile {
     path: PathBuf,
+    unwritten: Arc<Mutex<Option<Memento>>>,
 }
 
 /// What is found there.
@@ -92,7 +105,7 @@ pub enum Found {
 impl MementoFile {
     /// In the agent's state folder.
     pub fn new(state_dir: &Path) -> Self {
-        Self { path: state_dir.join("agent.json") }
+        Self { path: state_dir.join("agent.json"), unwritten: Arc::default() }
     }
 
     /// What was remembered; nothing if the file is missing or unreadable.
@@ -105,6 +118,9 @@ impl MementoFile {
 
     /// What was remembered, and whether anything was.
     pub fn find(&self) -> Found {
+        if let Some(memento) = &*self.unwritten.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Found::Whole(Box::new(memento.clone()));
+        }
         let path = self.path.display();
         match std::fs::read(&self.path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_or_else(
@@ -122,11 +138,18 @@ impl MementoFile {
         }
     }
 
-    /// Remembers. It survives a power cut.
+    /// Remembers. It survives a power cut; after an error, this process alone remembers.
     ///
     /// # Errors
     /// Why the file cannot be written.
     pub fn save(&self, memento: &Memento) -> io::Result<()> {
+        let written = self.write(memento);
+        let unwritten = written.is_err().then(|| memento.clone());
+        *self.unwritten.lock().unwrap_or_else(PoisonError::into_inner) = unwritten;
+        written
+    }
+
+    fn write(&self, memento: &Memento) -> io::Result<()> {
         let folder = self.path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder)?;
         let new = self.path.with_extension("json.new");
@@ -136,5 +159,26 @@ impl MementoFile {
         file.sync_all()?;
         std::fs::rename(&new, &self.path)?;
         std::fs::File::open(folder)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_written_is_remembered_by_this_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        std::fs::write(&state, "").unwrap();
+        let file = MementoFile::new(&state);
+        let hooks_done = vec!["10-drain".to_owned()];
+        let memento = Memento { hooks_done, ..Memento::default() };
+        assert!(file.save(&memento).is_err());
+        assert_eq!(file.clone().load(), memento);
+        std::fs::remove_file(&state).unwrap();
+        file.save(&Memento { ordered: true, ..memento.clone() }).unwrap();
+        assert!(file.load().ordered && MementoFile::new(&state).load().ordered);
     }
 }

@@ -10,7 +10,8 @@ use rebootlock::config::variables::Template;
 use rebootlock::config::{Isolation, MachineSettings, RebootMethod};
 use rebootlock::host::{self, HostError};
 use rebootlock::id::BootId;
-use rebootlock::process::{How, Spec};
+use rebootlock::process::{self, How, Spec};
+use tokio::time::Instant;
 
 use crate::logind::{Depth, Logind, OrderError};
 use crate::unit::{self, Belongs, NoSystemd, Systemd};
@@ -20,6 +21,9 @@ const KEXEC_LOADED: &str = "/sys/kernel/kexec_loaded";
 
 /// What the unit of a reboot command is for, as [`Systemd::runs`] knows it.
 pub const REBOOT_UNIT: &str = "reboot";
+
+/// For logind to hear from polkit. One that fails to start is waited for in vain.
+const POLKIT_TAKES: Duration = Duration::from_secs(2);
 
 /// For systemd to say how many soft reboots there were: it may be busy with itself.
 const COUNTED_WITHIN: Duration = Duration::from_secs(10);
@@ -37,6 +41,20 @@ pub struct Order {
     pub machine_id: String,
     /// Pass over inhibitors. A command is not subject to them: see to them before.
     pub force: bool,
+    /// Too late from here on: what allows the reboot may not hold any more.
+    pub until: Option<Instant>,
+}
+
+impl Order {
+    fn is_too_late(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
+    }
+
+    /// How long logind may take when it asks polkit: there must be time left to go round it.
+    fn patience(&self) -> Duration {
+        let left = self.until.map(|until| until.saturating_duration_since(Instant::now()) / 2);
+        left.unwrap_or(POLKIT_TAKES).min(POLKIT_TAKES)
+    }
 }
 
 /// Why the order was not taken. The machine may go down all the same.
@@ -45,9 +63,15 @@ pub enum MethodError {
     /// This machine cannot go down this way. Nothing was ordered.
     #[error("{0}")]
     Impossible(String),
+    /// It was not given: [`Order::until`] is over.
+    #[error("it is too late for the order")]
+    TooLate,
     /// What logind answers, or that it does not.
     #[error("logind did not take the order")]
     Logind(#[source] zbus::Error),
+    /// What systemd answers, where logind does not pass over inhibitors.
+    #[error("neither logind nor systemd took the order")]
+    Systemd(#[source] zbus::Error),
     /// What became of the command.
     #[error("the reboot command failed: {0}")]
     Command(How),
@@ -99,11 +123,17 @@ impl Method {
     }
 
     /// Orders the machine to go down. A command is waited for, which is a courtesy to the log:
-    /// dropping the future leaves it running, and so does the end of the daemon.
+    /// dropping the future leaves it running, and so does the end of the daemon. `note` is told how it is
+    /// found then, if it is not a unit.
     ///
     /// # Errors
     /// [`MethodError`] says why the order was not taken. The machine may go down all the same.
-    pub async fn order(&self, logind: &Logind, order: &Order) -> Result<(), MethodError> {
+    pub async fn order(
+        &self,
+        logind: &Logind,
+        order: &Order,
+        note: process::Note<'_>,
+    ) -> Result<(), MethodError> {
         match &self.method {
             RebootMethod::Logind => by_logind(logind, Depth::Full, order).await,
             RebootMethod::SoftReboot => by_logind(logind, Depth::Soft, order).await,
@@ -112,28 +142,88 @@ impl Method {
                 check_kexec(&self.kexec_loaded)?;
                 by_logind(logind, Depth::Kexec, order).await
             }
-            RebootMethod::Command { argv, timeout } => by_command(argv, *timeout, order).await,
+            RebootMethod::Command { argv, timeout } => {
+                by_command(argv, *timeout, order, note).await
+            }
         }
     }
 }
 
 async fn by_logind(logind: &Logind, depth: Depth, order: &Order) -> Result<(), MethodError> {
-    logind.order(depth, &order.message, order.force).await.map_err(|error| match error {
-        OrderError::TooOld(..) => {
-            MethodError::Impossible(format!("{error}; choose another reboot.method"))
+    logind.say_why(&order.message).await;
+    if order.is_too_late() {
+        return Err(MethodError::TooLate);
+    }
+    let patience = if order.force { order.patience() } else { Duration::MAX };
+    let answer = match tokio::time::timeout(patience, logind.order(depth, order.force)).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let error = zbus::Error::Failure("it does not answer in time".to_owned());
+            // It may yet: then the order is as good as given, in time or not.
+            if order.is_too_late() {
+                return Err(MethodError::Logind(error));
+            }
+            Err(OrderError::Refused(error))
         }
-        OrderError::Refused(error) => MethodError::Logind(error),
-    })
+    };
+    match answer {
+        Ok(()) => Ok(()),
+        Err(error @ OrderError::TooOld(..)) => {
+            Err(MethodError::Impossible(format!("{error}; choose another reboot.method")))
+        }
+        Err(OrderError::Refused(error)) if order.force => {
+            by_systemd(logind, depth, order, error).await
+        }
+        Err(OrderError::Refused(error) | OrderError::UnderWay(error)) => {
+            Err(MethodError::Logind(error))
+        }
+    }
+}
+
+/// Past logind, which lets nobody pass over an inhibitor where polkit is not there to be asked.
+async fn by_systemd(
+    logind: &Logind,
+    depth: Depth,
+    order: &Order,
+    refused: zbus::Error,
+) -> Result<(), MethodError> {
+    if order.is_too_late() {
+        return Err(MethodError::TooLate);
+    }
+    tracing::warn!(
+        error = %refused,
+        "logind does not pass over the inhibitors, as force_after_secs wants it; systemd is told itself"
+    );
+    match Systemd::on(logind.connection().clone()).await {
+        Ok(systemd) => systemd.go_down(target(depth)).await.map_err(MethodError::Systemd),
+        Err(error) => {
+            tracing::warn!(%error, "systemd cannot be told");
+            Err(MethodError::Logind(refused))
+        }
+    }
+}
+
+/// What logind would have systemd start.
+fn target(depth: Depth) -> &'static str {
+    match depth {
+        Depth::Full => "reboot.target",
+        Depth::Kexec => "kexec.target",
+        Depth::Soft => "soft-reboot.target",
+    }
 }
 
 async fn by_command(
     argv: &[Template],
     timeout: Duration,
     order: &Order,
+    note: process::Note<'_>,
 ) -> Result<(), MethodError> {
+    if order.is_too_late() {
+        return Err(MethodError::TooLate);
+    }
     let spec = Spec { argv: expand(argv, &order.variables), env: order.variables.clone(), timeout };
     let name = unit::unit_name(REBOOT_UNIT, &order.machine_id);
-    let finished = unit::run(Isolation::Auto, &name, &spec, Belongs::ToItself).await;
+    let finished = unit::run(Isolation::Auto, &name, &spec, Belongs::ToItself, note).await;
     match finished.how {
         How::Exited(0) => Ok(()),
         how => Err(MethodError::Command(how)),

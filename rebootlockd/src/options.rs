@@ -148,7 +148,7 @@ impl Legacy {
         };
         let window = written.map_err(|error| {
             let problem = error.to_string();
-            note(ConfigError::Setting { setting: "REBOOT_WINDOW_START", problem });
+            note(ConfigError::of_setting("REBOOT_WINDOW_START", problem));
         });
         let agent = AgentFragment { strategy: strategy?, ..AgentFragment::default() };
         Some(Self { fragment: Fragment { agent, ..legacy? }, window: window.ok()? })
@@ -179,9 +179,10 @@ pub fn decide(
 }
 
 fn parse_strategy(name: &str) -> Result<Strategy, ConfigError> {
-    clap::ValueEnum::from_str(name, true).map_err(|_| ConfigError::Setting {
-        setting: "REBOOT_STRATEGY",
-        problem: format!("{name:?} is none; allowed are etcd-lock, lock, reboot, best-effort, off"),
+    clap::ValueEnum::from_str(name, true).map_err(|_| {
+        let problem =
+            format!("{name:?} is none; allowed are etcd-lock, lock, reboot, best-effort, off");
+        ConfigError::of_setting("REBOOT_STRATEGY", problem)
     })
 }
 

@@ -99,6 +99,8 @@ pub enum Event {
     Drained,
     /// The permit is written.
     Permitted,
+    /// It was, too long ago to be used.
+    PermitTooOld,
     /// Somebody paused it.
     Paused,
     /// The reboot was ordered, whether or not the order was answered.
@@ -196,7 +198,7 @@ pub fn step(state: State, event: Event) -> Result<(State, Action), Unexpected> {
 
         (Rebooting, Ordered) => (Rebooting, AwaitEnd),
         (Rebooting, NotOrdered) => (Releasing, Release),
-        (Rebooting, StillUp) => (Permitting, AskForPermit),
+        (Rebooting, StillUp | PermitTooOld) => (Permitting, AskForPermit),
         (Rebooting, StillUpUnwanted) => (Releasing, Release),
 
         (Verifying, Well) => (Releasing, Release),
@@ -225,7 +227,7 @@ mod tests {
         State::BackingOff,
     ];
 
-    const EVENTS: [Event; 26] = [
+    const EVENTS: [Event; 27] = [
         Event::SlotFound,
         Event::HoldsNothing,
         Event::GoingDown,
@@ -244,6 +246,7 @@ mod tests {
         Event::Obstructed,
         Event::Drained,
         Event::Permitted,
+        Event::PermitTooOld,
         Event::Paused,
         Event::Ordered,
         Event::NotOrdered,
@@ -276,7 +279,7 @@ mod tests {
                         (state, event),
                         (State::Draining, Event::Drained)
                             | (State::Starting, Event::HoldsPermit)
-                            | (State::Rebooting, Event::StillUp)
+                            | (State::Rebooting, Event::StillUp | Event::PermitTooOld)
                     ),
                     "{state:?} {event:?}"
                 );

@@ -8,10 +8,11 @@ use anyhow::Context as _;
 use clap::Args;
 use rebootlock::cli::{CommonArgs, exit};
 use rebootlock::config::gate::Phase;
-use rebootlock::config::{DetectorSettings, Strategy};
+use rebootlock::config::{DetectorSettings, Settings, Strategy};
 use rebootlock::id::MachineId;
 use rebootlock::lock::Acquired;
 use rebootlock::record::{Claim, UnixTime, Via};
+use rebootlock::store::Endpoint;
 use rebootlock::{host, logging};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -20,6 +21,7 @@ use crate::agent::{self, ONCE_PATIENCE};
 use crate::command::{self, fail};
 use crate::detect::Detectors;
 use crate::environment::Facts;
+use crate::logind::{Logind, held_up_by};
 use crate::lookout::{Closed, Lookout};
 use crate::memento::{MementoFile, Stage};
 use crate::method::{Boot, Method};
@@ -101,7 +103,7 @@ impl<'a> Look<'a> {
         let with_store =
             matches!(settings.agent.strategy, Strategy::EtcdLock | Strategy::BestEffort);
         let slots = match with_store && !args.skip_lock {
-            true => Some(Slots::open(settings).context("cannot open the store")?),
+            true => Some(Slots::open(&looked_at(settings)).context("cannot open the store")?),
             false => None,
         };
         let locks = slots.as_ref().and_then(Slots::locks).cloned();
@@ -151,6 +153,7 @@ impl<'a> Look<'a> {
             return Ok(Closed::new(Outcome::HealthBlocked, error.to_string()));
         }
         if !self.args.skip_health
+            && !self.args.skip_lock
             && let Some(closed) = self.lookout.others(Phase::PreLock).await?
         {
             return Ok(closed);
@@ -162,7 +165,12 @@ impl<'a> Look<'a> {
         if let Some(closed) = self.lookout.glance(Phase::PreLock) {
             return Ok(closed);
         }
-        self.lock().await
+        let clear = self.lock().await?;
+        match clear.outcome {
+            // Looked at with the slot in hand, whatever the reboot's method.
+            Outcome::Ready | Outcome::LockSkipped => Ok(in_the_way().await.unwrap_or(clear)),
+            _ => Ok(clear),
+        }
     }
 
     /// Asks whoever may want a reboot; whether an operator does.
@@ -186,15 +194,15 @@ impl<'a> Look<'a> {
         let (detected, receiver) = watch::channel(self.report.findings.want());
         receivers.push(receiver);
         let mut wants = Wants::new(receivers);
-        if wants.now() == Want::Unknown && *detected.borrow() != Want::Unknown {
-            let answered = async {
-                while wants.now() == Want::Unknown {
-                    wants.changed().await;
-                }
-            };
-            // Who has not answered by then is named below.
-            let _ = tokio::time::timeout(ONCE_PATIENCE, answered).await;
-        }
+        // They say nothing more; the others are heard whatever they say.
+        let failed = usize::from(*detected.borrow() == Want::Unknown);
+        let answered = async {
+            while wants.now() == Want::Unknown && wants.silent() > failed {
+                wants.changed().await;
+            }
+        };
+        // Who has not answered by then is named below.
+        let _ = tokio::time::timeout(ONCE_PATIENCE, answered).await;
         self.report.want = wants.now();
         match (&self.report.want, agent::failure(&self.report.findings)) {
             (Want::Unknown, Some(failed)) => Err(anyhow::anyhow!(failed)),
@@ -281,4 +289,29 @@ impl<'a> Look<'a> {
             },
         }
     }
+}
+
+/// What logind says against a reboot now, if anything. Not knowing is never a yes.
+async fn in_the_way() -> Option<Closed> {
+    let inhibitors = match Logind::connect().await {
+        Ok(logind) => logind.inhibitors().await,
+        Err(error) => Err(error),
+    };
+    let why = match inhibitors {
+        Ok(inhibitors) if inhibitors.is_empty() => return None,
+        Ok(inhibitors) => format!("held up: {}", held_up_by(&inhibitors)),
+        Err(error) => format!("logind does not answer: {error}"),
+    };
+    Some(Closed::new(Outcome::HealthBlocked, why))
+}
+
+/// A database would be made by opening it. One that is not there yet is as good as an empty one.
+fn looked_at(settings: &Settings) -> Settings {
+    let mut settings = settings.clone();
+    for endpoint in &mut settings.store.endpoints {
+        if matches!(endpoint, Endpoint::Sqlite(path) if !path.exists()) {
+            *endpoint = Endpoint::Memory;
+        }
+    }
+    settings
 }

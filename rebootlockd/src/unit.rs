@@ -4,6 +4,7 @@
 //! Where systemd is not on the bus, [`rebootlock::process`] runs them.
 
 mod asks;
+mod left;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,7 +23,8 @@ use zbus::names::{BusName, WellKnownName};
 use zbus::{Connection, OwnedObjectPath, Variant};
 
 use self::asks::{ManagerProxy, ServiceProxy, UnitProxy, find_program, how, properties};
-use crate::bus;
+pub use self::left::{Left, StillRuns};
+use crate::bus::{self, is_named};
 
 const SERVICE: &str = "org.freedesktop.systemd1";
 
@@ -45,6 +47,11 @@ const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
 /// States of a unit whose processes may still run.
 const ALIVE: [&str; 4] = ["activating", "active", "reloading", "deactivating"];
 
+/// There wherever systemd runs the machine.
+const BOOTED: &str = "/run/systemd/system";
+/// So long a systemd that must be there is waited for: it may be executing itself anew.
+const AWAY_FOR: Duration = Duration::from_secs(5);
+
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 
 /// Nothing can run as a unit here.
@@ -53,6 +60,9 @@ pub enum NoSystemd {
     /// There is a bus, and systemd is not on it.
     #[error("systemd is not on the system bus")]
     Absent,
+    /// It runs this machine, and is not on the bus at this moment.
+    #[error("systemd is not on the system bus at this moment")]
+    Away,
     /// There is no bus.
     #[error("the system bus does not answer")]
     Bus(#[from] zbus::Error),
@@ -85,21 +95,52 @@ pub async fn all_told() {
 }
 
 /// Runs a command as a unit or in a process group, as `isolation` wants it. A process group has the
-/// daemon's own rights and limits.
-pub async fn run(isolation: Isolation, name: &str, spec: &Spec, belongs: Belongs) -> Finished {
+/// daemon's own rights and limits, and `note` is told how to find it.
+pub async fn run(
+    isolation: Isolation,
+    name: &str,
+    spec: &Spec,
+    belongs: Belongs,
+    note: process::Note<'_>,
+) -> Finished {
     if isolation != Isolation::ProcessGroup {
-        match Systemd::connect().await {
+        let expected = is_expected();
+        match connect_patiently(expected).await {
             Ok(systemd) => return systemd.run(name, spec, belongs).await,
-            Err(error) if isolation == Isolation::Unit => {
+            Err(error) if must_not_be_a_group(isolation, expected) => {
                 let why = format!("it must run as a unit, and {error}");
                 return Finished { how: How::NotStarted(why), ..Finished::default() };
             }
-            Err(error) => tracing::debug!(%error, name, "runs as a process group"),
+            Err(error) => tracing::info!(%error, name, "runs as a process group"),
         }
     }
     match belongs {
-        Belongs::ToTheCaller => process::run(spec).await,
-        Belongs::ToItself => process::run_apart(spec).await,
+        Belongs::ToTheCaller => process::run_noting(spec, note).await,
+        Belongs::ToItself => process::run_apart(spec, note).await,
+    }
+}
+
+/// Whether systemd must be on the bus: it runs this machine, and the bus is this machine's own.
+fn is_expected() -> bool {
+    Path::new(BOOTED).is_dir() && std::env::var_os("DBUS_SYSTEM_BUS_ADDRESS").is_none()
+}
+
+/// In a process group of ours a command has our sandbox, and ends with us: nothing that a moment
+/// without a bus may decide.
+fn must_not_be_a_group(isolation: Isolation, expected: bool) -> bool {
+    isolation == Isolation::Unit || expected
+}
+
+async fn connect_patiently(expected: bool) -> Result<Systemd, NoSystemd> {
+    let give_up = Instant::now() + AWAY_FOR;
+    loop {
+        match Systemd::connect().await {
+            Err(error) if expected && Instant::now() < give_up => {
+                tracing::debug!(%error, "systemd is looked for again");
+                tokio::time::sleep(ATTEMPT_PAUSE).await;
+            }
+            answer => return answer,
+        }
     }
 }
 
@@ -120,7 +161,10 @@ impl Systemd {
     /// # Errors
     /// [`NoSystemd`] says what is missing.
     pub async fn connect() -> Result<Self, NoSystemd> {
-        Self::on(bus::connect().await?).await
+        match Self::on(bus::connect().await?).await {
+            Err(NoSystemd::Absent) if is_expected() => Err(NoSystemd::Away),
+            answer => answer,
+        }
     }
 
     /// Finds systemd on this bus.
@@ -163,6 +207,35 @@ impl Systemd {
     pub async fn runs(&self, what: &str) -> zbus::Result<bool> {
         let pattern = format!("rebootlock-{what}-*.service");
         Ok(!self.manager.list_units_by_patterns(&ALIVE, &[&pattern]).await?.is_empty())
+    }
+
+    /// Whether this machine is going down: a job for that is in the queue, whoever ordered it.
+    ///
+    /// # Errors
+    /// What systemd answers.
+    pub async fn is_stopping(&self) -> zbus::Result<bool> {
+        Ok(self.manager.system_state().await? == "stopping")
+    }
+
+    /// Starts a target that takes the machine down. Nothing takes that back, and logind, its inhibitors
+    /// included, is not asked.
+    ///
+    /// # Errors
+    /// What systemd answers.
+    pub async fn go_down(&self, target: &str) -> zbus::Result<()> {
+        self.manager.start_unit(target, "replace-irreversibly").await.map(drop)
+    }
+
+    /// Stops a unit, if it is there, with all that runs in it.
+    ///
+    /// # Errors
+    /// What systemd answers, or that the unit runs on.
+    pub async fn stop(&self, name: &str) -> zbus::Result<()> {
+        self.stop_and_wait(name).await?;
+        if self.manager.list_units_by_patterns(&ALIVE, &[name]).await?.is_empty() {
+            return Ok(());
+        }
+        Err(zbus::Error::Failure(format!("unit {name} does not end")))
     }
 
     /// Runs a command as the unit `name` to its end, or to its deadline. One of that name that is
@@ -346,14 +419,6 @@ async fn read(from: &mut Option<pipe::Receiver>, buffer: &mut [u8]) -> usize {
     }
 }
 
-fn is_named(error: &zbus::Error, name: &str) -> bool {
-    match error {
-        zbus::Error::FDO(error) => zbus::DBusError::name(&**error).as_str() == name,
-        zbus::Error::MethodError(known, ..) => known.as_str() == name,
-        _ => false,
-    }
-}
-
 /// What keeps a unit known to systemd until we have seen how it ended. Dropped earlier, nobody waits
 /// for the unit any more.
 struct Hold {
@@ -387,6 +452,13 @@ impl Drop for Hold {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_systemd_must_be_there_nothing_runs_in_the_daemons_own_sandbox() {
+        assert!(must_not_be_a_group(Isolation::Auto, true));
+        assert!(must_not_be_a_group(Isolation::Unit, false));
+        assert!(!must_not_be_a_group(Isolation::Auto, false));
+    }
 
     #[test]
     fn a_units_name_has_only_what_systemd_allows() {

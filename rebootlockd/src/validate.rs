@@ -160,7 +160,11 @@ impl From<ConfigError> for Fault {
             ConfigError::Syntax { path, line, column, .. } => {
                 (Some((path.clone(), *line, *column)), None)
             }
-            ConfigError::Setting { setting, .. } => (None, Some(*setting)),
+            ConfigError::Setting { setting, place, .. } => {
+                let place = place.as_ref();
+                let place = place.map(|place| (place.path.clone(), place.line, place.column));
+                (place, Some(*setting))
+            }
             ConfigError::Unreadable { .. } => (None, None),
         };
         Self { message: format!("{:#}", anyhow::Error::from(error)), place, setting }

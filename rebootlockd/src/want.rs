@@ -57,6 +57,11 @@ impl Wants {
         matches!(self.now(), Want::Reboot { requested: true, .. })
     }
 
+    /// How many sources have not said anything yet, or cannot say.
+    pub fn silent(&self) -> usize {
+        self.sources.iter().filter(|source| *source.borrow() == Want::Unknown).count()
+    }
+
     /// Returns when a source says something new. What a source said last stands when it ends. Safe
     /// to cancel.
     pub async fn changed(&mut self) {
@@ -79,10 +84,10 @@ mod tests {
         let (first, a) = watch::channel(Want::Unknown);
         let (second, b) = watch::channel(Want::Nothing);
         let wants = Wants::new(vec![a, b]);
-        assert_eq!(wants.now(), Want::Unknown);
+        assert_eq!((wants.now(), wants.silent()), (Want::Unknown, 1));
         let kernel = Want::Reboot { reason: "kernel".into(), priority: 3, requested: false };
         second.send_replace(kernel.clone());
-        assert_eq!(wants.now(), kernel);
+        assert_eq!((wants.now(), wants.silent()), (kernel, 1));
         second.send_replace(Want::Nothing);
         first.send_replace(Want::Nothing);
         assert_eq!(wants.now(), Want::Nothing);

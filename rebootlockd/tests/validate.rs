@@ -139,8 +139,8 @@ fn contradictions_are_all_named_at_once() {
     let text = "[store]\ncert_file = \"/c.pem\"\n[reboot]\nmethod = \"command\"\n";
     let said = Machine::new(text).validate(&[], &[]);
     assert_eq!(said.code, 2);
-    assert!(said.stderr.contains("error: store.cert_file: "), "{}", said.stderr);
-    assert!(said.stderr.contains("error: reboot.command: "), "{}", said.stderr);
+    assert!(said.stderr.contains(": store.cert_file: "), "{}", said.stderr);
+    assert!(said.stderr.contains(": reboot.command: "), "{}", said.stderr);
 }
 
 #[test]
@@ -207,6 +207,29 @@ fn what_cannot_work_is_a_warning() {
         assert!(said.contains(warning), "{warning} is not in\n{said}");
     }
     assert_eq!(said.lines().count(), 11, "{said}");
+}
+
+#[test]
+fn what_asks_for_a_store_is_a_warning_where_the_strategy_has_none() {
+    let machine = Machine::fine(
+        "[[gate]]\ntype = \"cluster\"\nmin_healthy = 1\n\
+         [[group]]\nname = \"default\"\ncooldown_secs = 60\n",
+    );
+    for (strategy, warnings) in [
+        (
+            "reboot",
+            &[
+                "gate `cluster`: strategy `reboot` has no store",
+                "[[group]] cooldown_secs: without effect with strategy `reboot`",
+            ][..],
+        ),
+        ("best-effort", &["gate `cluster`: is closed while the store does not answer"]),
+        ("etcd-lock", &[]),
+    ] {
+        let said = machine.validate(&["--strategy", strategy], &[]).stderr;
+        assert_eq!(said.lines().count(), warnings.len(), "{said}");
+        assert!(warnings.iter().all(|warning| said.contains(warning)), "{said}");
+    }
 }
 
 #[test]

@@ -27,6 +27,8 @@ struct Shared {
     mode: watch::Sender<Mode>,
     loss: Mutex<Loss>,
     lost: watch::Sender<u32>,
+    /// What to do as soon as a reply was lost.
+    then: Mutex<Mode>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +82,7 @@ impl Proxy {
             mode: watch::Sender::new(Mode::Pass),
             loss: Mutex::new(Loss::Idle),
             lost: watch::Sender::new(0),
+            then: Mutex::new(Mode::Pass),
         });
         let mut acceptor = JoinSet::new();
         acceptor.spawn(accept(listener, (Ipv4Addr::LOCALHOST, target_port).into(), shared.clone()));
@@ -114,6 +117,18 @@ impl Proxy {
         *self.shared.loss() = Loss::ArmedForPlain(text);
     }
 
+    /// [`Proxy::cut_after_request_with`], and from that moment on [`Proxy::refuse`].
+    pub fn cut_after_request_with_and_refuse(&self, text: &'static str) {
+        *self.shared.then() = Mode::Refusing;
+        self.cut_after_request_with(text);
+    }
+
+    /// [`Proxy::cut_after_request_with`], and from that moment on [`Proxy::freeze`].
+    pub fn cut_after_request_with_and_freeze(&self, text: &'static str) {
+        *self.shared.then() = Mode::Frozen;
+        self.cut_after_request_with(text);
+    }
+
     /// How many replies were lost so far.
     pub fn replies_lost(&self) -> u32 {
         *self.shared.lost.borrow()
@@ -143,6 +158,18 @@ impl Proxy {
 impl Shared {
     fn loss(&self) -> std::sync::MutexGuard<'_, Loss> {
         self.loss.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn then(&self) -> std::sync::MutexGuard<'_, Mode> {
+        self.then.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn a_reply_is_lost(&self) {
+        match std::mem::replace(&mut *self.then(), Mode::Pass) {
+            Mode::Pass => {}
+            mode => drop(self.mode.send_replace(mode)),
+        }
+        self.lost.send_modify(|lost| *lost += 1);
     }
 
     /// Whether bytes may go on; waits while frozen.
@@ -280,7 +307,7 @@ async fn downward(
         let plain = Loss::AwaitedPlain { connection: number };
         if *shared.loss() == plain {
             *shared.loss() = Loss::Idle;
-            shared.lost.send_modify(|lost| *lost += 1);
+            shared.a_reply_is_lost();
             return;
         }
         for frame in frames.feed(&buffer[..read]) {
@@ -292,7 +319,7 @@ async fn downward(
             withholding = true;
             if frame.kind == HEADERS && frame.flags & END_STREAM != 0 {
                 *loss = Loss::Idle;
-                shared.lost.send_modify(|lost| *lost += 1);
+                shared.a_reply_is_lost();
                 return;
             }
         }

@@ -9,6 +9,7 @@ use rebootlock::record::Via;
 use rebootlock_tests::eventually;
 use rebootlock_tests::fleet::{Member, SOON, ctl};
 use rebootlock_tests::fleetlock::{Gateway, Misdeed, Plain};
+use rebootlock_tests::pki::Pki;
 use rebootlock_tests::process::Process;
 
 /// A server that does not hold requests is asked often.
@@ -45,6 +46,40 @@ async fn a_signal_becomes_a_reboot_and_a_freed_slot_through_a_gateway() {
     look.wait_free().await.unwrap();
     assert_eq!(member.machine.logind.reboots(), 1);
     assert_eq!(member.count_log("back after the reboot").unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls_both_ends_know_each_other_or_nothing_reboots() {
+    let pki = Pki::new().unwrap();
+    let tls = format!(
+        "[gateway]\ntls_cert_file = {:?}\ntls_key_file = {:?}\nclient_ca_file = {:?}\n",
+        pki.server_cert(),
+        pki.server_key(),
+        pki.ca()
+    );
+    let gateway = Gateway::with_config(&tls).await.unwrap();
+    let look = gateway.look().unwrap();
+    let endpoint = [format!("fleetlock+https://{}/", gateway.address())];
+    let client =
+        format!("cert_file = {:?}\nkey_file = {:?}\n", pki.client_cert(), pki.client_key());
+    let config = |more: &str| format!("{CONFIG}{more}");
+    for (store, said) in [
+        (format!("ca_file = {:?}\n{client}", pki.other_ca()), "UnknownIssuer"),
+        (format!("ca_file = {:?}\n", pki.ca()), "CertificateRequired"),
+    ] {
+        let mut stranger = wanting("web-1", &endpoint, &config(&store)).await;
+        stranger.wait_status(said).await.unwrap();
+        assert_eq!(stranger.machine.logind.reboots(), 0);
+    }
+    assert!(look.semaphore_text().await.is_err(), "nobody has got as far as the store");
+    let good = config(&format!("ca_file = {:?}\n{client}", pki.ca()));
+    let mut member = wanting("web-1", &endpoint, &good).await;
+    member.machine.logind.wait_reboot(SOON).await.unwrap();
+    let held = r#"{"semaphore":0,"max":1,"holders":["web-1"]}"#;
+    assert_eq!(look.semaphore_text().await.unwrap(), held);
+    member.come_back_and_give_back().await.unwrap();
+    look.wait_free().await.unwrap();
+    assert_eq!(member.machine.logind.reboots(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

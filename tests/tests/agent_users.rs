@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, SystemTime};
 
 use rebootlock::record::HolderState;
@@ -101,10 +102,12 @@ async fn logind_announces_what_it_will_not_do_and_says_nothing_of_a_cancellation
     let ann = member.machine.logind.add_session("ann", terminal.name()).await.unwrap();
     member.start().await.unwrap();
     member.machine.update_engine.need_reboot().await.unwrap();
-    wait_scheduled(&member.machine.logind, "dry-reboot").await;
+    wait_scheduled(&member.machine.logind, "reboot").await;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let at = Duration::from_micros(member.machine.logind.scheduled().1);
-    assert!(at > now + Duration::from_secs(240) && at <= now + Duration::from_secs(300), "{at:?}");
+    let left = at - now;
+    // A little later than users are told, so that logind never says that it comes now.
+    assert!(left > Duration::from_secs(250) && left <= Duration::from_secs(310), "{left:?}");
     let told = terminal.read_until("log out.", SOON).await.unwrap();
     assert!(told.contains("reboots soon: update-engine installed an update"), "{told}");
     assert_eq!(member.machine.logind.attempts(), 0, "the order is the agent's");
@@ -112,6 +115,7 @@ async fn logind_announces_what_it_will_not_do_and_says_nothing_of_a_cancellation
     member.machine.logind.wait_reboot(SOON).await.unwrap();
     assert_eq!(member.machine.logind.scheduled().0, "", "withdrawn before the order");
     assert!(!cancelled(&member.machine.logind), "{:?}", member.machine.logind.walls());
+    assert!(member.machine.logind.tells_users(), "of what others schedule");
     member.come_back_and_give_back().await.unwrap();
     look.wait_free().await.unwrap();
 }
@@ -123,7 +127,7 @@ async fn a_wish_that_goes_cancels_what_logind_announced() {
     member.machine.logind.add_session("ann", terminal.name()).await.unwrap();
     member.start().await.unwrap();
     member.machine.update_engine.need_reboot().await.unwrap();
-    wait_scheduled(&member.machine.logind, "dry-reboot").await;
+    wait_scheduled(&member.machine.logind, "reboot").await;
     member.machine.update_engine.idle().await.unwrap();
     terminal.read_until("cancelled", SOON).await.unwrap();
     member.wait_log("slot given back").await.unwrap();
@@ -138,15 +142,10 @@ async fn an_announcement_of_an_earlier_life_is_withdrawn_by_the_next() {
     member.machine.logind.add_session("ann", "").await.unwrap();
     member.start().await.unwrap();
     member.machine.update_engine.need_reboot().await.unwrap();
-    wait_scheduled(&member.machine.logind, "dry-reboot").await;
-    // It is written down just after logind has taken it.
+    wait_scheduled(&member.machine.logind, "reboot").await;
+    // It is written down before logind hears of it.
     let memento = member.machine.state_dir().join("agent.json");
-    eventually("the announcement is remembered", SOON, async || {
-        let text = std::fs::read_to_string(&memento).unwrap_or_default();
-        if text.contains("dry-reboot") { Ok(()) } else { Err(text) }
-    })
-    .await
-    .unwrap();
+    assert!(std::fs::read_to_string(&memento).unwrap().contains("dry-reboot"));
     member.kill().await.unwrap();
     member.machine.update_engine.idle().await.unwrap();
     member.start().await.unwrap();
@@ -154,6 +153,58 @@ async fn an_announcement_of_an_earlier_life_is_withdrawn_by_the_next() {
     look.wait_free().await.unwrap();
     wait_scheduled(&member.machine.logind, "").await;
     assert!(cancelled(&member.machine.logind));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_announcement_of_an_earlier_life_is_made_anew_and_taken_for_nobodys_reboot() {
+    let Setting { look, mut member, _folder } = set_up(ANNOUNCED).await;
+    let ann = member.machine.logind.add_session("ann", "").await.unwrap();
+    member.start().await.unwrap();
+    member.machine.update_engine.need_reboot().await.unwrap();
+    wait_scheduled(&member.machine.logind, "reboot").await;
+    let before = member.machine.logind.scheduled();
+    member.kill().await.unwrap();
+    member.start().await.unwrap();
+    eventually("announced anew", SOON, async || {
+        let now = member.machine.logind.scheduled();
+        if now.0 == "reboot" && now.1 > before.1 { Ok(()) } else { Err(format!("{now:?}")) }
+    })
+    .await
+    .unwrap();
+    assert_eq!(member.count_log("somebody has scheduled").unwrap(), 0);
+    assert!(!cancelled(&member.machine.logind), "it goes on");
+    member.machine.logind.remove_session(&ann).await.unwrap();
+    member.machine.logind.wait_reboot(SOON).await.unwrap();
+    member.come_back_and_give_back().await.unwrap();
+    look.wait_free().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_whose_time_is_over_hear_when_the_hooks_call_the_reboot_off() {
+    for announce in ["logind", "terminals"] {
+        let Setting { look, mut member, _folder } = set_up("").await;
+        let hooks = member.machine.dir().join("pre-reboot.d");
+        std::fs::create_dir(&hooks).unwrap();
+        let hook = hooks.join("10-fails");
+        std::fs::write(&hook, "#!/bin/sh\nexit 1\n").unwrap();
+        std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let config = format!(
+            "[agent]\nwarn_users_secs = 1\n[reboot]\nannounce = \"{announce}\"\n[hooks]\npre_reboot_dir = \"{}\"\n",
+            hooks.display()
+        );
+        member.configure(&config).unwrap();
+        let mut terminal = Pty::open().unwrap();
+        member.machine.logind.add_session("ann", terminal.name()).await.unwrap();
+        member.start().await.unwrap();
+        member.machine.update_engine.need_reboot().await.unwrap();
+        terminal.read_until("log out.", SOON).await.unwrap();
+        terminal.read_until("is called off", SOON).await.unwrap();
+        member.wait_log("slot given back").await.unwrap();
+        assert!(!cancelled(&member.machine.logind), "{:?}", member.machine.logind.walls());
+        assert_eq!(member.machine.logind.tells_users(), announce == "logind");
+        assert_eq!(member.machine.logind.attempts(), 0);
+        look.wait_free().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

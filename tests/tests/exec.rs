@@ -127,8 +127,70 @@ async fn a_slot_whose_exec_was_killed_stays_and_is_shown_as_orphaned() {
     .await
     .unwrap();
     assert!(shown.contains("read line"), "{shown}");
+    let host = rebootlock::host::hostname();
+    let row = shown.lines().find(|line| line.starts_with("a ")).unwrap();
+    assert_eq!(row.split_whitespace().nth(1), Some(host.as_str()), "{shown}");
+    let asked = place.ctl("b", &["status", "--output", "json"]).output().await.unwrap();
+    let asked: serde_json::Value = serde_json::from_slice(&asked.stdout).unwrap();
+    let holder = &asked[0]["holders"][0];
+    assert_eq!((&holder["state"], &holder["hostname"]), (&"orphaned".into(), &host.into()));
+    let again = place.ctl("a", &["exec", "--", "true"]).output().await.unwrap();
+    let said = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert_eq!(again.status.code(), Some(4), "{said}");
+    assert!(said.contains("already, taken via exec; not run"), "{said}");
     assert_eq!(place.held_by().await, ["a"]);
     let unlocked = place.ctl("b", &["unlock", "a"]).output().await.unwrap();
     assert!(unlocked.status.success());
+    assert!(place.held_by().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_in_one_of_two_groups_is_not_said_to_be_one_in_both() {
+    let place = Place::new();
+    let locked = place.ctl("a", &["lock", "--group", "lb"]).output().await.unwrap();
+    assert!(locked.status.success());
+    let words = ["exec", "--group", "lb", "--group", "rack-7", "--", "true"];
+    let ran = place.ctl("a", &words).output().await.unwrap();
+    assert_eq!(ran.status.code(), Some(4));
+    let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+    let words = "a holds a slot in group lb from elsewhere, but none in group rack-7";
+    assert!(said.contains(words) && said.contains("not run"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_from_the_others_is_not_in_the_reason() {
+    let place = Place::new();
+    let marker = place.path("running");
+    let script = format!("touch {}; read line # --password=secret", marker.display());
+    let command = place.ctl("a", &["exec", "--reason", "disk swap", "--", "sh", "-c", &script]);
+    let mut running = Process::spawn("exec", command).unwrap();
+    eventually("the command runs", SOON, async || marker.exists().then_some(()).ok_or("no"))
+        .await
+        .unwrap();
+    let shown = place.ctl("b", &["status"]).output().await.unwrap();
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("disk swap") && !shown.contains("secret"), "{shown}");
+    running.send_line("go").await.unwrap();
+    assert_eq!(running.wait_exit(SOON).await.unwrap().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_that_was_ignored_before_stays_ignored() {
+    let place = Place::new();
+    let marker = place.path("running");
+    let exec = place.ctl("a", &["exec", "--", "sh", "-c"]);
+    // As `nohup` starts it.
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]);
+    command.arg(exec.as_std().get_program()).args(exec.as_std().get_args());
+    command.arg(format!("touch {}; read line; exit 5", marker.display()));
+    command.env("REBOOTLOCK_CONFIG", "/dev/null");
+    let mut running = Process::spawn("exec", command).unwrap();
+    eventually("the command runs", SOON, async || marker.exists().then_some(()).ok_or("no"))
+        .await
+        .unwrap();
+    running.signal(Signal::HUP).unwrap();
+    running.send_line("go").await.unwrap();
+    assert_eq!(running.wait_exit(SOON).await.unwrap().code(), Some(5));
     assert!(place.held_by().await.is_empty());
 }

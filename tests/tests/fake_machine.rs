@@ -233,7 +233,6 @@ where
 async fn block_inhibitors_are_treated_as_each_systemd_treats_them() {
     const IGNORED: &str = "";
     const DENIED: &str = "org.freedesktop.DBus.Error.AccessDenied";
-    const BLOCKED: &str = "org.freedesktop.login1.BlockedByInhibitorLock";
     use InhibitorRule::*;
     let machine = Machine::new("a").await.unwrap();
     let connection = machine.bus.connect().await.unwrap();
@@ -243,11 +242,14 @@ async fn block_inhibitors_are_treated_as_each_systemd_treats_them() {
         (Systemd252, "block", 1000, 0, IGNORED),
         (Systemd252, "block", 0, 1, IGNORED),
         (Systemd252, "block", 1000, 1, DENIED),
-        (Systemd257, "block", 0, 0, BLOCKED),
-        (Systemd257, "block", 1000, 1, BLOCKED),
+        (Systemd257, "block", 0, 0, DENIED),
+        (Systemd257, "block", 1000, 1, DENIED),
         (Systemd257, "block", 0, 16, IGNORED),
+        (Systemd257WithoutPolkit, "block", 1000, 16, DENIED),
+        (Systemd257WithoutPolkit, "block", 0, 17, DENIED),
+        (Systemd257WithoutPolkit, "delay", 0, 16, IGNORED),
         (Systemd257, "block-weak", 1000, 0, IGNORED),
-        (Systemd257, "block-weak", 1000, 1, BLOCKED),
+        (Systemd257, "block-weak", 1000, 1, DENIED),
         (Systemd257, "block-weak", 0, 1, IGNORED),
         (Systemd257, "delay", 1000, 1, IGNORED),
         (Unprivileged, "block", 0, 0, DENIED),

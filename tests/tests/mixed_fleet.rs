@@ -12,19 +12,21 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use clients::{Client, Disruption, FleetLock, Goahead};
+use clients::{Client, Disruption, FleetLock, Goahead, meddles, operates};
 use rebootlock::record::Via;
 use rebootlock_tests::etcd::{EtcdCluster, EtcdSetup, system};
 use rebootlock_tests::eventually;
 use rebootlock_tests::fleet::{Member, Onlooker, SOON};
 use rebootlock_tests::gateway::Gateway;
+use serde_json::json;
 use story::Story;
 
 /// Only an agent that hears of its turn gets the slot within a test.
 const PATIENT: &str = "[agent]\npoll_secs = 600\n";
 
-/// A goahead cluster without a group of its own; and nobody is held for long.
-const GATEWAY: &str = "max_wait_secs = 1\n[[gateway.goahead.cluster]]\nname = \"web\"\n\
+/// A goahead cluster without a group of its own; nobody is held for long; and the clients have no
+/// credentials, as stock clients of goahead and disruption-manager never do. People have.
+const GATEWAY: &str = "max_wait_secs = 1\nanonymous_machines = true\n[[gateway.goahead.cluster]]\nname = \"web\"\n\
                        pattern = \"[.]example$\"\ngroup = \"default\"\n";
 
 const NOBODY: &str = r#"{"semaphore":1,"max":1,"holders":[]}"#;
@@ -101,10 +103,18 @@ impl Fleet {
         .unwrap();
     }
 
-    /// The operator stops the fleet and gives the slot back, which is then nobody's.
+    /// The operator signs in, stops the fleet and gives the slot back, which is then nobody's. Nobody
+    /// else can, though the clients beside need not say who they are.
     async fn pause(&self) {
-        self.look.pause("ann", "sales week").await.unwrap();
-        self.look.unlock("db-1").await.unwrap();
+        for (path, body) in [
+            ("/fleet/pause", json!({"reason": "sales week"})),
+            ("/machines/db-1/unlock", json!({"reason": "done"})),
+        ] {
+            assert_eq!(meddles(&self.gateway, path, body.clone()).await.unwrap(), 401, "{path}");
+            assert_eq!(operates(&self.gateway, "viewer", path, body.clone()).await.unwrap(), 403);
+            assert_eq!(operates(&self.gateway, "wrong", path, body.clone()).await.unwrap(), 401);
+            assert_eq!(operates(&self.gateway, "operator", path, body).await.unwrap(), 200);
+        }
         self.nobody_holds().await;
     }
 
@@ -144,11 +154,11 @@ async fn every_protocols_machine_gets_through_one_at_a_time() {
 
     // There is a free slot now; the agent sees it, clients are told why they may not have it.
     fleet.pause().await;
-    agent.wait_status("the fleet is paused by ann: sales week").await.unwrap();
+    agent.wait_status("the fleet is paused by olga: sales week").await.unwrap();
     let said = fleet.refused(&fleetlock).await;
     assert!(said.contains("failed_lock_paused"), "{said}");
     let said = fleet.refused(&goahead).await;
-    assert!(said.contains("the fleet is paused by ann: sales week"), "{said}");
+    assert!(said.contains("the fleet is paused by olga: sales week"), "{said}");
     assert_eq!(fleet.refused(&Disruption).await, "requested");
     fleet.nobody_holds().await;
     assert_eq!(agent.machine.logind.reboots(), 0);
@@ -187,8 +197,8 @@ async fn agents_share_the_slot_wherever_they_have_it_from() {
 
     fleet.pause().await;
     by_fleetlock.wait_status("failed_lock_paused").await.unwrap();
-    by_gateway.wait_status("the fleet is paused by ann: sales week").await.unwrap();
-    by_etcd.wait_status("the fleet is paused by ann: sales week").await.unwrap();
+    by_gateway.wait_status("the fleet is paused by olga: sales week").await.unwrap();
+    by_etcd.wait_status("the fleet is paused by olga: sales week").await.unwrap();
     fleet.refused(&goahead).await;
     fleet.nobody_holds().await;
 

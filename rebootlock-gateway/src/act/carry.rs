@@ -5,12 +5,12 @@ use std::time::Duration;
 use rebootlock::duration::show;
 use rebootlock::id::{Group, MachineId};
 use rebootlock::lock::{
-    Acquired, Cancelled, Ended, Forgetting, Forgotten, LockManager, Release, Released, Resumed,
-    Scope, Unheld,
+    Acquired, Cancelled, Ended, Forgetting, LockManager, Release, Released, Resumed, Scope, Unheld,
 };
 use rebootlock::record::{
     Act, Claim, Hold, HolderRecord, HolderState, Pause, Request, UnixTime, Via,
 };
+use rebootlock::view::words::{in_groups, shortfall, taken_by};
 use serde_json::Map;
 
 use super::{Action, Done, end_of};
@@ -130,22 +130,11 @@ async fn lock(
         Acquired::Granted => return Ok(changed(format!("{machine} holds a slot in {names}"))),
         Acquired::Already(record) => record,
     };
-    // A machine that somebody else gave a slot in some of its groups has not got one in the others.
     let held = in_time(live, live.locks.slots_of(claim.groups(), machine)).await?;
-    let missing: Vec<_> =
-        claim.groups().iter().filter(|group| !held.contains(group)).cloned().collect();
-    if !missing.is_empty() {
-        let (held, missing) = (in_groups(&held), in_groups(&missing));
-        let text = format!(
-            "{machine} holds a slot in {held} from elsewhere, but none in {missing}; unlock it first"
-        );
+    if let Some(text) = shortfall(machine, claim.groups(), &held) {
         return Err(Refusal::new(Kind::Conflict, text));
     }
-    let by = match record.and_then(|record| record.via) {
-        None => String::new(),
-        Some(Via::Agent) => ", taken by its agent".to_owned(),
-        Some(via) => format!(", taken via {via}"),
-    };
+    let by = taken_by(record.as_deref());
     Ok(as_it_was(format!("{machine} holds a slot in {names} already{by}")))
 }
 
@@ -195,7 +184,7 @@ async fn forget(
     even_if_present: bool,
 ) -> Result<Done, Refusal> {
     match in_time(live, locks.forget(machine, even_if_present)).await? {
-        Forgetting::Done(gone) => Ok(changed(format!("forgot of {machine}: {}", words(&gone)))),
+        Forgetting::Done(gone) => Ok(changed(format!("forgot of {machine}: {}", gone))),
         Forgetting::Unknown => Ok(as_it_was(format!("nothing is known of {machine}"))),
         Forgetting::Present => {
             let text = format!(
@@ -211,17 +200,6 @@ async fn forget(
             Err(Refusal::new(Kind::Conflict, text))
         }
     }
-}
-
-fn words(gone: &Forgotten) -> String {
-    let mut words = Vec::new();
-    words.extend(gone.roster.then(|| "its place in the roster".to_owned()));
-    words.extend(gone.request.then(|| "the request to reboot".to_owned()));
-    words.extend(gone.hold.then(|| "its hold".to_owned()));
-    if !gone.places.is_empty() {
-        words.push(format!("its place in the queue of {}", in_groups(&gone.places)));
-    }
-    words.join(", ")
 }
 
 /// Changed, unless the very same was there.
@@ -247,10 +225,4 @@ fn in_place_of(what: &str, before: Option<(String, Option<String>)>) -> String {
     let Some((by, reason)) = before else { return String::new() };
     let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
     format!("; {what} by {by} before{reason}")
-}
-
-/// `group a`, or `groups a, b`.
-fn in_groups(groups: &[Group]) -> String {
-    let names = groups.iter().map(Group::as_str).collect::<Vec<_>>().join(", ");
-    format!("group{} {names}", if groups.len() == 1 { "" } else { "s" })
 }

@@ -1,18 +1,17 @@
-//! The three operations, for a machine that may speak for itself.
+//! Two of the three operations, for a machine that may speak for itself: looking, and asking.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
 
 use rebootlock::config::{CountFrom, DisruptionGroups};
 use rebootlock::id::{Group, MachineId};
-use rebootlock::lock::{Advance, Followed, LockError, Rewrite, Timed};
+use rebootlock::lock::{Advance, Ended, GivenBack, LockError, Rewrite, Timed, Wanted};
 use rebootlock::queue::Queue;
 use rebootlock::record::{Disruption, DisruptionState, HolderRecord, HolderState, UnixTime, Via};
 use rebootlock::store::Select;
 use rebootlock::wait::forget_places;
 
 use super::tags::Ready;
-use crate::app::{App, Live, chain};
+use crate::app::{App, Live};
 use crate::reply::Kind;
 use crate::slots::{self, Ask, Refusal};
 
@@ -58,7 +57,7 @@ pub(super) async fn check(live: &Live, asking: &Asking) -> Result<Word, Refusal>
             DisruptionState::Asking if runs => {
                 let held = live.settings.disruption.count_from == CountFrom::Grant
                     && holds(live, &disruption.group, machine).await?.is_some();
-                let word = take(live, machine, &disruption.group, asking.address).await?;
+                let word = take(live, machine, &disruption, asking.address).await?;
                 if word == Word::Permitted && !held {
                     count_from_grant(live, &disruption).await;
                 }
@@ -71,8 +70,10 @@ pub(super) async fn check(live: &Live, asking: &Asking) -> Result<Word, Refusal>
         },
         // A slot that nothing is known about but that it was taken for the machine.
         None if holds(live, &asking.group, machine).await?.is_some() => {
-            adopt(live, &asking.group, machine).await?;
-            take(live, machine, &asking.group, asking.address).await
+            match adopt(live, &asking.group, machine).await? {
+                Some(adopted) => take(live, machine, &adopted, asking.address).await,
+                None => Ok(Word::Denied),
+            }
         }
         None => Ok(Word::Denied),
     }
@@ -80,13 +81,19 @@ pub(super) async fn check(live: &Live, asking: &Asking) -> Result<Word, Refusal>
 
 /// Lets the time of a slot begin that nothing is known about but that it was taken for the machine: what
 /// asked for it was overtaken by what took the wish back, or its document was taken away by hand.
-pub(super) async fn adopt(live: &Live, group: &Group, machine: &MachineId) -> Result<(), Refusal> {
+pub(super) async fn adopt(
+    live: &Live,
+    group: &Group,
+    machine: &MachineId,
+) -> Result<Option<Disruption>, Refusal> {
+    // It has said nothing, and so nothing but what is so already.
+    let (semaphore, _) = slots::in_time(live, live.locks.glance(group)).await?;
     let asking = Asking {
         machine: machine.clone(),
         group: group.clone(),
-        limit: 1,
+        limit: semaphore.max(),
         ready: None,
-        address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        address: NOBODY,
     };
     let wished = wish(&asking, group, UnixTime::now());
     let time = live.settings.disruption.permitted;
@@ -94,8 +101,16 @@ pub(super) async fn adopt(live: &Live, group: &Group, machine: &MachineId) -> Re
         None => Rewrite::Begin(wished.clone()),
         Some(_) => Rewrite::Keep,
     });
-    slots::in_time(live, rewriting).await.map(drop)
+    slots::in_time(live, rewriting).await
 }
+
+/// Whether a wish was not a machine's own.
+pub(super) fn is_adopted(disruption: &Disruption) -> bool {
+    disruption.address() == NOBODY
+}
+
+/// From where nobody asks.
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// Wishes that the machine be disrupted.
 ///
@@ -115,10 +130,6 @@ pub(super) async fn request(app: &App, live: &Live, asking: &Asking) -> Result<W
             None => left = Some(old),
         }
     }
-    if group == asking.group {
-        follow_limit(live, asking).await?;
-        slots::known(live, &group).await?;
-    }
     let disruption = remember(live, asking, &group).await?;
     if let Some(left) = left {
         forget(live, std::slice::from_ref(&left), machine).await?;
@@ -126,127 +137,63 @@ pub(super) async fn request(app: &App, live: &Live, asking: &Asking) -> Result<W
     app.disrupted.notify_one();
     match disruption.state {
         DisruptionState::Proving => Ok(Word::Requested),
-        DisruptionState::Asking => take(live, machine, &group, asking.address).await,
+        DisruptionState::Asking => take(live, machine, &disruption, asking.address).await,
     }
 }
 
-/// Takes the wish back, and gives the slot back: at once, or when the machine has proven to be ready.
-///
-/// # Errors
-/// [`Refusal`] if the store cannot tell; then it may have happened all the same.
-pub(super) async fn cancel(app: &App, live: &Live, asking: &Asking) -> Result<Word, Refusal> {
-    let machine = &asking.machine;
-    let known = slots::in_time(live, live.locks.disruption(machine)).await?;
-    let group = known.as_ref().map_or(&asking.group, |timed| &timed.disruption.group).clone();
-    let held = holds(live, &group, machine).await?;
-    let proves = asking.ready.as_ref().filter(|ready| !ready.within.is_zero());
-    let proving = known.is_some_and(|timed| timed.disruption.state == DisruptionState::Proving);
-    match (held, proves) {
-        (Some(_), _) if proving => {
-            // It does not want another one any more.
-            let rewriting =
-                live.locks.rewrite_disruption(machine, Duration::ZERO, |known| match known {
-                    Some(Timed { disruption, .. }) => {
-                        Rewrite::Put(Disruption { again: None, ..disruption.clone() })
-                    }
-                    None => Rewrite::Keep,
-                });
-            slots::in_time(live, rewriting).await?;
-        }
-        (Some(record), Some(ready)) => {
-            let now = UnixTime::now();
-            let rewriting = live.locks.rewrite_disruption(machine, ready.within, |known| {
-                let proving = Disruption {
-                    state: DisruptionState::Proving,
-                    since: now,
-                    expired: false,
-                    again: None,
-                    ..wish(asking, &group, now)
-                };
-                match known {
-                    // Asking again must not make it take longer.
-                    Some(timed) if timed.disruption.state == DisruptionState::Proving => {
-                        Rewrite::Keep
-                    }
-                    _ => Rewrite::Begin(proving),
-                }
-            });
-            slots::in_time(live, rewriting).await?;
-            tracing::info!(
-                target: "rebootlock_gateway::audit",
-                event = "proving", id = %machine, %group, url = ready.url,
-                within_secs = ready.within.as_secs(),
-                "permitted->denied; its slot stays until it is ready"
-            );
-            show_as_verifying(live, &group, machine, &record).await;
-            app.disrupted.notify_one();
-        }
-        _ => {
-            // From here on nobody takes a slot for it, and if this is all that happens, what is left to
-            // do is done by who looks after it.
-            let ending =
-                live.locks.rewrite_disruption(machine, Duration::ZERO, |known| match known {
-                    Some(Timed { disruption, .. }) => Rewrite::End(Disruption {
-                        state: DisruptionState::Proving,
-                        again: None,
-                        expired: false,
-                        ..disruption.clone()
-                    }),
-                    None => Rewrite::Keep,
-                });
-            slots::in_time(live, ending).await?;
-            give_back(live, machine, &group, asking.address).await?;
-            let ended = |_: Option<&Timed>| Rewrite::Remove;
-            let ended = live.locks.rewrite_disruption(machine, Duration::ZERO, ended);
-            slots::in_time(live, ended).await?;
-            // What was taken for it meanwhile by who had read that it asks. Who takes something later
-            // finds that it does not.
-            give_back(live, machine, &group, asking.address).await?;
-            promote(live, &group).await;
-        }
+/// Whether there is the group that a machine asks for, with what it says about its limit.
+async fn admit(live: &Live, asking: &Asking) -> Result<(), Refusal> {
+    let Asking { group, limit, machine, .. } = asking;
+    match follows(live, group) {
+        true => slots::in_time(live, live.locks.follow_limit(group, machine, *limit)).await,
+        false => slots::known(live, group).await,
     }
-    Ok(Word::Denied)
 }
 
-/// Sees to it that the machine's wish is remembered, for the whole time from now on.
+/// Sees to it that the machine's wish is remembered, for the whole time from now on: for a slot in
+/// `group`, or for another one in the group that it asks for, when the one it proves itself for has gone
+/// back.
 async fn remember(live: &Live, asking: &Asking, group: &Group) -> Result<Disruption, Refusal> {
     let now = UnixTime::now();
     let time = live.settings.disruption.permitted;
     let wished = wish(asking, group, now);
-    for anew in [false, true] {
+    let mut admitted = *group == asking.group;
+    loop {
+        if admitted {
+            admit(live, asking).await?;
+        }
         let rewriting = live.locks.rewrite_disruption(&asking.machine, time, |known| match known {
             None => Rewrite::Begin(wished.clone()),
             Some(Timed { disruption, .. }) if disruption.state == DisruptionState::Proving => {
+                if !admitted {
+                    return Rewrite::Keep;
+                }
                 // It has one slot, and gets the next when that has gone back.
-                let again = Some(asking.group.clone());
-                Rewrite::Put(Disruption { again, ..disruption.clone() })
+                let (again, again_limit) = (Some(asking.group.clone()), Some(asking.limit));
+                Rewrite::Put(Disruption { again, again_limit, ..disruption.clone() })
             }
-            Some(Timed { disruption, runs }) => {
-                let same = Disruption {
-                    since: disruption.since,
-                    until: disruption.until,
-                    lease: disruption.lease.clone(),
-                    unknown: disruption.unknown.clone(),
-                    ..wished.clone()
-                };
-                if *runs && !anew { Rewrite::Put(same) } else { Rewrite::Begin(same) }
-            }
+            // Its time is that of the settings of now.
+            Some(Timed { disruption, .. }) => Rewrite::Begin(Disruption {
+                since: disruption.since,
+                unknown: disruption.unknown.clone(),
+                ..wished.clone()
+            }),
         });
         let remembered = slots::in_time(live, rewriting).await?;
-        let Some(remembered) = remembered else { break };
-        let proving = remembered.state == DisruptionState::Proving;
-        if proving || slots::in_time(live, live.locks.prolong(&remembered)).await? {
-            return Ok(remembered);
+        match remembered {
+            Some(remembered) if admitted || remembered.state == DisruptionState::Asking => {
+                if admitted {
+                    // A group that nobody asked for may have gone in between.
+                    admit(live, asking).await?;
+                }
+                return Ok(remembered);
+            }
+            _ => admitted = true,
         }
-        // Its time ended this very moment.
     }
-    Err(Refusal {
-        kind: Kind::StoreUnavailable,
-        text: "the lock is being changed by others; ask again".to_owned(),
-    })
 }
 
-fn wish(asking: &Asking, group: &Group, now: UnixTime) -> Disruption {
+pub(super) fn wish(asking: &Asking, group: &Group, now: UnixTime) -> Disruption {
     let ready = asking.ready.as_ref();
     Disruption {
         machine_id: asking.machine.to_string(),
@@ -261,65 +208,87 @@ fn wish(asking: &Asking, group: &Group, now: UnixTime) -> Disruption {
         ready_timeout_secs: ready.map(|ready| ready.within.as_secs()),
         expired: false,
         again: None,
+        again_limit: None,
         unknown: serde_json::Map::new(),
     }
 }
 
-/// Asks for a slot for a machine whose wish is remembered.
+/// Asks for a slot for a machine that wishes for one.
 async fn take(
     live: &Live,
     machine: &MachineId,
-    group: &Group,
+    wished: &Disruption,
     address: IpAddr,
 ) -> Result<Word, Refusal> {
-    let via = Via::DisruptionManager;
+    let (via, group) = (Via::DisruptionManager, &wished.group);
     let ask = Ask { group: group.clone(), machine: machine.clone(), via, address };
     let answer = slots::acquire(live, &ask).await;
     if let Err(refusal) = &answer {
         tracing::debug!(id = %machine, %group, "{refusal}");
         match refusal.kind {
-            Kind::Full | Kind::Paused | Kind::CoolingDown | Kind::Held | Kind::Window => {}
+            Kind::Full
+            | Kind::Paused
+            | Kind::CoolingDown
+            | Kind::Held
+            | Kind::Window
+            | Kind::Unhealthy => {}
             Kind::TakenOtherwise => return Ok(Word::Denied),
             _ => return answer.map(|_| Word::Denied),
         }
     }
     // Whoever took the wish back meanwhile has looked for a slot or a place before there was one.
     let still = slots::in_time(live, live.locks.disruption(machine)).await?;
-    match still {
-        Some(Timed { disruption, runs })
-            if disruption.state == DisruptionState::Asking && disruption.group == *group =>
-        {
-            return Ok(match (answer, runs) {
-                (_, false) => Word::Denied,
-                (Ok(_), true) => Word::Permitted,
-                (Err(_), true) => Word::Requested,
-            });
-        }
-        // What it proves its slot for is seen to by who looks after it.
-        Some(timed) if timed.disruption.state == DisruptionState::Proving => {
-            return Ok(Word::Denied);
-        }
-        Some(_) | None => {}
+    if let Some(Timed { disruption, runs }) = still.filter(|t| t.disruption.group == *group) {
+        return Ok(match (disruption.state, answer) {
+            (DisruptionState::Asking, _) if !runs => Word::Denied,
+            (DisruptionState::Asking, Ok(_)) if disruption.is_same_time(wished) => Word::Permitted,
+            // What it wished for since may not have been granted.
+            (DisruptionState::Asking, _) => Word::Requested,
+            // What it proves its slot for is seen to by who looks after it.
+            (DisruptionState::Proving, _) => Word::Denied,
+        });
     }
-    give_back(live, machine, group, address).await?;
+    leave(live, machine, group, Some(address), |known, _| match known {
+        Some(timed) if timed.disruption.group == *group => None,
+        _ => Some(Wanted::StillSomething),
+    })
+    .await?;
     Ok(Word::Denied)
 }
 
-/// Gives back what the machine has in `group`, its place in the queue too. Nothing is fine.
-pub(super) async fn give_back(
+/// Gives back what the machine has in `group`, its place in the queue too, if `decide` says so of what
+/// there is at that moment. `None`: it did not.
+pub(super) async fn leave(
     live: &Live,
     machine: &MachineId,
     group: &Group,
-    address: IpAddr,
-) -> Result<(), Refusal> {
-    let via = Via::DisruptionManager;
-    let ask = Ask { group: group.clone(), machine: machine.clone(), via, address };
-    match slots::release(live, &ask).await {
-        Ok(_) => Ok(()),
-        // Nobody can have anything in a group that does not exist.
-        Err(refusal) if refusal.kind == Kind::UnknownGroup => Ok(()),
-        Err(refusal) => Err(refusal),
+    address: Option<IpAddr>,
+    decide: impl Fn(Option<&Timed>, bool) -> Option<Wanted>,
+) -> Result<Option<GivenBack>, Refusal> {
+    let leaving = live.locks.leave(group, machine, &Ended::Steady, decide);
+    let left = slots::in_time(live, leaving).await?;
+    if let Some(GivenBack::Freed(_)) = &left {
+        tracing::info!(
+            target: "rebootlock_gateway::audit",
+            event = "released", id = %machine, %group, via = %Via::DisruptionManager,
+            address = address.map(tracing::field::display), "slot given back"
+        );
     }
+    Ok(left)
+}
+
+/// The slot that is the machine's to give back through this door, if it has one, and its record.
+pub(super) async fn slot(
+    live: &Live,
+    group: &Group,
+    machine: &MachineId,
+) -> Result<Option<Option<HolderRecord>>, Refusal> {
+    let groups = std::slice::from_ref(group);
+    let mut held = slots::in_time(live, live.locks.holding(groups, machine)).await?;
+    let elsewhere = |record: &HolderRecord| {
+        record.via.as_ref().is_some_and(|via| *via != Via::DisruptionManager)
+    };
+    Ok(held.remove(group).filter(|record| !record.as_ref().is_some_and(elsewhere)))
 }
 
 /// The record of the slot that the machine got through this door, if it has one.
@@ -328,10 +297,8 @@ pub(super) async fn holds(
     group: &Group,
     machine: &MachineId,
 ) -> Result<Option<HolderRecord>, Refusal> {
-    let groups = std::slice::from_ref(group);
-    let mut held = slots::in_time(live, live.locks.holding(groups, machine)).await?;
     let ours = |record: &HolderRecord| record.via == Some(Via::DisruptionManager);
-    Ok(held.remove(group).flatten().filter(ours))
+    Ok(slot(live, group, machine).await?.flatten().filter(ours))
 }
 
 pub(super) async fn forget(
@@ -357,43 +324,24 @@ pub(super) async fn show_as_verifying(
 ) {
     let Some(token) = record.token else { return };
     let (groups, step) = (std::slice::from_ref(group), Advance::to(HolderState::Verifying));
-    if let Err(error) = live.locks.advance(groups, machine, token, &step).await {
-        tracing::debug!(id = %machine, error = chain(&error), "not shown as verifying");
+    let shown = slots::in_time(live, live.locks.advance(groups, machine, token, &step)).await;
+    if let Err(error) = shown {
+        tracing::debug!(id = %machine, %error, "not shown as verifying");
     }
 }
 
-/// Makes the limit that a machine says the group's, where that is for machines to say.
-async fn follow_limit(live: &Live, asking: &Asking) -> Result<(), Refusal> {
-    let Asking { group, limit, machine, .. } = asking;
-    let by_tags = live.settings.disruption.groups == DisruptionGroups::Tags;
-    if !by_tags || live.fixes(group) {
-        return Ok(());
-    }
-    let following = live.locks.follow_limit(group, *limit, None);
-    if slots::in_time(live, following).await? == Followed::Settled {
-        return Ok(());
-    }
-    // One machine that says a high number must not make it so for those who do not.
-    let known = slots::in_time(live, live.locks.disruptions()).await?;
-    let others = known.into_iter().filter_map(|(other, timed)| {
-        let disruption = timed.ok()?.disruption;
-        (other != *machine && disruption.group == *group).then_some(disruption.limit)
-    });
-    let others = others.min().unwrap_or(u32::MAX);
-    slots::in_time(live, live.locks.follow_limit(group, *limit, Some(others))).await?;
-    Ok(())
+/// Whether the limit of a group is for its machines to say, as far as the settings know.
+pub(super) fn follows(live: &Live, group: &Group) -> bool {
+    live.settings.disruption.groups == DisruptionGroups::Tags && !live.fixes(group)
 }
 
-/// The time of a permission that was waited for runs from now on, if the settings say so.
+/// The time of a permission that was waited for runs from now on, if the settings say so. It is as long
+/// as it was to be when the machine asked.
 async fn count_from_grant(live: &Live, disruption: &Disruption) {
     if live.settings.disruption.count_from == CountFrom::Grant
-        && let Err(error) = live.locks.prolong(disruption).await
+        && let Err(error) = slots::in_time(live, live.locks.prolong(disruption)).await
     {
-        tracing::warn!(
-            id = disruption.machine_id,
-            error = chain(&error),
-            "its time was not prolonged"
-        );
+        tracing::warn!(id = disruption.machine_id, %error, "its time was not prolonged");
     }
 }
 
@@ -435,7 +383,7 @@ pub(super) async fn advance(live: &Live, machine: &MachineId) -> Result<(), Refu
     if disruption.state != DisruptionState::Asking {
         return Ok(());
     }
-    let word = take(live, machine, &disruption.group, disruption.address()).await?;
+    let word = take(live, machine, &disruption, disruption.address()).await?;
     if word == Word::Permitted {
         count_from_grant(live, &disruption).await;
     }

@@ -10,19 +10,20 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rebootlock::id::{Group, MachineId};
-use rebootlock::lock::{Ended, LockError, Release, Rewrite, Timed};
+use rebootlock::lock::{LockError, Timed};
 use rebootlock::queue::Queue;
 use rebootlock::record::{Disruption, DisruptionState, UnixTime};
-use rebootlock::store::{
-    Commit, Event, Key, LeaseId, LeaseKeeper, Select, Span, StoreError, Txn, Watch,
-};
+use rebootlock::store::{Event, Key, LeaseId, LeaseKeeper, Select, Span, StoreError, Watch};
 use rebootlock::window::Verdict;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::ask::{self, advance, holds, promote};
+use super::ask::{self, advance, promote};
+use super::end::{Proof, expire, finish};
 use super::probe::{self, Pauses};
+use super::search::Search;
 use crate::app::{App, Live, chain};
+use crate::election::elect;
 use crate::reply::Kind;
 use crate::slots::{self, Refusal};
 
@@ -38,24 +39,18 @@ const TEND_EVERY: Duration = Duration::from_secs(5);
 /// Changes that come within so short a time are looked at together.
 const TOGETHER: Duration = Duration::from_millis(50);
 
-/// Between two searches for slots that nobody knows about.
-const SEARCH_EVERY: Duration = Duration::from_secs(300);
-
 /// Looks after all machines that speak this protocol, until the gateway stops.
 pub async fn keep(app: Arc<App>) {
     let mut said = false;
-    let mut searched = Instant::now();
+    let mut search = Search::default();
     while !app.stop.is_cancelled() {
         let live = app.live();
-        if searched.elapsed() >= SEARCH_EVERY {
-            searched = Instant::now();
-            adopt_unknown(&live).await;
-        }
+        search.now_and_then(&live).await;
         match elected(&live).await {
             Ok(Some(mut term)) => {
                 said = false;
                 tokio::select! {
-                    () = tend_all(&app) => {}
+                    () = tend_all(&app, &mut search) => {}
                     () = term.gone() => {}
                     () = app.stop.cancelled() => {}
                 }
@@ -86,26 +81,14 @@ pub async fn keep(app: Arc<App>) {
 async fn elected(live: &Live) -> Result<Option<LeaseKeeper>, StoreError> {
     let (store, keys) = (live.locks.store(), live.locks.keys());
     let there = store.list(&keys.disruptions(), Select::Keys).await?;
-    let key = keys.disruption_keeper();
-    if there.entries.is_empty() || store.load(std::slice::from_ref(&key)).await?.get(&key).is_some()
-    {
+    if there.entries.is_empty() {
         return Ok(None);
     }
-    let term = LeaseKeeper::start(store.clone(), RESIGNED_AFTER).await?;
-    // Nobody reads it: what counts is that it is there.
-    let value = format!("pid {}", std::process::id()).into_bytes();
-    let txn = Txn::new().when_absent(key.clone()).put_leased(key, value, term.id());
-    match store.commit(&txn).await? {
-        Commit::Won(_) => Ok(Some(term)),
-        Commit::Lost => {
-            let _ = term.end().await;
-            Ok(None)
-        }
-    }
+    elect(store, keys.disruption_keeper(), RESIGNED_AFTER).await
 }
 
 /// Looks at everything again and again, until there is nothing left.
-async fn tend_all(app: &Arc<App>) {
+async fn tend_all(app: &Arc<App>, search: &mut Search) {
     let mut live = app.live();
     let keys = live.locks.keys().clone();
     let everything = Span::Below(Key::new(format!("{keys}/")));
@@ -113,6 +96,7 @@ async fn tend_all(app: &Arc<App>) {
     let mut tender = Tender::default();
     loop {
         live = app.live();
+        search.now_and_then(&live).await;
         match tender.tend(app, &live).await {
             Ok(0) => return,
             Ok(_) => {}
@@ -161,8 +145,10 @@ async fn settle_down(changes: &mut Watch) {
 /// What is remembered from one look to the next.
 #[derive(Default)]
 struct Tender {
-    /// Questions whether a machine is ready, by when it began to be asked.
-    probes: BTreeMap<(MachineId, UnixTime), AbortOnDropHandle<()>>,
+    /// Questions whether a machine is ready, by the lease of the time that it has for that.
+    probes: BTreeMap<(MachineId, String), AbortOnDropHandle<()>>,
+    /// Groups that machines asked for.
+    groups: BTreeSet<Group>,
     /// When places in queues were kept alive.
     kept: Option<Instant>,
     /// Machines whose documents cannot be read, which was said.
@@ -174,6 +160,8 @@ impl Tender {
     async fn tend(&mut self, app: &Arc<App>, live: &Arc<Live>) -> Result<usize, Refusal> {
         let known = slots::in_time(live, live.locks.disruptions()).await?;
         let count = known.len();
+        let said = known.iter().filter_map(|(_, timed)| Some(&timed.as_ref().ok()?.disruption));
+        self.settle_limits(live, lowest_limits(said)).await?;
         let mut waiting: BTreeMap<Group, BTreeMap<MachineId, Disruption>> = BTreeMap::new();
         let mut probed = BTreeSet::new();
         for (machine, timed) in known {
@@ -198,7 +186,7 @@ impl Tender {
                     unless_damaged(expire(live, &machine, &disruption).await)?;
                 }
                 (DisruptionState::Proving, true) => {
-                    let probe = (machine, disruption.since);
+                    let probe = (machine, disruption.lease.clone());
                     probed.insert(probe.clone());
                     self.probe(app, probe, disruption);
                 }
@@ -219,7 +207,23 @@ impl Tender {
         Ok(count)
     }
 
-    fn probe(&mut self, app: &Arc<App>, probe: (MachineId, UnixTime), disruption: Disruption) {
+    /// Lets the limits of groups rise again, and groups that nobody asks for go.
+    async fn settle_limits(
+        &mut self,
+        live: &Live,
+        said: BTreeMap<Group, u32>,
+    ) -> Result<(), Refusal> {
+        self.groups.extend(said.keys().cloned());
+        for group in self.groups.iter().filter(|group| ask::follows(live, group)) {
+            let lowest = said.get(group).copied();
+            let settling = slots::in_time(live, live.locks.settle_limit(group, lowest)).await;
+            unless_damaged(settling)?;
+        }
+        self.groups.retain(|group| said.contains_key(group));
+        Ok(())
+    }
+
+    fn probe(&mut self, app: &Arc<App>, probe: (MachineId, String), disruption: Disruption) {
         let Some(url) = disruption.ready_url.clone() else { return };
         let ended = self.probes.get(&probe).is_some_and(AbortOnDropHandle::is_finished);
         // One that has ended without success could not tell the store.
@@ -232,8 +236,21 @@ impl Tender {
     }
 }
 
+/// What the machines of each group say, at the least.
+fn lowest_limits<'a>(said: impl Iterator<Item = &'a Disruption>) -> BTreeMap<Group, u32> {
+    let mut limits = BTreeMap::new();
+    for disruption in said {
+        for group in std::iter::once(&disruption.group).chain(&disruption.again) {
+            let Some(limit) = disruption.limit_in(group) else { continue };
+            let lowest = limits.entry(group.clone()).or_insert(limit);
+            *lowest = limit.min(*lowest);
+        }
+    }
+    limits
+}
+
 /// What is wrong with one group or one machine, which the log has, must not keep the others waiting.
-fn unless_damaged(done: Result<(), Refusal>) -> Result<(), Refusal> {
+pub(super) fn unless_damaged(done: Result<(), Refusal>) -> Result<(), Refusal> {
     match done {
         Err(refusal) if refusal.kind == Kind::StoreUnavailable => Err(refusal),
         Ok(()) | Err(_) => Ok(()),
@@ -254,122 +271,6 @@ async fn wait_for(app: &App, machine: &MachineId, url: &str, disruption: Disrupt
         }
         sleep(pause).await;
     }
-}
-
-/// Why a slot goes back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Proof {
-    /// The machine's service has answered.
-    Ready,
-    /// The machine has said that it is back, and had its time.
-    TimeOver,
-    /// Nobody knows where it is.
-    NotBack,
-}
-
-/// Ends the time of a machine that was permitted, or wanted to be, and has said nothing since.
-async fn expire(live: &Live, machine: &MachineId, disruption: &Disruption) -> Result<(), Refusal> {
-    let group = &disruption.group;
-    let held = holds(live, group, machine).await?;
-    let time = disruption.ready_timeout_secs.map(Duration::from_secs).unwrap_or_default();
-    let now = UnixTime::now();
-    // Whoever asks again at this very moment finds another document, or makes this find one.
-    let rewriting = live.locks.rewrite_disruption(machine, time, |known| match known {
-        Some(Timed { disruption, runs: false }) if disruption.state == DisruptionState::Asking => {
-            let state = DisruptionState::Proving;
-            let proving = Disruption { state, since: now, expired: true, ..disruption.clone() };
-            match (&held, time.is_zero()) {
-                (None, _) => Rewrite::Remove,
-                (Some(_), true) => Rewrite::Put(proving),
-                (Some(_), false) => Rewrite::Begin(proving),
-            }
-        }
-        _ => Rewrite::Keep,
-    });
-    let now = slots::in_time(live, rewriting).await?;
-    match (held, now) {
-        (Some(record), Some(proving)) if proving.expired => {
-            tracing::warn!(
-                target: "rebootlock_gateway::audit",
-                event = "expired", id = %machine, %group, since = record.start_time.to_text(),
-                "permitted/expired->denied; this machine has not said that it is back"
-            );
-            ask::show_as_verifying(live, group, machine, &record).await;
-            if time.is_zero() {
-                finish(live, machine, &proving, Proof::NotBack).await?;
-            }
-        }
-        (None, None) => {
-            tracing::info!(id = %machine, %group, "requested/expired->denied");
-            ask::forget(live, std::slice::from_ref(group), machine).await?;
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
-/// Lets go of the slot of a machine that has proven to be ready, or will not any more.
-async fn finish(
-    live: &Live,
-    machine: &MachineId,
-    proving: &Disruption,
-    proof: Proof,
-) -> Result<(), Refusal> {
-    let group = &proving.group;
-    match (holds(live, group, machine).await?, proof) {
-        (None, _) => {}
-        // By the token that was looked at: another gateway may have done this already, and the machine
-        // have got a slot anew.
-        (Some(record), proof) => {
-            let ended = match proof {
-                Proof::NotBack => Ended::Overdue { by: "the gateway".to_owned() },
-                Proof::Ready | Proof::TimeOver => Ended::Steady,
-            };
-            let release = Release { token: record.token, ended };
-            let groups = std::slice::from_ref(group);
-            slots::in_time(live, live.locks.release(groups, machine, &release)).await?;
-            let said = match proof {
-                Proof::NotBack => {
-                    tracing::warn!(
-                        target: "rebootlock_gateway::audit",
-                        event = "overdue", id = %machine, %group, since = record.start_time.to_text(),
-                        "its time is over and its slot was freed; whether it is well nobody knows"
-                    );
-                    None
-                }
-                Proof::Ready => Some("ready"),
-                Proof::TimeOver => Some("ready delay completed"),
-            };
-            if let Some(said) = said {
-                tracing::info!(
-                    target: "rebootlock_gateway::audit",
-                    event = "ready", id = %machine, %group, url = proving.ready_url, "{said}"
-                );
-            }
-        }
-    }
-    let time = live.settings.disruption.permitted;
-    let now = UnixTime::now();
-    let rewriting = live.locks.rewrite_disruption(machine, time, |known| {
-        let Some(Timed { disruption, .. }) = known else { return Rewrite::Keep };
-        if disruption.state != DisruptionState::Proving || disruption.since != proving.since {
-            return Rewrite::Keep;
-        }
-        match &disruption.again {
-            None => Rewrite::Remove,
-            Some(group) => Rewrite::Begin(Disruption {
-                state: DisruptionState::Asking,
-                group: group.clone(),
-                since: now,
-                expired: false,
-                again: None,
-                ..disruption.clone()
-            }),
-        }
-    });
-    slots::in_time(live, rewriting).await?;
-    promote(live, group).await;
-    Ok(())
 }
 
 /// Sees to it that all who wait in a group have a place in its queue, and those whose turn it is a slot.
@@ -418,25 +319,4 @@ async fn line_up(
         promote(live, group).await;
     }
     Ok(())
-}
-
-/// Finds slots that were taken through this door and that no machine's document knows about.
-async fn adopt_unknown(live: &Live) {
-    let found = async {
-        let known = slots::in_time(live, live.locks.disruptions()).await?;
-        let known: BTreeSet<_> = known.into_iter().map(|(machine, _)| machine).collect();
-        for group in slots::in_time(live, live.groups()).await? {
-            let (semaphore, _) = slots::in_time(live, live.locks.glance(&group)).await?;
-            for machine in semaphore.holders().iter().filter(|machine| !known.contains(*machine)) {
-                if holds(live, &group, machine).await?.is_some() {
-                    tracing::warn!(id = %machine, %group, "a slot that nobody asks about; its time begins");
-                    ask::adopt(live, &group, machine).await?;
-                }
-            }
-        }
-        Ok::<_, Refusal>(())
-    };
-    if let Err(error) = found.await {
-        tracing::debug!(%error, "looking for forgotten slots later");
-    }
 }

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 /// What it begins with, and no request to a web server does.
 const BEGINNING: &[u8] = b"CONNECT /_";
@@ -17,8 +16,8 @@ const ANSWER: &[u8] = b"HTTP/1.0 404 Not Found\r\nContent-Type: text/plain; char
     Content-Length: 52\r\nConnection: close\r\n\r\n\
     SRPC is not served here; POST to /api/v1/request is\n";
 
-/// Until the next look at a beginning that came in part.
-const AGAIN: Duration = Duration::from_millis(10);
+/// What is read of a request at once, while it is not known whether it is one.
+const AT_ONCE: usize = 1024;
 
 /// How long a client may take to hear the answer.
 const READ_ON: Duration = Duration::from_secs(1);
@@ -26,7 +25,7 @@ const READ_ON: Duration = Duration::from_secs(1);
 static SAID: AtomicBool = AtomicBool::new(false);
 
 /// Whether `bytes` is such a beginning; `None` if it may become one.
-pub(crate) fn is_next(bytes: &[u8]) -> Option<bool> {
+fn is_next(bytes: &[u8]) -> Option<bool> {
     let compared = bytes.len().min(BEGINNING.len());
     match bytes.get(..compared) == BEGINNING.get(..compared) {
         true if compared == BEGINNING.len() => Some(true),
@@ -35,26 +34,21 @@ pub(crate) fn is_next(bytes: &[u8]) -> Option<bool> {
     }
 }
 
-/// Whether that is what the client says first. Takes nothing of it away.
+/// Hears what a client says first, in however many pieces it comes. What it said, if it is not this.
 ///
 /// # Errors
 /// If the connection breaks.
-pub(crate) async fn begins(stream: &TcpStream) -> io::Result<bool> {
-    let mut bytes = [0; BEGINNING.len()];
-    let mut seen = 0;
+pub(crate) async fn something_else(
+    stream: &mut (impl AsyncRead + Unpin),
+) -> io::Result<Option<Vec<u8>>> {
+    let mut said = Vec::with_capacity(AT_ONCE);
     loop {
-        let now = stream.peek(&mut bytes).await?;
-        if let Some(is_next) = is_next(bytes.get(..now).unwrap_or_default()) {
-            return Ok(is_next);
+        match is_next(&said) {
+            Some(true) => return Ok(None),
+            Some(false) => return Ok(Some(said)),
+            None if stream.read_buf(&mut said).await? == 0 => return Ok(Some(said)),
+            None => {}
         }
-        // Nothing more comes of a client that has hung up.
-        if now == 0 {
-            return Ok(false);
-        }
-        if now == seen {
-            tokio::time::sleep(AGAIN).await;
-        }
-        seen = now;
     }
 }
 

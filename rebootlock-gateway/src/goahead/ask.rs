@@ -171,7 +171,7 @@ impl Question<'_> {
             let turn = slots::ask_once(live, &ask, &claim, self.settings.reserve).await;
             let (acquired, token) = match turn.map_err(denied)? {
                 (Turn::Queued(queued), glance) => {
-                    return Err(Refusal::new(Kind::Full, self.full(&queued, &glance).await));
+                    return Err(Refusal::new(Kind::Full, self.full(&queued, &glance)));
                 }
                 (Turn::Granted(acquired), _) => (acquired, claim.token),
             };
@@ -195,7 +195,7 @@ impl Question<'_> {
             let written =
                 live.locks.rewrite_as(&held.group, &held.machine, held.token, token, again);
             match in_time_or_gone(live, written).await {
-                Ok(true) => {}
+                Ok(true) => live.heard.asked(token),
                 Ok(false) => continue,
                 Err(refusal) => return Err(denied(refusal)),
             }
@@ -253,19 +253,17 @@ impl Question<'_> {
     }
 
     /// Why there is no slot, as goahead says it where it can be said so.
-    async fn full(&self, queued: &Queued, glance: &Glance) -> String {
+    fn full(&self, queued: &Queued, glance: &Glance) -> String {
         let cluster = &self.cluster.name;
         if queued.free > 0 {
             return format!("{DENIED}{}", slots::in_line(queued, glance));
         }
-        let (max, hosts, ongoing) = match in_time(self.live, self.live.locks.glance(&queued.group))
-            .await
-        {
-            Ok((semaphore, _)) => {
+        let (max, hosts, ongoing) = match glance.as_deref() {
+            Some((semaphore, _)) => {
                 let hosts: Vec<_> = semaphore.holders().iter().map(ToString::to_string).collect();
                 (semaphore.max(), hosts.join(","), semaphore.holders().len())
             }
-            Err(_) => (queued.max, String::new(), queued.max as usize),
+            None => (queued.max, String::new(), queued.max as usize),
         };
         format!(
             "Denied restart request as the current_ongoing_restarts of cluster {cluster} is larger \
@@ -299,7 +297,10 @@ pub(super) async fn run_actions(
     token: Token,
     timeout: std::time::Duration,
 ) {
-    subject.run_all(&cluster.actions, timeout, "goahead action").await;
+    if !subject.run_all(&cluster.actions, timeout, "goahead action").await {
+        // Whoever looks after the holders runs them when there is room.
+        return;
+    }
     let ended = |record: &mut HolderRecord| {
         if let Some(Ok(mut grant)) = GoaheadGrant::of(record) {
             grant.actions_due = false;

@@ -13,7 +13,7 @@ use rebootlock::id::{Group, MachineId, Token};
 use rebootlock::lock::{Ended, LockError, Release, Released};
 use rebootlock::process::{Finished, How};
 use rebootlock::record::{GoaheadGrant, HolderRecord, HolderState, UnixTime};
-use rebootlock::store::{Commit, LeaseKeeper, Span, StoreError, Txn};
+use rebootlock::store::{LeaseKeeper, Span, StoreError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -23,6 +23,7 @@ use super::command::Subject;
 use super::course::{self, Next};
 use super::store::{self, Held};
 use crate::app::{App, Live, chain};
+use crate::election::elect;
 
 /// When a gateway dies, another one takes over after this time.
 const LEASE: Duration = Duration::from_secs(10);
@@ -66,27 +67,7 @@ pub async fn watch(app: Arc<App>) {
 
 /// Makes this gateway the one that looks after the holders, unless there is one.
 async fn appoint(live: &Live) -> Result<Option<LeaseKeeper>, StoreError> {
-    let (store, key) = (live.locks.store(), live.locks.keys().goahead_caretaker());
-    if store.load(std::slice::from_ref(&key)).await?.get(&key).is_some() {
-        return Ok(None);
-    }
-    let lease = LeaseKeeper::start(store.clone(), LEASE).await?;
-    let document = serde_json::json!({
-        "by": format!("process {}", std::process::id()),
-        "since": UnixTime::now(),
-    });
-    let txn = Txn::new().when_absent(key.clone()).put_leased(
-        key,
-        document.to_string().into_bytes(),
-        lease.id(),
-    );
-    match store.commit(&txn).await? {
-        Commit::Won(_) => Ok(Some(lease)),
-        Commit::Lost => {
-            let _ = lease.end().await;
-            Ok(None)
-        }
-    }
+    elect(live.locks.store(), live.locks.keys().goahead_caretaker(), LEASE).await
 }
 
 type Tended = HashMap<(Group, MachineId, Token), AbortOnDropHandle<()>>;
@@ -228,8 +209,7 @@ impl Carer<'_> {
                 run_actions(self.live, self.cluster, &subject, machine, *token, timeout).await;
             }
             Next::Finish => {
-                self.finish(grant).await?;
-                return Ok(false);
+                return self.finish(grant).await;
             }
         }
         Ok(true)
@@ -244,7 +224,8 @@ impl Carer<'_> {
             tracing::warn!(id = %self.held.machine, %how, "a completion check says nothing");
         }
         let now = UnixTime::now();
-        self.write(|record| course::checked(record, &how, now)).await
+        let enough = self.cluster.completion_successes;
+        self.write(|record| course::checked(record, &how, enough, now)).await
     }
 
     async fn panic(&self, grant: &GoaheadGrant) -> Result<(), LockError> {
@@ -256,9 +237,10 @@ impl Carer<'_> {
              `rebootlockctl unlock`, and nobody else of its cluster goes"
         );
         let subject = self.subject(last_uptime(grant));
-        subject
-            .run_all(&self.cluster.panic_actions, self.settings.action_timeout, "panic action")
-            .await;
+        let (actions, timeout) = (&self.cluster.panic_actions, self.settings.action_timeout);
+        if !subject.run_all(actions, timeout, "panic action").await {
+            return Ok(());
+        }
         let now = UnixTime::now();
         self.write(|record| {
             if let Some(Ok(mut grant)) = GoaheadGrant::of(record) {
@@ -269,15 +251,19 @@ impl Carer<'_> {
         .await
     }
 
-    async fn finish(&self, grant: &GoaheadGrant) -> Result<(), LockError> {
+    /// `true`: it is not over yet.
+    async fn finish(&self, grant: &GoaheadGrant) -> Result<bool, LockError> {
         let Held { group, machine, token, .. } = self.held;
         let subject = self.subject(last_uptime(grant));
         let timeout = self.settings.action_timeout;
-        subject.run_all(&self.cluster.completion_actions, timeout, "completion action").await;
+        let actions = &self.cluster.completion_actions;
+        if !subject.run_all(actions, timeout, "completion action").await {
+            return Ok(true);
+        }
         // It may have said meanwhile that it has not rebooted.
         let record = self.live.locks.rewrite(group, machine, *token, |_| {}).await?;
         if record.state != Some(HolderState::Verifying) {
-            return Ok(());
+            return Ok(true);
         }
         store::forget(self.live, machine, &grant.request_id).await?;
         let release = Release::of(*token, Ended::Steady);
@@ -291,7 +277,7 @@ impl Carer<'_> {
                 "the machine is back; slot given back"
             );
         }
-        Ok(())
+        Ok(false)
     }
 
     async fn write(&self, change: impl Fn(&mut HolderRecord)) -> Result<(), LockError> {

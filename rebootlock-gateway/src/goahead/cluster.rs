@@ -1,4 +1,7 @@
-//! Which cluster a machine is in. Pure.
+//! Which cluster a machine is in.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 
 use rebootlock::config::ClusterSettings;
 use rebootlock::id::MachineId;
@@ -31,8 +34,26 @@ pub(super) fn find<'a>(clusters: &'a [ClusterSettings], machine: &MachineId) -> 
     found
 }
 
-/// What is wrong with several patterns in one name: the first alone counts.
-pub(super) fn also_in<'a>(
+/// Pairs of clusters of which it was said that they have a machine in common.
+static SAID: Mutex<BTreeSet<(String, String)>> = Mutex::new(BTreeSet::new());
+
+/// Says once of two clusters that their patterns are in one name: the first alone counts.
+pub(super) fn warn_of_overlap(
+    clusters: &[ClusterSettings],
+    first: &ClusterSettings,
+    machine: &MachineId,
+) {
+    let Some(other) = also_in(clusters, first, machine) else { return };
+    let pair = (first.name.clone(), other.to_owned());
+    if SAID.lock().unwrap_or_else(PoisonError::into_inner).insert(pair) {
+        tracing::warn!(
+            id = %machine, cluster = first.name, other,
+            "the patterns of two clusters are in one name; the first of them counts, for all such names"
+        );
+    }
+}
+
+fn also_in<'a>(
     clusters: &'a [ClusterSettings],
     first: &ClusterSettings,
     machine: &MachineId,

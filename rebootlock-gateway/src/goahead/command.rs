@@ -65,17 +65,22 @@ impl Subject {
     ) -> Finished {
         let argv = command.argv().iter().map(|word| self.fill(word)).collect();
         let spec = Spec { argv, env: Vec::new(), timeout };
-        let Ok(Ok(_turn)) = tokio::time::timeout(timeout, RUNNING.acquire()).await else {
-            let how = How::NotStarted("too many commands run already".to_owned());
-            tracing::warn!(
-                id = self.fqdn,
-                cluster = self.cluster,
-                command = self.text(command),
-                "{how}"
-            );
-            return Finished { how, ..Finished::default() };
-        };
-        let finished = process::run(&spec).await;
+        match tokio::time::timeout(timeout, RUNNING.acquire()).await {
+            Ok(Ok(_turn)) => self.finished(process::run(&spec).await, command, what),
+            _ => {
+                let how = no_turn();
+                tracing::warn!(
+                    id = self.fqdn,
+                    cluster = self.cluster,
+                    command = self.text(command),
+                    "{how}"
+                );
+                Finished { how, ..Finished::default() }
+            }
+        }
+    }
+
+    fn finished(&self, finished: Finished, command: &CommandLine, what: &str) -> Finished {
         tracing::info!(
             target: "rebootlock_gateway::goahead",
             id = self.fqdn, cluster = self.cluster, what, command = self.text(command),
@@ -85,10 +90,19 @@ impl Subject {
         finished
     }
 
-    /// Runs all of them, one after another, whatever comes of each.
-    pub(super) async fn run_all(&self, commands: &[CommandLine], timeout: Duration, what: &str) {
+    /// Runs all of them, one after another, whatever comes of each. `false`: so many others ran that
+    /// one had no turn, and those behind it were not tried.
+    pub(super) async fn run_all(
+        &self,
+        commands: &[CommandLine],
+        timeout: Duration,
+        what: &str,
+    ) -> bool {
         for command in commands {
             let finished = self.run(command, timeout, what).await;
+            if finished.how == no_turn() {
+                return false;
+            }
             if !finished.succeeded() {
                 tracing::warn!(
                     target: "rebootlock_gateway::goahead",
@@ -97,7 +111,13 @@ impl Subject {
                 );
             }
         }
+        true
     }
+}
+
+/// How a command ends that was never begun, because too many ran.
+fn no_turn() -> How {
+    How::NotStarted("too many commands run already".to_owned())
 }
 
 #[cfg(test)]
@@ -131,6 +151,19 @@ mod tests {
             let subject = Subject { uptime: uptime.into(), ..subject() };
             assert_eq!(subject.fill("{:%uptime%:}"), filled);
         }
+    }
+
+    #[tokio::test]
+    async fn what_had_no_turn_was_not_done() {
+        let command = CommandLine::parse("true").unwrap();
+        let commands = [command.clone()];
+        let (subject, soon) = (subject(), Duration::from_millis(1));
+        let all = RUNNING.acquire_many(u32::try_from(AT_ONCE).unwrap()).await.unwrap();
+        assert!(!subject.run_all(&commands, soon, "test").await);
+        drop(all);
+        let missing = CommandLine::parse("/nonexistent").unwrap();
+        let enough = Duration::from_secs(20);
+        assert!(subject.run_all(&[missing, command], enough, "test").await);
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rebootlock::config::{ClusterSettings, GoaheadSettings};
 use rebootlock::process::How;
-use rebootlock::record::{GoaheadGrant, HolderRecord, HolderState, UnixTime};
+use rebootlock::record::{GoaheadDoubt, GoaheadGrant, HolderRecord, HolderState, UnixTime};
 
 use super::duration::GoDuration;
 
@@ -67,35 +67,86 @@ pub(super) fn next(
     ready.min_by_key(rank).unwrap_or_else(|| Next::Wait(dues.first().map(|(due, _)| *due)))
 }
 
-/// How far clocks may be apart, and a report be old, before it is believed that a machine has rebooted.
-const CLOCKS_APART: Duration = Duration::from_secs(300);
+/// How late a report may come in, and how far clocks may be apart, both together.
+const LATE: i64 = 300;
+/// Nobody says to the second how long a machine is up.
+const INEXACT: i64 = 5;
 
-/// The machine has said how long it is up. Shorter than before, and not longer than its slot is old: it
-/// has rebooted. A report of before, overtaken by a newer one, says a shorter time too.
+/// What an uptime says of a reboot after the go-ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Says {
+    Rebooted,
+    /// It has rebooted, unless this report is minutes old. Only a machine that was up for minutes when it
+    /// got its go-ahead is ever judged so.
+    Perhaps,
+    /// Nothing, or that it has not.
+    Nothing,
+}
+
+/// Had it not rebooted, it would by now be up for longer than it ever said, and for longer than its
+/// slot is old. What it says falls short of that by as much as the report is late, or by the time
+/// between two boots.
+fn judge(grant: &GoaheadGrant, up: GoDuration, now: UnixTime) -> Says {
+    let seconds = |since: UnixTime| i64::try_from(now.seconds_since(since)).unwrap_or(i64::MAX);
+    let age = seconds(grant.granted_at);
+    // What cannot be read says that it was up at all.
+    let before = grant.uptime.parse().map_or(0, GoDuration::seconds);
+    let since = grant.reported_at.map_or(0, seconds);
+    let (up, due) = (up.seconds(), before.saturating_add(since).max(age));
+    let short_by = due.saturating_sub(up);
+    match () {
+        // Nobody was ever up for less than no time.
+        () if up < 0 => Says::Nothing,
+        // Up since before its go-ahead, whatever it says else.
+        () if up > age.saturating_add(LATE) => Says::Nothing,
+        () if short_by > LATE => Says::Rebooted,
+        () if short_by > INEXACT && up <= age => Says::Perhaps,
+        () => Says::Nothing,
+    }
+}
+
+/// Whether a report agrees with an earlier one on when the machine has booted. Late ones are not all late
+/// by the same time, and one that is sent twice says the same twice.
+fn agrees(doubt: &GoaheadDoubt, up: GoDuration, now: UnixTime) -> bool {
+    let Ok(earlier) = doubt.uptime.parse::<GoDuration>() else { return false };
+    let longer = up.seconds().saturating_sub(earlier.seconds());
+    let later = i64::try_from(now.seconds_since(doubt.at)).unwrap_or(i64::MAX);
+    longer > 0 && (longer.saturating_sub(later)).abs() <= INEXACT
+}
+
+/// The machine has said how long it is up.
 pub(super) fn reported(record: &mut HolderRecord, uptime: &str, up: GoDuration, now: UnixTime) {
     let Some(Ok(mut grant)) = GoaheadGrant::of(record) else { return };
-    // What cannot be read is no proof of a reboot.
-    let Ok(before) = grant.uptime.parse::<GoDuration>() else { return };
-    let back = grant.uptime_after.is_some();
-    let slot_is_old = Duration::from_secs(now.seconds_since(grant.granted_at));
-    let since_grant = GoDuration::from(slot_is_old.saturating_add(CLOCKS_APART));
-    if up < before && (back || up <= since_grant) {
-        if !back {
-            grant.uptime_after = Some(uptime.to_owned());
-            grant.successes = 0;
-            enter(record, HolderState::Verifying, now);
-        }
-    } else if !back {
-        if up > before {
-            grant.uptime = uptime.to_owned();
-        }
-        // A check took it to be away, but it has not rebooted.
-        if record.state == Some(HolderState::Verifying) {
-            grant.successes = 0;
-            enter(record, HolderState::Holding, now);
+    if grant.uptime_after.is_some() {
+        return;
+    }
+    let says = judge(&grant, up, now);
+    let confirmed = grant.doubt.as_ref().is_some_and(|doubt| agrees(doubt, up, now));
+    match says {
+        Says::Rebooted => back(record, &mut grant, uptime, now),
+        Says::Perhaps if confirmed => back(record, &mut grant, uptime, now),
+        Says::Perhaps | Says::Nothing => {
+            if says == Says::Perhaps {
+                grant.doubt = Some(GoaheadDoubt { uptime: uptime.to_owned(), at: now });
+            } else if grant.uptime.parse::<GoDuration>().is_ok_and(|before| up >= before) {
+                grant.uptime = uptime.to_owned();
+                (grant.reported_at, grant.doubt) = (Some(now), None);
+            }
+            // A check took it to be away, but nothing says that it has rebooted.
+            (grant.successes, grant.failures) = (0, 0);
+            if record.state == Some(HolderState::Verifying) {
+                enter(record, HolderState::Holding, now);
+            }
         }
     }
     grant.write_into(record);
+}
+
+fn back(record: &mut HolderRecord, grant: &mut GoaheadGrant, uptime: &str, now: UnixTime) {
+    grant.uptime_after = Some(uptime.to_owned());
+    grant.doubt = None;
+    (grant.successes, grant.failures) = (0, 0);
+    enter(record, HolderState::Verifying, now);
 }
 
 /// It may reboot, once more if it has done so already.
@@ -120,17 +171,22 @@ pub(super) fn granted_again(
     grant.write_into(record);
 }
 
-/// A check has ended. One that could not be run says nothing but that it is not known.
-pub(super) fn checked(record: &mut HolderRecord, how: &How, now: UnixTime) {
+/// A check has ended, of which so many in a row are `enough`. One that could not be run says nothing but
+/// that it is not known.
+pub(super) fn checked(record: &mut HolderRecord, how: &How, enough: u32, now: UnixTime) {
     let Some(Ok(mut grant)) = GoaheadGrant::of(record) else { return };
     match (record.state == Some(HolderState::Verifying), how) {
         (true, How::Exited(0)) => grant.successes = grant.successes.saturating_add(1),
         (true, _) => grant.successes = 0,
         // It was looked for without having said anything. As long as the check finds it there, it may
         // still have to go down.
-        (false, How::Exited(code)) if *code != 0 => {
-            grant.successes = 0;
-            enter(record, HolderState::Verifying, now);
+        (false, How::Exited(0)) => grant.failures = 0,
+        (false, How::Exited(_)) => {
+            grant.failures = grant.failures.saturating_add(1);
+            if grant.failures >= enough {
+                (grant.successes, grant.failures) = (0, 0);
+                enter(record, HolderState::Verifying, now);
+            }
         }
         (false, _) => {}
     }
@@ -217,6 +273,13 @@ mod tests {
         let mut holder = record("long");
         says(&mut holder, "1s");
         assert_eq!(holder.state, Some(HolderState::Holding));
+        let mut holder = record("5h");
+        says(&mut holder, "-1s");
+        assert_eq!(holder.state, Some(HolderState::Holding));
+        // But that it was up when it got its slot is known.
+        let mut holder = record("long");
+        reported(&mut holder, "1m", "1m".parse().unwrap(), T.plus_seconds(1000));
+        assert_eq!(holder.state, Some(HolderState::Verifying));
     }
 
     #[test]
@@ -224,16 +287,16 @@ mod tests {
         let mut holder = record("5h");
         // Looked for without having said anything.
         for how in [How::Exited(0), How::TimedOut, How::NotStarted(String::new()), How::Killed(9)] {
-            checked(&mut holder, &how, T);
+            checked(&mut holder, &how, 1, T);
             assert_eq!(holder.state, Some(HolderState::Holding), "{how}");
         }
         says(&mut holder, "1m");
-        checked(&mut holder, &How::Exited(0), T);
-        checked(&mut holder, &How::Exited(0), T);
+        checked(&mut holder, &How::Exited(0), 1, T);
+        checked(&mut holder, &How::Exited(0), 1, T);
         assert_eq!(grant(&holder).successes, 2);
         for how in [How::Exited(1), How::TimedOut, How::NotStarted(String::new()), How::Killed(9)] {
-            checked(&mut holder, &How::Exited(0), T);
-            checked(&mut holder, &how, T);
+            checked(&mut holder, &How::Exited(0), 1, T);
+            checked(&mut holder, &how, 1, T);
             assert_eq!(grant(&holder).successes, 0, "{how}");
         }
     }
@@ -241,14 +304,82 @@ mod tests {
     #[test]
     fn one_that_a_check_took_to_be_away_may_say_that_it_is_not() {
         let mut holder = record("5h");
-        checked(&mut holder, &How::Exited(2), T);
-        assert_eq!(holder.state, Some(HolderState::Verifying));
-        checked(&mut holder, &How::Exited(0), T);
+        let check = |holder: &mut HolderRecord, code| {
+            checked(holder, &How::Exited(code), 3, T);
+            holder.state.clone().unwrap()
+        };
+        // As many in a row as have to succeed, and not one that may have been anything.
+        for code in [1, 2, 0, 1, 1] {
+            assert_eq!(check(&mut holder, code), HolderState::Holding);
+        }
+        checked(&mut holder, &How::TimedOut, 3, T);
+        assert_eq!(holder.state, Some(HolderState::Holding));
+        assert_eq!(check(&mut holder, 1), HolderState::Verifying);
+        check(&mut holder, 0);
         says(&mut holder, "5h1m");
         assert_eq!(
             (holder.state.clone(), grant(&holder).successes),
             (Some(HolderState::Holding), 0)
         );
+    }
+
+    /// A machine that was up for `young` seconds when it got its go-ahead, and what it says later.
+    fn young(young: i64, reports: &[(u64, i64)]) -> HolderRecord {
+        let mut holder = record(&format!("{young}s"));
+        for (after, up) in reports {
+            let text = format!("{up}s");
+            reported(&mut holder, &text, text.parse().unwrap(), T.plus_seconds(*after));
+        }
+        holder
+    }
+
+    #[test]
+    fn no_late_report_makes_a_machine_reboot_that_has_not() {
+        // What it said shortly before, however young it is.
+        for up in [129, 100, 1] {
+            assert_eq!(young(130, &[(0, up)]).state, Some(HolderState::Holding), "{up}");
+        }
+        for age in (0..1200).step_by(61) {
+            for after in (0..400).step_by(13) {
+                for late in (0..=300).step_by(30) {
+                    let up = age + i64::try_from(after).unwrap() - late;
+                    if up < 0 {
+                        continue;
+                    }
+                    let holder = young(age, &[(after, up)]);
+                    assert_eq!(holder.state, Some(HolderState::Holding), "{age} {after} {late}");
+                    // Nor with what it says in time then, nor when the same comes twice.
+                    let next = age + i64::try_from(after).unwrap() + 30;
+                    let twice = if late > 270 { next } else { up };
+                    for (at, up) in [(after + 30, next), (after + 30, twice)] {
+                        let mut holder = holder.clone();
+                        let text = format!("{up}s");
+                        reported(&mut holder, &text, text.parse().unwrap(), T.plus_seconds(at));
+                        let state = holder.state;
+                        assert_eq!(state, Some(HolderState::Holding), "{age} {after} {late}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_reboot_is_noticed_by_the_second_report_and_of_old_machines_by_the_first() {
+        for age in [10, 130, 290, 310, 3600, 1_000_000] {
+            for down in [8, 60, 299, 400, 4000] {
+                for first in [0, 20, 90, 240, 900, 100_000] {
+                    let said = |up: i64| (u64::try_from(down + up).unwrap(), up);
+                    let holder = young(age, &[said(first)]);
+                    let proven = age + down > LATE;
+                    let expected =
+                        if proven { HolderState::Verifying } else { HolderState::Holding };
+                    assert_eq!(holder.state, Some(expected), "{age} {down} {first}");
+                    let holder = young(age, &[said(first), said(first + 60)]);
+                    let state = holder.state;
+                    assert_eq!(state, Some(HolderState::Verifying), "{age} {down} {first}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -261,9 +392,9 @@ mod tests {
         says(&mut holder, "1m");
         assert_eq!(next_at("", &holder, 0), Next::Finish);
         assert_eq!(next_at(check, &holder, 0), Next::Check);
-        checked(&mut holder, &How::Exited(0), T);
+        checked(&mut holder, &How::Exited(0), 1, T);
         assert_eq!(next_at(check, &holder, 0), Next::Check);
-        checked(&mut holder, &How::Exited(0), T);
+        checked(&mut holder, &How::Exited(0), 1, T);
         assert_eq!(next_at(check, &holder, 0), Next::Finish);
     }
 

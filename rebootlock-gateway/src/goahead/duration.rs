@@ -90,6 +90,13 @@ impl From<std::time::Duration> for GoDuration {
     }
 }
 
+impl GoDuration {
+    /// Whole ones; what is beyond them is left off.
+    pub fn seconds(self) -> i64 {
+        self.0 / 1_000_000_000
+    }
+}
+
 impl fmt::Display for GoDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nanos = self.0.unsigned_abs();

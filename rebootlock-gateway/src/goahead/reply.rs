@@ -86,7 +86,7 @@ pub(super) fn error(kind: Kind, status: StatusCode, text: &str) -> Response<Body
 }
 
 /// The same of an answer of ours, with its headers.
-pub(super) fn refused(reply: Reply) -> Response<Body> {
+pub(crate) fn refused(reply: Reply) -> Response<Body> {
     let (kind, text) = (reply.kind, reply.value.clone());
     let mut response = reply.into_response(false);
     let body = error(kind, kind.status(), &text).into_body();

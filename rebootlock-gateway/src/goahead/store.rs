@@ -1,6 +1,7 @@
 //! What of all this is in the store: asks, and the holders that came about through here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rebootlock::config::GoaheadSettings;
@@ -8,8 +9,9 @@ use rebootlock::id::{Group, MachineId, Token};
 use rebootlock::keys::last_segment;
 use rebootlock::lock::LockError;
 use rebootlock::record::{
-    Document as _, GoaheadAsk, GoaheadGrant, HolderRecord, Request, UnixTime, Via,
+    Document as _, GoaheadAsk, GoaheadGrant, HolderRecord, HolderState, Request, UnixTime, Via,
 };
+use rebootlock::semaphore::json::Damage;
 use rebootlock::store::{Commit, Key, LeaseId, Select, StoreError, Txn};
 
 use super::body::Params;
@@ -38,12 +40,37 @@ impl Held {
         }
         let (token, grant) = (record.token?, GoaheadGrant::of(&record)?);
         match grant {
-            Ok(grant) => Some(Self { group: group.clone(), machine, token, grant }),
+            Ok(grant) => {
+                mended(group, &machine);
+                Some(Self { group: group.clone(), machine, token, grant })
+            }
             Err(damage) => {
-                tracing::error!(id = %machine, %group, "what its record says of goahead is {damage}");
+                say_once(group, &machine, damage);
                 None
             }
         }
+    }
+}
+
+/// What is damaged, and was said: it is looked at every few seconds.
+static SAID: Mutex<BTreeMap<(Group, MachineId), String>> = Mutex::new(BTreeMap::new());
+
+fn say_once(group: &Group, machine: &MachineId, damage: Damage) {
+    let damage = damage.to_string();
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if said.insert((group.clone(), machine.clone()), damage.clone()).as_ref() != Some(&damage) {
+        tracing::error!(
+            id = %machine, %group, damage,
+            "the record of a holder cannot be read, and its slot is not freed when it is back; see \
+             `rebootlockctl doctor` and `rebootlockctl repair`"
+        );
+    }
+}
+
+fn mended(group: &Group, machine: &MachineId) {
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if !said.is_empty() {
+        said.remove(&(group.clone(), machine.clone()));
     }
 }
 
@@ -85,8 +112,13 @@ pub(super) async fn holders(live: &Live, group: &Group) -> Result<Vec<Held>, Loc
     let listed = listed.map_err(|source| failed(format!("listing {below}"), source))?;
     let holder = |(key, entry): (&Key, &rebootlock::store::Entry)| {
         let machine = MachineId::new(last_segment(key)).ok()?;
-        let record = HolderRecord::from_json(&entry.value).ok()?;
-        Held::of(group, machine, record)
+        match HolderRecord::from_json(&entry.value) {
+            Ok(record) => Held::of(group, machine, record),
+            Err(damage) => {
+                say_once(group, &machine, damage);
+                None
+            }
+        }
     };
     Ok(listed.entries.iter().filter_map(holder).collect())
 }
@@ -109,6 +141,9 @@ pub(super) async fn heard(
             Err(LockError::NotOurs { .. }) => continue,
             Err(error) => return Err(error),
         };
+        if written.state == Some(HolderState::Holding) {
+            live.heard.asked(held.token);
+        }
         let back = GoaheadGrant::of(&written).and_then(Result::ok).and_then(|g| g.uptime_after);
         if held.grant.uptime_after.is_none() && back.is_some() {
             tracing::info!(

@@ -282,6 +282,7 @@ mod tests {
 
     fn converted(text: &str) -> Result<String, ImportError> {
         convert(Peer::Airlock, &[(PathBuf::from("config.toml"), text.to_owned())])
+            .map(|ours| ours.text)
     }
 
     fn settings(text: &str) -> Settings {

@@ -8,19 +8,16 @@ mod pattern;
 
 use std::path::{Path, PathBuf};
 
-use rebootlock::config::{CommandLine, Pattern};
+use rebootlock::config::{CommandLine, Pattern, comment};
 use toml::Value;
 
 use self::file::{At, Cluster, Contents, Main};
-use super::ImportError;
+use super::{Converted, ImportError};
 use crate::goahead::duration::GoDuration;
 
 /// Where the store is if goahead was not told where to keep its state: its own default is a folder
 /// that everybody may write to and a reboot empties.
 const STORE: &str = "/var/lib/rebootlock-gateway/lock.db";
-
-/// Comments are no wider than this.
-const WIDTH: usize = 100;
 
 /// What is wrong, after its line and column.
 type Fault = String;
@@ -29,7 +26,7 @@ type Fault = String;
 ///
 /// # Errors
 /// [`ImportError`] names the file and the place in it.
-pub(super) fn convert(files: &[(PathBuf, String)]) -> Result<String, ImportError> {
+pub(super) fn convert(files: &[(PathBuf, String)]) -> Result<Converted, ImportError> {
     let mut ours = Ours::default();
     let mut clusters: Vec<(String, Cluster, PathBuf)> = Vec::new();
     let mut more = Vec::new();
@@ -66,7 +63,7 @@ pub(super) fn convert(files: &[(PathBuf, String)]) -> Result<String, ImportError
         let wrong = |problem| ImportError::Fault { path: path.clone(), problem };
         convert_cluster(&mut ours, name, cluster).map_err(wrong)?;
     }
-    Ok(ours.into_text(files))
+    Ok(ours.into_converted(files))
 }
 
 /// A cluster that is named again replaces the one before.
@@ -118,7 +115,12 @@ fn convert_main(ours: &mut Ours, main: &Main) -> Result<(), Fault> {
         false => format!("{address}:{port}"),
     };
     let store = match main.save_state_dir.as_ref().filter(|at| !at.value.is_empty()) {
-        Some(folder) => full(&folder.value).join("rebootlock.db"),
+        Some(folder) => {
+            let folder = full(&folder.value);
+            let store = folder.join("rebootlock.db");
+            ours.state = Some(folder);
+            store
+        }
         None => {
             ours.store.note(
                 "save_state_dir was not set: goahead kept its state where everybody may write and a \
@@ -162,8 +164,7 @@ fn convert_cluster(ours: &mut Ours, name: &str, cluster: &Cluster) -> Result<(),
         ours.note(format!("cluster {name:?} was not enabled and is left out"));
         return Ok(());
     }
-    let mut group = Lines::default();
-    group.set("name", name);
+    let mut group = Lines::of(name);
     let slots = cluster.allowed_parallel_restarts.as_ref();
     match slots.map(|at| (at, u32::try_from(at.value))) {
         Some((_, Ok(slots))) if slots <= 1_000_000 => group.set("slots", i64::from(slots)),
@@ -175,8 +176,7 @@ fn convert_cluster(ours: &mut Ours, name: &str, cluster: &Cluster) -> Result<(),
             group.set("slots", 0);
         }
     }
-    let mut lines = Lines::default();
-    lines.set("name", name);
+    let mut lines = Lines::of(name);
     let pattern = cluster.name_pattern.as_ref();
     let Some(pattern) = pattern.filter(|at| !at.value.is_empty()) else {
         return Err(format!(
@@ -226,10 +226,25 @@ fn convert_completion(lines: &mut Lines, cluster: &Cluster) -> Result<(), Fault>
     let offset =
         seconds("reboot_completion_check_offset", &cluster.reboot_completion_check_offset, lines)?;
     match check {
-        None => lines.note(
-            "reboot_completion_check was empty, which never succeeded, so that no slot was freed. \
-             Here the slot is freed when the machine says that it has rebooted.",
-        ),
+        None => {
+            lines.note(
+                "reboot_completion_check was empty, which never succeeded, so that no slot was freed. \
+                 Here the slot is freed when the machine says that it has rebooted.",
+            );
+            let consecutive = cluster.reboot_completion_check_consecutive_successes.as_ref();
+            let lost = [
+                ("interval", interval, "_secs"),
+                ("offset", offset, "_secs"),
+                ("consecutive_successes", consecutive.map_or(0, |at| at.value), ""),
+            ];
+            for (key, value, unit) in lost.iter().filter(|(_, value, _)| *value != 0) {
+                let ours = key.replace("consecutive_", "");
+                lines.note(format!(
+                    "reboot_completion_check_{key} says nothing without a check; with one: \
+                     completion_check_{ours}{unit} = {value}"
+                ));
+            }
+        }
         Some(check) => {
             if ["{:%cluster%:}", "{:%hostname%:}", "{:%uptime%:}"]
                 .iter()
@@ -368,11 +383,13 @@ struct Ours {
     groups: Vec<Lines>,
     clusters: Vec<Lines>,
     notes: Vec<String>,
+    /// Where goahead keeps its state.
+    state: Option<PathBuf>,
 }
 
 impl Ours {
     fn note(&mut self, text: impl AsRef<str>) {
-        self.notes.push(comment("- ", text.as_ref()));
+        self.notes.push(text.as_ref().to_owned());
     }
 
     fn unknown(&mut self, path: &Path, place: &str, keys: &[String]) {
@@ -382,7 +399,7 @@ impl Ours {
         }
     }
 
-    fn into_text(self, files: &[(PathBuf, String)]) -> String {
+    fn into_converted(self, files: &[(PathBuf, String)]) -> Converted {
         let names: Vec<_> = files.iter().map(|(path, _)| path.display().to_string()).collect();
         let mut text = comment(
             "",
@@ -392,10 +409,13 @@ impl Ours {
                 names.join(" and ")
             ),
         );
+        let mut notes = Vec::new();
         let mut table = |name: &str, lines: &Lines| {
-            if !lines.0.is_empty() {
-                text.push_str(&format!("\n{name}\n{}", lines.0));
+            if !lines.text.is_empty() {
+                text.push_str(&format!("\n{name}\n{}", lines.text));
             }
+            let about = lines.about.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default();
+            notes.extend(lines.notes.iter().map(|note| format!("{name}{about}: {note}")));
         };
         table("[store]", &self.store);
         table("[gateway]", &self.gateway);
@@ -412,47 +432,37 @@ impl Ours {
         self.clusters.iter().for_each(|lines| table("[[gateway.goahead.cluster]]", lines));
         if !self.notes.is_empty() {
             text.push_str("\n# Without an equal here, or different:\n");
-            text.extend(self.notes.iter().map(String::as_str));
+            text.extend(self.notes.iter().map(|note| comment("- ", note)));
         }
-        text
+        notes.extend(self.notes);
+        Converted { text, notes, state: self.state }
     }
 }
 
 /// Settings and comments of one table.
 #[derive(Debug, Default)]
-struct Lines(String);
+struct Lines {
+    text: String,
+    /// What its name is, if there are several of its kind.
+    about: Option<String>,
+    notes: Vec<String>,
+}
 
 impl Lines {
+    fn of(name: &str) -> Self {
+        let mut lines = Self { about: Some(name.to_owned()), ..Self::default() };
+        lines.set("name", name);
+        lines
+    }
+
     fn set(&mut self, key: &str, value: impl Into<Value>) {
-        self.0.push_str(&format!("{key} = {}\n", value.into()));
+        self.text.push_str(&format!("{key} = {}\n", value.into()));
     }
 
     fn note(&mut self, text: impl AsRef<str>) {
-        self.0.push_str(&comment("", text.as_ref()));
+        self.text.push_str(&comment("", text.as_ref()));
+        self.notes.push(text.as_ref().to_owned());
     }
-}
-
-/// Lines of a comment, none of them ended by what came from outside.
-fn comment(first: &str, text: &str) -> String {
-    let plain = |c: char| if c.is_control() { ' ' } else { c };
-    let text: String = text.chars().map(plain).collect();
-    let mut lines = String::new();
-    let mut line = format!("# {first}");
-    let mut is_empty = true;
-    for word in text.split(' ').filter(|word| !word.is_empty()) {
-        if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
-            lines.push_str(&line);
-            lines.push('\n');
-            line = format!("# {}", " ".repeat(first.len()));
-            is_empty = true;
-        }
-        if !is_empty {
-            line.push(' ');
-        }
-        line.push_str(word);
-        is_empty = false;
-    }
-    lines + &line + "\n"
 }
 
 #[cfg(test)]

@@ -22,8 +22,8 @@ const ANYHOW: Duration = Duration::from_secs(15);
 /// The same, while the store does not answer.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// Pages that are kept up to date at once, by each gateway.
-const MOST_STREAMS: usize = 500;
+/// One in so many connections may be a page that is kept up to date.
+const SHARE: usize = 8;
 
 type News = watch::Receiver<Option<Arc<Parts>>>;
 
@@ -32,12 +32,6 @@ type News = watch::Receiver<Option<Arc<Parts>>>;
 pub(super) struct Feed {
     following: Mutex<Weak<Following>>,
     free: Arc<Semaphore>,
-}
-
-impl Default for Feed {
-    fn default() -> Self {
-        Self { following: Mutex::default(), free: Arc::new(Semaphore::new(MOST_STREAMS)) }
-    }
 }
 
 /// The task, which ends with the last page that listens.
@@ -58,6 +52,12 @@ pub(super) struct Listener {
 }
 
 impl Feed {
+    /// News for a share of so many connections.
+    pub(super) fn new(max_connections: usize) -> Self {
+        let most = (max_connections / SHARE).max(1);
+        Self { following: Mutex::default(), free: Arc::new(Semaphore::new(most)) }
+    }
+
     /// Listens from now on; `None` if so many do already that one more is too much.
     pub(super) fn listen(&self, app: &Arc<App>) -> Option<Listener> {
         let place = self.free.clone().try_acquire_owned().ok()?;

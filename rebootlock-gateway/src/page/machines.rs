@@ -17,7 +17,7 @@ const MOST_PAST: usize = 30;
 
 /// Whether somebody should look at it.
 pub(super) fn is_unwell(machine: &MachineView) -> bool {
-    machine.damage.is_some() || machine.health.as_ref().is_some_and(|health| !health.healthy)
+    machine.damage.is_some() || machine.unwell.is_some()
 }
 
 /// All machines that are known.
@@ -126,8 +126,10 @@ fn health(view: &MachineView) -> Markup {
             (tag(Tone::Bad, "damaged")) " "
             p.soft { (text(damage)) ". See " code { "rebootlockctl doctor" } "." }
         } @else if let Some(health) = &view.health {
-            @if health.healthy { (tag(Tone::Good, "well")) }
-            @else { (tag(Tone::Bad, "unwell")) p.soft { (text_if_any(health.reason.as_deref())) } }
+            @if !health.healthy {
+                (tag(Tone::Bad, "unwell")) p.soft { (text_if_any(health.reason.as_deref())) }
+            } @else if let Some(why) = &view.unwell { (tag(Tone::Bad, "unwell")) p.soft { (text(why)) } }
+            @else { (tag(Tone::Good, "well")) }
         } @else if view.present { span.soft { "says nothing" } }
     }
 }

@@ -80,7 +80,7 @@ enum About {
     Pause(Group),
     /// A machine.
     Machine(String),
-    /// A wish that a machine reboot.
+    /// A wish that a machine reboot, or be disrupted.
     Request(String),
     /// That a machine must not.
     Hold(String),
@@ -114,7 +114,7 @@ fn about(keys: &Keyspace, key: &str) -> About {
         Some(("holders" | "queue" | "urgent", id)) => About::Member(group, id.to_owned()),
         _ if of_a_group => About::Fleet,
         Some(("machines" | "roster", id)) => About::Machine(id.to_owned()),
-        Some(("requests", id)) => About::Request(id.to_owned()),
+        Some(("requests" | "disruption" | "disruption-time", id)) => About::Request(id.to_owned()),
         Some(("holds", id)) => About::Hold(id.to_owned()),
         Some(("alive", _)) => About::Alive,
         Some(("sessions" | "acts", _)) => About::Gateways,
@@ -205,13 +205,18 @@ mod tests {
             assert_eq!(of(keys.holder(&group, &machine)), member);
             assert_eq!(of(keys.waiter(&group, &machine)), member);
             assert_eq!(of(keys.urgent(&group, &machine)), member);
+            // For gateways, and operators who may do everything.
+            assert_eq!(of(keys.said_limit(&group)), About::Fleet);
         }
         let of = |key: Key| about(&keys, key.as_str());
         assert_eq!(of(keys.machine(&machine)), About::Machine("a".to_owned()));
         assert_eq!(of(keys.roster_entry(&machine)), About::Machine("a".to_owned()));
         assert_eq!(of(keys.request(&machine)), About::Request("a".to_owned()));
+        assert_eq!(of(keys.disruption(&machine)), About::Request("a".to_owned()));
+        assert_eq!(of(keys.disruption_timer(&machine)), About::Request("a".to_owned()));
         assert_eq!(of(keys.hold(&machine)), About::Hold("a".to_owned()));
         assert_eq!(of(keys.fleet_paused()), About::Fleet);
+        assert_eq!(of(keys.disruption_keeper()), About::Fleet);
         assert_eq!(of(keys.session(&[7; 32])), About::Gateways);
         assert_eq!(of(keys.act(UnixTime(1), Token::random())), About::Gateways);
         for odd in ["x", "groups/%zz/semaphore", "groups/a/holds/x", "groups", "semaphore/x", ""] {

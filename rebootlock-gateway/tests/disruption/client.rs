@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Fleet, Gateway, request};
+use super::support::{Answer, Fleet, Gateway, request};
 
 pub const PATH: &str = "/api/v1/request";
 pub const LIMIT: &str = "DisruptionManagerGroupMaximumDisrupting";

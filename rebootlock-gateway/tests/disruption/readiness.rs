@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::client::{LIMIT, Machine, READY_TIMEOUT, READY_URL, Service, holders, poll};
-use crate::gateway;
+use super::client::{LIMIT, Machine, READY_TIMEOUT, READY_URL, Service, holders, poll};
+use super::gateway;
 
 /// Whose slot is kept, and who comes next.
 fn pair(tags: &[(&str, &str)]) -> (Machine, Machine) {
@@ -125,7 +125,7 @@ fn a_permission_that_ends_has_to_be_proven_too() {
 
 #[test]
 fn a_restart_goes_on_asking() {
-    let fleet = crate::support::Fleet::new("");
+    let fleet = super::support::Fleet::new("");
     let service = Service::start(503);
     let (a, b) = pair(&[(READY_URL, &service.url()), (READY_TIMEOUT, "10m")]);
     let gw = fleet.start();

@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::json;
 
-use crate::client::{Machine, PATH, send_from};
-use crate::gateway;
-use crate::support::{Fleet, Gateway, file, request};
+use super::client::{Machine, PATH, send_from};
+use super::gateway;
+use super::support::{Fleet, Gateway, file, request};
 
 fn post(gateway: &Gateway, body: &str) -> (u16, String) {
     let answer = gateway.post(PATH, "", body);
@@ -29,7 +29,7 @@ fn only_post_is_served() {
     }
     let mut stream = gw.connect();
     std::io::Write::write_all(&mut stream, request("HEAD", PATH, "", "").as_bytes()).unwrap();
-    let head = crate::support::Answer::read(&mut stream, true).unwrap();
+    let head = super::support::Answer::read(&mut stream, true).unwrap();
     assert_eq!(head.status, 405);
     // As the original: with a slash at the end it is another path; a query is of no matter.
     assert_eq!(gw.post("/api/v1/request/", "", "{}").status, 404);
@@ -170,7 +170,7 @@ fn nonsense_ends_nothing() {
     ];
     for body in bodies {
         std::io::Write::write_all(&mut stream, request("POST", PATH, "", body).as_bytes()).unwrap();
-        let answer = crate::support::Answer::read(&mut stream, false).expect("an answer");
+        let answer = super::support::Answer::read(&mut stream, false).expect("an answer");
         assert!(answer.status < 500, "{body}: {answer:?}");
     }
     assert!(!gw.log.lock().unwrap().iter().any(|line| line.contains("panicked")));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Answer, Fleet, Gateway};
+use super::support::{Answer, Fleet, Gateway};
 
 pub(crate) const REQUEST: &str = "/v1/request/restart/os";
 pub(crate) const INQUIRE: &str = "/v1/inquire/restart/";

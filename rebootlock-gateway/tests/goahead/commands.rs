@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::client::{cluster, denied, first, goes, inquire, request, settled, until};
-use crate::support::Fleet;
+use super::client::{cluster, denied, first, goes, inquire, request, settled, until};
+use super::support::Fleet;
 
 fn lives(pid: &str) -> bool {
     std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()))
@@ -151,8 +151,8 @@ fn no_name_reaches_a_command_or_a_key_that_is_none() {
         "a&b",
         "a\\b",
     ] {
-        for path in [crate::client::REQUEST, crate::client::INQUIRE] {
-            let answer = crate::client::post(&gw, path, fqdn, "5h", None);
+        for path in [super::client::REQUEST, super::client::INQUIRE] {
+            let answer = super::client::post(&gw, path, fqdn, "5h", None);
             assert_eq!(
                 (answer.status, answer.body.as_str()),
                 (400, "{\"error\":\"Invalid request payload\"}")

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::client::{REQUEST, until};
-use crate::support::{Answer, BINARY, Fleet, Gateway, file, request};
+use super::client::{INQUIRE, REQUEST, until};
+use super::support::{Answer, BINARY, Fleet, Gateway, file, request};
 
 const WEB: &str = "web:\n  enabled: yes\n  name_pattern: ^web-\n  allowed_parallel_restarts: 1\n";
 
@@ -152,4 +152,104 @@ fn what_is_printed_can_be_served() {
     assert!(code == Some(0) && ours.contains("slots = 1") && !ours.contains("[store]"), "{ours}");
     assert_eq!(import(&["/nonexistent"]).0, Some(1));
     assert_eq!(import(&[]).0, Some(64));
+}
+
+/// A state of goahead's in which these machines hold slots.
+fn held_by(fleet: &Fleet, cluster: &str, machines: &[&str]) {
+    let state = fleet.path("state");
+    std::fs::create_dir_all(format!("{state}/{cluster}")).unwrap();
+    let servers: serde_json::Map<_, _> =
+        machines.iter().map(|name| ((*name).to_owned(), serde_json::json!({}))).collect();
+    let text = serde_json::json!({
+        "last_restart_request_timestamp": "2026-01-01T00:00:00Z",
+        "CurrentOngoingRestarts": machines.len(),
+        "CurrentRestartingServers": servers,
+    });
+    std::fs::write(format!("{state}/{cluster}.json"), text.to_string()).unwrap();
+    for name in machines {
+        let record = r#"{"timestamp":"2026-01-01T00:00:00Z","reported_uptime":"5h"}"#;
+        std::fs::write(format!("{state}/{cluster}/{name}.json"), record).unwrap();
+    }
+}
+
+#[test]
+fn slots_held_in_goaheads_own_state_are_held_here_and_taken_once() {
+    let (fleet, client) = goahead();
+    held_by(&fleet, "web", &["web-9"]);
+    held_by(&fleet, "gone", &["gone-1"]);
+    let start = || Gateway::start(compat(&fleet, &["--log-format", "json"]));
+    let gw = start();
+    gw.logged("  web-9: is to hold a slot");
+    gw.logged("these hold slots of it: gone-1");
+    // What goahead took otherwise is said, though nobody has read what was made of it.
+    gw.logged("reboot_completion_check was empty");
+    let ask = |gw: &Gateway, path: &str, fqdn: &str, uptime: &str, id: &str| {
+        let body = format!(r#"{{"fqdn":"{fqdn}","uptime":"{uptime}","request_id":"{id}"}}"#);
+        over_tls(gw, &client, &request("POST", path, "", &body)).json()
+    };
+    let twice = |gw: &Gateway, fqdn: &str| {
+        let id = ask(gw, REQUEST, fqdn, "5h", "")["request_id"].as_str().unwrap().to_owned();
+        ask(gw, REQUEST, fqdn, "5h", &id)
+    };
+    let denied = twice(&gw, "web-1");
+    let said = denied["message"].as_str().unwrap();
+    assert!(said.ends_with("1 >= 1 Currently restarting hosts: web-9"), "{said}");
+    // It comes back, as it would have there.
+    ask(&gw, INQUIRE, "web-9", "1m", "");
+    until("its slot", || twice(&gw, "web-1")["go_ahead"] == true);
+    drop(gw);
+    // The file says what it said, and that is over.
+    let gw = start();
+    gw.logged("group web: taken over at ");
+    let denied = twice(&gw, "web-2");
+    let said = denied["message"].as_str().unwrap();
+    assert!(said.ends_with("Currently restarting hosts: web-1"), "{said}");
+}
+
+#[test]
+fn a_state_that_cannot_be_read_is_not_taken_for_nobody() {
+    let (fleet, _) = goahead();
+    std::fs::create_dir_all(fleet.path("state")).unwrap();
+    let state = fleet.path("state/web.json");
+    std::fs::write(&state, "").unwrap();
+    let (code, _, stderr) = run(&mut compat(&fleet, &[]));
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(
+        stderr.contains(&state) && stderr.contains("is not the state of a cluster"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn they_are_taken_over_by_those_who_convert_the_files_too() {
+    let fleet = Fleet::new(&crate::client::cluster(""));
+    held_by(&fleet, "web", &["web-8", "web-9"]);
+    let take_over = |more: &[&str]| {
+        let store = format!("sqlite:{}", fleet.store().display());
+        let (config, state) = (fleet.path("rebootlock.toml"), fleet.path("state"));
+        let mut command = Command::new(BINARY);
+        command
+            .args(["take-over", "--from", "goahead", "--config", &config, "--endpoint", &store])
+            .args(if more.contains(&"--source") { vec![] } else { vec!["--state-dir", &state] })
+            .args(more)
+            .env_clear();
+        run(&mut command)
+    };
+    let (code, shown, said) = take_over(&[]);
+    assert_eq!(code, Some(0), "{said}");
+    let expected = "group web: 1 slots\n  web-8: is to hold a slot\n  web-9: is to hold a slot\n";
+    assert_eq!(shown, expected);
+    assert!(said.contains("nothing was written"), "{said}");
+    assert_eq!(fleet.group("web"), "");
+    assert_eq!(take_over(&["--yes"]).1, expected);
+    assert_eq!(fleet.group("web"), r#"{"semaphore":-1,"max":1,"holders":["web-8","web-9"]}"#);
+    let record = fleet.document("groups/web/holders/web-8").unwrap();
+    assert!(
+        record.contains(r#""via":"goahead""#) && record.contains(r#""uptime":"5h""#),
+        "{record}"
+    );
+    assert!(take_over(&["--yes"]).1.starts_with("group web: taken over at 20"));
+    fleet.configure("");
+    assert_eq!(take_over(&["--yes"]).0, Some(2));
+    assert_eq!(take_over(&["--source", "http://127.0.0.1:1"]).0, Some(64));
 }

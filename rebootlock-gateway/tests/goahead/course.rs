@@ -2,10 +2,10 @@
 
 use rustix::process::Signal;
 
-use crate::client::{
+use super::client::{
     cluster, denied, first, gateway, goes, inquire, request, second, until, until_free,
 };
-use crate::support::Fleet;
+use super::support::Fleet;
 
 #[test]
 fn a_shorter_uptime_means_a_reboot_and_frees_the_slot() {
@@ -91,8 +91,38 @@ fn asking_again_during_the_checks_keeps_the_slot() {
     let record = fleet.document("groups/web/holders/web-1").unwrap();
     assert!(record.contains(r#""state":"holding""#), "{record}");
     assert!(denied(&gw, "web-2", "5h").contains("Currently restarting hosts: web-1"));
+    // Nor what it says next, which may be an old report, unless one agrees with it that comes later.
+    let old = |secs: i64| {
+        let key = "groups/web/holders/web-1";
+        let mut old: serde_json::Value =
+            serde_json::from_str(&fleet.document(key).unwrap()).unwrap();
+        for time in ["/goahead/grantedAt", "/goahead/reportedAt", "/goahead/doubt/at"] {
+            if let Some(at) = old.pointer_mut(time) {
+                *at = (at.as_i64().unwrap() - secs).into();
+            }
+        }
+        fleet.put(key, &old.to_string());
+    };
+    old(100);
     inquire(&gw, "web-1", "5s");
+    inquire(&gw, "web-1", "5s");
+    let record = fleet.document("groups/web/holders/web-1").unwrap();
+    assert!(record.contains(r#""state":"holding""#) && record.contains("\"doubt\""), "{record}");
+    old(60);
+    inquire(&gw, "web-1", "65s");
     until_free(&fleet);
+}
+
+#[test]
+fn an_old_report_frees_no_slot_that_was_just_granted() {
+    let (fleet, gw) = gateway(&cluster(""));
+    goes(&gw, "web-1", "2m10s");
+    for late in ["2m9s", "1m", "1s", "2m11s", "2m9s"] {
+        inquire(&gw, "web-1", late);
+        let record = fleet.document("groups/web/holders/web-1").unwrap();
+        assert!(record.contains(r#""state":"holding""#), "{late}: {record}");
+    }
+    assert!(denied(&gw, "web-2", "5h").contains("Currently restarting hosts: web-1"));
 }
 
 #[test]
@@ -161,7 +191,7 @@ fn a_restart_of_the_gateway_forgets_nothing() {
     )));
     let mut gw = fleet.start();
     let id = first(&gw, "web-1", "5h");
-    let restart = |gw: crate::support::Gateway, signal| {
+    let restart = |gw: super::support::Gateway, signal| {
         gw.signal(signal);
         gw.ended();
         fleet.start()

@@ -5,36 +5,10 @@ use std::sync::{Arc, Barrier};
 
 use rustix::process::Signal;
 
-use crate::client::{
+use super::client::{
     REQUEST, cluster, denied, first, gateway, goes, inquire, second, until, until_free,
 };
-use crate::support::{self, Answer, Fleet, PROTOCOL, params};
-
-impl Fleet {
-    /// Writes a document by hand.
-    pub(crate) fn put(&self, key: &str, text: &str) {
-        let store = rusqlite::Connection::open(self.store()).unwrap();
-        store.busy_timeout(std::time::Duration::from_secs(20)).unwrap();
-        let key = format!("coreos.com/updateengine/rebootlock/{key}");
-        let next = "(SELECT max(modified) + 1 FROM entry)";
-        store
-            .execute(
-                &format!(
-                    "INSERT INTO entry (key, value, created, modified) VALUES (?1, ?2, {next}, {next}) \
-                     ON CONFLICT (key) DO UPDATE SET value = ?2, modified = {next}"
-                ),
-                (key, text.as_bytes()),
-            )
-            .unwrap();
-    }
-
-    fn take_away(&self, key: &str) {
-        let store = rusqlite::Connection::open(self.store()).unwrap();
-        store.busy_timeout(std::time::Duration::from_secs(20)).unwrap();
-        let key = format!("coreos.com/updateengine/rebootlock/{key}");
-        store.execute("DELETE FROM entry WHERE key = ?1", [key]).unwrap();
-    }
-}
+use super::support::{self, Answer, PROTOCOL, params};
 
 #[test]
 fn of_twenty_machines_exactly_ten_get_ten_slots() {
@@ -157,7 +131,7 @@ fn a_damaged_document_is_a_no() {
     let (fleet, gw) = gateway(&cluster("completion_check = \"true\"\n"));
     let id = first(&gw, "web-1", "5h");
     fleet.put("groups/web/semaphore", "{");
-    let json = crate::client::request(&gw, "web-1", "5h", Some(&id)).json();
+    let json = super::client::request(&gw, "web-1", "5h", Some(&id)).json();
     assert_eq!(json["go_ahead"], false);
     assert!(json["message"].as_str().unwrap().contains("damaged"), "{json}");
     assert_eq!(fleet.group("web"), "{");
@@ -201,7 +175,7 @@ fn who_should_be_back_is_counted() {
     record["startTime"] = 1.into();
     fleet.put(key, &record.to_string());
     let metrics = gw.get("/metrics").body;
-    assert!(metrics.contains("overdue_holders{group=\"web\"} 1"), "{metrics}");
+    assert!(metrics.contains("overdue_holders{group=\"web\",state=\"silent\"} 1"), "{metrics}");
     assert!(
         metrics.contains("route=\"goahead-request\",kind=\"success\",status=\"200\"} 1"),
         "{metrics}"

@@ -1,6 +1,7 @@
 //! etcd servers on free ports.
 
-use std::net::TcpListener;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -21,7 +22,8 @@ impl Etcd {
 
     /// A cluster, which elects a leader faster than it would by default.
     pub fn of_members(count: usize) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // There are many of these, and none has to outlive its test: no disk is waited for.
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         // All held until all are known, else the kernel may give one twice.
         let sockets: Vec<_> =
             (0..2 * count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
@@ -49,6 +51,19 @@ impl Etcd {
         let mut commands: Vec<_> = (0..count).map(command).collect();
         let members = commands.iter_mut().map(spawn).collect();
         Self { members, commands, endpoints: clients.join(","), _dir: dir }
+    }
+
+    /// Whether it answers.
+    pub fn is_up(&self) -> bool {
+        self.endpoints.split(',').all(|endpoint| {
+            let address = endpoint.trim_start_matches("http://");
+            let Ok(mut stream) = TcpStream::connect(address) else { return false };
+            let text = super::request("GET", "/health", "connection: close\r\n", "");
+            let mut answer = String::new();
+            stream.write_all(text.as_bytes()).is_ok()
+                && stream.read_to_string(&mut answer).is_ok()
+                && answer.contains("\"health\":\"true\"")
+        })
     }
 
     pub fn kill(&mut self, member: usize) {

@@ -1,6 +1,7 @@
 //! The real binary on a free port, and clients that write bytes to a socket.
 
 pub mod etcd;
+pub mod store;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,8 +10,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
+use rebootlock::store::Txn;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use self::store::{Outage, Store, key};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_rebootlock-gateway");
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -36,14 +40,15 @@ pub struct Gateway {
     pub log: Arc<Mutex<Vec<String>>>,
 }
 
-/// A folder with a store and a configuration file.
+/// A folder with a configuration file, and a store.
 pub struct Fleet {
     pub dir: TempDir,
+    store: Store,
 }
 
 impl Fleet {
     pub fn new(config: &str) -> Self {
-        let fleet = Self { dir: tempfile::tempdir().unwrap() };
+        let fleet = Self { dir: tempfile::tempdir().unwrap(), store: Store::default() };
         fleet.configure(config);
         fleet
     }
@@ -52,6 +57,7 @@ impl Fleet {
         self.dir.path().join("rebootlock.toml")
     }
 
+    /// The file of the store, where it is one.
     pub fn store(&self) -> PathBuf {
         self.dir.path().join("lock.db")
     }
@@ -61,7 +67,7 @@ impl Fleet {
     }
 
     pub fn command(&self, flags: &[&str]) -> Command {
-        self.command_on(&format!("sqlite:{}", self.store().display()), flags)
+        self.command_on(&self.store.endpoint(&self.store()), flags)
     }
 
     pub fn command_on(&self, endpoint: &str, flags: &[&str]) -> Command {
@@ -82,21 +88,38 @@ impl Fleet {
         Gateway::start(self.command(&[]))
     }
 
-    /// The store's counter of changes.
-    pub fn revision(&self) -> i64 {
-        let store = rusqlite::Connection::open(self.store()).unwrap();
-        store.busy_timeout(PATIENCE).unwrap();
-        store.query_row("SELECT max(modified) FROM entry", [], |row| row.get(0)).unwrap_or(0)
+    /// When the store was last written to; 0 if nothing is in it.
+    pub fn revision(&self) -> u64 {
+        let all = self.store.all(&self.store());
+        all.entries.values().map(|entry| entry.modified.0).max().unwrap_or(0)
     }
 
-    pub fn document(&self, key: &str) -> Option<String> {
-        let store = rusqlite::Connection::open(self.store()).unwrap();
-        store.busy_timeout(PATIENCE).unwrap();
-        let key = format!("coreos.com/updateengine/rebootlock/{key}");
-        let value = store.query_row("SELECT value FROM entry WHERE key = ?1", [key], |row| {
-            row.get::<_, Vec<u8>>(0)
-        });
-        value.ok().map(|value| String::from_utf8(value).unwrap())
+    pub fn document(&self, place: &str) -> Option<String> {
+        let all = self.store.all(&self.store());
+        all.get(&key(place)).map(|entry| String::from_utf8(entry.value.clone()).unwrap())
+    }
+
+    /// Where something is whose place has `part` in it, in order.
+    pub fn places(&self, part: &str) -> Vec<String> {
+        let all = self.store.all(&self.store());
+        let prefix = key("").as_str().to_owned();
+        let places = all.entries.keys().filter_map(|key| key.as_str().strip_prefix(&prefix));
+        places.filter(|place| place.contains(part)).map(ToOwned::to_owned).collect()
+    }
+
+    /// Writes a document by hand.
+    pub fn put(&self, place: &str, text: &str) {
+        self.store.commit(&self.store(), &Txn::new().put(key(place), text.into()));
+    }
+
+    /// Takes a document away by hand.
+    pub fn take_away(&self, place: &str) {
+        self.store.commit(&self.store(), &Txn::new().delete(key(place)));
+    }
+
+    /// Nobody has a store until this is dropped.
+    pub fn without_store(&self) -> Outage<'_> {
+        self.store.take_away(&self.store())
     }
 
     pub fn semaphore(&self) -> String {

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Fragment;
+use super::places::{Place, Places};
 use super::table::Fault;
 
 /// Read unless another file is named; its drop-ins are in the folder of the same name with `.d`.
@@ -33,13 +34,33 @@ pub enum ConfigError {
         problem: String,
     },
     /// A setting, wherever it came from.
-    #[error("{setting}: {problem}")]
+    #[error("{}{setting}: {problem}", .place.iter().map(|place| format!("{place}: ")).collect::<String>())]
     Setting {
         /// Which, as `table.key`, a flag or a variable.
         setting: &'static str,
         /// What is wrong, and what is allowed.
         problem: String,
+        /// Where it was written, if that is known.
+        place: Option<Place>,
     },
+}
+
+impl ConfigError {
+    /// About a setting, wherever it came from.
+    pub fn of_setting(setting: &'static str, problem: impl Into<String>) -> Self {
+        Self::Setting { setting, problem: problem.into(), place: None }
+    }
+
+    /// The same with the place of the setting, if that is known.
+    #[must_use]
+    pub(super) fn placed(self, places: &Places) -> Self {
+        match self {
+            Self::Setting { setting, problem, place: None } => {
+                Self::Setting { setting, problem, place: places.nearest(setting).cloned() }
+            }
+            other => other,
+        }
+    }
 }
 
 /// Reads `file` and its drop-ins in the order of their names. Without one, the default file, which
@@ -130,9 +151,8 @@ pub(super) fn fault_in(path: &Path, text: &str, fault: Fault) -> ConfigError {
 }
 
 fn at_place(path: &Path, before: &str, problem: String) -> ConfigError {
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    ConfigError::Syntax { path: path.to_owned(), line, column, problem }
+    let Place { path, line, column } = Place::behind(path, before);
+    ConfigError::Syntax { path, line, column, problem }
 }
 
 /// `problem` with the key whose value it is about, unless it names the key itself.

@@ -10,9 +10,10 @@ use super::detector::{DetectorSettings, DetectorTable, check_detectors};
 use super::file::{explain, fault_in};
 use super::gate::{self, GateSettings, GateTable};
 use super::gateway::GatewayFragment;
-use super::group::{GroupSettings, GroupTable};
+use super::group::{self, GroupSettings, GroupTable};
 use super::hooks::HooksFragment;
 use super::metrics::{MetricsFragment, MetricsTable};
+use super::places::Places;
 use super::reboot::RebootFragment;
 use super::table::{Count, Fault, Secs, at_least_one, check_all, full_path, overlay_named, text};
 use super::window::{WindowSettings, WindowTable};
@@ -47,6 +48,8 @@ pub struct Fragment {
     pub metrics: MetricsFragment,
     /// `[log]`
     pub log: LogFragment,
+    /// Where all that is written.
+    pub places: Places,
 }
 
 /// One file, as written.
@@ -76,12 +79,13 @@ impl Written {
             window: check_all(self.window)?,
             detector: check_detectors(self.detector)?,
             gate: gate::check_all(self.gate)?,
-            group: check_all(self.group)?,
+            group: group::check_all(self.group)?,
             hooks: self.hooks,
             reboot: self.reboot.check()?,
             gateway: self.gateway,
             metrics: self.metrics.check()?,
             log: self.log,
+            places: Places::default(),
         })
     }
 }
@@ -221,15 +225,21 @@ impl Fragment {
     /// [`ConfigError::Syntax`] with file, line and column, and a suggestion where there is one.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let written: Written = toml::from_str(text).map_err(|error| explain(path, text, &error))?;
-        written.check().map_err(|fault| fault_in(path, text, fault))
+        let checked = written.check().map_err(|fault| fault_in(path, text, fault))?;
+        Ok(Self { places: Places::of(path, text), ..checked })
     }
 
     /// This layer with `over` laid on top of it.
     #[must_use]
     pub fn overlaid(self, over: Self) -> Self {
+        let mut places = self.places;
         macro_rules! overlay {
             ($table:ident: $($member:ident),+) => {{
                 let (below, above) = (self.$table, over.$table);
+                // Flags and variables have no place, and what they say is not what the file says.
+                $(if above.$member.is_some() {
+                    places.forget(concat!(stringify!($table), ".", stringify!($member)));
+                })+
                 #[allow(clippy::needless_update)]
                 let merged = overlay!(@ $table { $($member: above.$member.or(below.$member)),+ });
                 merged
@@ -239,7 +249,7 @@ impl Fragment {
             (@ agent { $($rest:tt)* }) => { AgentFragment { $($rest)* } };
             (@ log { $($rest:tt)* }) => { LogFragment { $($rest)* } };
         }
-        Self {
+        let whole = Self {
             store: overlay!(store: endpoints, ca_file, cert_file, key_file, username,
                 password_file, token_file, password, prefix, timeout_secs),
             machine: overlay!(machine: id_file, boot_id_file, groups),
@@ -255,7 +265,10 @@ impl Fragment {
             gateway: self.gateway.overlaid(over.gateway),
             metrics: self.metrics.overlaid(over.metrics),
             log: overlay!(log: format, level),
-        }
+            places: Places::default(),
+        };
+        places.extend(over.places);
+        Self { places, ..whole }
     }
 }
 

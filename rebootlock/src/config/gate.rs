@@ -30,8 +30,8 @@ pub use self::prometheus::{AlertFilter, LabelValue, PrometheusGate, Question};
 pub use self::script::ScriptGate;
 pub use self::sessions::SessionsGate;
 pub use self::systemd::{FailedUnits, ManagerState, SystemdGate};
-use super::ConfigError;
 use super::table::{Count, Fault, Named, Secs, Table};
+use super::{ConfigError, Places};
 
 /// When a gate is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
@@ -406,14 +406,18 @@ pub(super) fn check_all(
 }
 
 /// The gates of all files together.
-pub(super) fn decide(gates: Option<Vec<GateSettings>>) -> Result<Vec<GateSettings>, ConfigError> {
+pub(super) fn decide(
+    gates: Option<Vec<GateSettings>>,
+    places: &Places,
+) -> Result<Vec<GateSettings>, ConfigError> {
     let gates = gates.unwrap_or_default();
     let cluster = |gate: &&GateSettings| gate.enabled && matches!(gate.kind, GateKind::Cluster(_));
     let clusters: Vec<_> = gates.iter().filter(cluster).map(|gate| gate.name.as_str()).collect();
     if let [first, second, ..] = clusters[..] {
         let problem =
             format!("only one gate of type `cluster` can be there, not both {first} and {second}");
-        return Err(ConfigError::Setting { setting: "gate", problem });
+        let place = places.get(&format!("gate.{second}")).cloned();
+        return Err(ConfigError::Setting { setting: "gate", problem, place });
     }
     Ok(gates)
 }

@@ -56,6 +56,7 @@ pub struct GatewayFragment {
     client_name_is_id: Option<bool>,
     #[serde(deserialize_with = "full_path")]
     credentials_file: Option<PathBuf>,
+    anonymous_machines: Option<bool>,
     public_view: Option<bool>,
     airlock_kinds: Option<bool>,
     airlock_metrics: Option<bool>,
@@ -100,6 +101,9 @@ pub struct GatewaySettings {
     pub tls: Option<TlsSettings>,
     /// Who may ask for what, with hashes of passwords and tokens. Anybody for anything without.
     pub credentials_file: Option<PathBuf>,
+    /// Whether clients of machines may ask for slots without credentials though there are some. If
+    /// nothing is said, they may where there are none.
+    pub anonymous_machines: Option<bool>,
     /// Whether anybody may look at the fleet. If nothing is said, whoever is on this machine, while
     /// the gateway serves it alone.
     pub public_view: Option<bool>,
@@ -218,6 +222,7 @@ impl GatewayFragment {
             client_certificates,
             client_name_is_id,
             credentials_file,
+            anonymous_machines,
             public_view,
             airlock_kinds,
             airlock_metrics,
@@ -239,17 +244,36 @@ impl GatewayFragment {
                 after,
                 budget: budget.map_or(1, |count| u32::try_from(count).unwrap_or(u32::MAX)),
             })),
-            (None, Some(_)) => Err(ConfigError::Setting {
-                setting: "gateway.release_budget",
-                problem: "says nothing without release_silent_after_secs".to_owned(),
-            }),
+            (None, Some(_)) => Err(ConfigError::of_setting(
+                "gateway.release_budget",
+                "says nothing without release_silent_after_secs",
+            )),
         }
     }
 
-    fn tls(&self) -> Result<Option<TlsSettings>, ConfigError> {
-        let fault = |setting, problem: &str| {
-            Err(ConfigError::Setting { setting, problem: problem.to_owned() })
+    /// Whether what is said of machines without credentials fits what is asked of the others.
+    fn check_anonymous(&self, tls: Option<&TlsSettings>) -> Result<(), ConfigError> {
+        let by_certificate = tls.filter(|tls| tls.client_ca_file.is_some());
+        let problem = match (self.anonymous_machines, by_certificate) {
+            (Some(true), Some(tls)) if tls.client_name_is_id => {
+                "true lets anybody ask in the name of a machine, by showing no certificate; that \
+                 contradicts client_name_is_id = true"
+            }
+            (Some(true), Some(tls)) if tls.client_certificates == ClientCertificates::Required => {
+                "true says nothing while there is no connection without a certificate; set \
+                 client_certificates = \"optional\" too"
+            }
+            (Some(false), None) if self.credentials_file.is_none() => {
+                "false lets nobody ask: there is neither a credentials_file nor a client_ca_file"
+            }
+            _ => return Ok(()),
         };
+        let setting = "gateway.anonymous_machines";
+        Err(ConfigError::Setting { setting, problem: problem.to_owned() })
+    }
+
+    fn tls(&self) -> Result<Option<TlsSettings>, ConfigError> {
+        let fault = |setting, problem: &str| Err(ConfigError::of_setting(setting, problem));
         let client_ca_file = self.client_ca_file.clone();
         if client_ca_file.is_none() {
             let problem = "says nothing without a client_ca_file";
@@ -292,6 +316,7 @@ impl GatewayFragment {
             client_ca_file: None,
             client_certificates: None,
             credentials_file: None,
+            anonymous_machines: None,
             goahead: None,
             public_view: None,
             release_silent_after_secs: None,
@@ -304,6 +329,7 @@ impl GatewayFragment {
 impl GatewaySettings {
     pub(super) fn decide(fragment: GatewayFragment) -> Result<Self, ConfigError> {
         let tls = fragment.tls()?;
+        fragment.check_anonymous(tls.as_ref())?;
         let release_silent = fragment.release_silent()?;
         let listen = fragment.listen.unwrap_or_else(|| vec![LISTEN]);
         // The bound is far below.
@@ -332,6 +358,7 @@ impl GatewaySettings {
             },
             tls,
             credentials_file: fragment.credentials_file,
+            anonymous_machines: fragment.anonymous_machines,
             public_view: fragment.public_view,
             airlock_kinds: fragment.airlock_kinds.unwrap_or(false),
             airlock_metrics: fragment.airlock_metrics.unwrap_or(false),
@@ -342,15 +369,20 @@ impl GatewaySettings {
         };
         match settings.listen.iter().find(|address| !settings.may_listen(**address)) {
             None => Ok(settings),
-            Some(address) => Err(ConfigError::Setting {
-                setting: "gateway.listen",
-                problem: format!(
+            Some(address) => Err(ConfigError::of_setting(
+                "gateway.listen",
+                format!(
                     "{address} can be reached from other machines; expected an address in \
                      127.0.0.0/8 or [::1], or TLS by tls_cert_file and tls_key_file, or plain_http \
                      = true (--plain-http) where something else keeps strangers away"
                 ),
-            }),
+            )),
         }
+    }
+
+    /// Whether somebody said where to listen, and it is not where it is anyway.
+    pub fn says_where(&self) -> bool {
+        self.listen != [LISTEN]
     }
 
     /// Whether nothing was asked for that makes `address` too open.
@@ -529,10 +561,24 @@ mod tests {
             ("client_ca_file = \"/a\"", "gateway.client_ca_file"),
             ("client_certificates = \"optional\"", "gateway.client_certificates"),
             ("client_name_is_id = true", "gateway.client_name_is_id"),
+            ("anonymous_machines = false", "gateway.anonymous_machines"),
+            (
+                "anonymous_machines = true\nclient_ca_file = \"/a\"\ntls_cert_file = \"/c\"\n\
+                 tls_key_file = \"/k\"",
+                "gateway.anonymous_machines",
+            ),
+            (
+                "anonymous_machines = true\nclient_ca_file = \"/a\"\ntls_cert_file = \"/c\"\n\
+                 tls_key_file = \"/k\"\nclient_certificates = \"optional\"\nclient_name_is_id = true",
+                "gateway.anonymous_machines",
+            ),
             ("release_budget = 3", "gateway.release_budget"),
         ] {
             let error = decide(text).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("{setting}: ")), "{text}: {error}");
+            assert!(
+                error.contains(&format!(": {setting}: ")) && error.starts_with("test.toml:"),
+                "{text}: {error}"
+            );
         }
     }
 

@@ -48,6 +48,27 @@ impl Table for GroupTable {
     }
 }
 
+/// Checks the groups of one file, where each may be there once: of two, one would count for nothing.
+pub(super) fn check_all(
+    tables: Option<Vec<Spanned<GroupTable>>>,
+) -> Result<Option<Vec<GroupSettings>>, Fault> {
+    let Some(tables) = tables else { return Ok(None) };
+    let mut groups: Vec<GroupSettings> = Vec::new();
+    for table in tables {
+        let (whole, name) = (table.span(), table.get_ref().name.span());
+        let group = table.into_inner().check(whole)?;
+        if groups.iter().any(|known| known.name == group.name) {
+            let problem = format!(
+                "there is a [[group]] with this `name` already, {:?}; put both into one",
+                group.name.as_str()
+            );
+            return Err(Fault::new(name, problem));
+        }
+        groups.push(group);
+    }
+    Ok(Some(groups))
+}
+
 impl Named for GroupSettings {
     fn name(&self) -> &str {
         self.name.as_str()

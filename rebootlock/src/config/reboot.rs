@@ -124,8 +124,18 @@ impl RebootFragment {
             if program.get_ref().trim().is_empty() {
                 return Err(Fault::at(program, "`command` must name a program, not a blank"));
             }
+            let mut before = "";
             for argument in command.get_ref() {
-                template(argument.get_ref()).map_err(|problem| Fault::at(argument, problem))?;
+                let text = argument.get_ref();
+                template(text).map_err(|problem| Fault::at(argument, problem))?;
+                if is_of_a_shell(before) && text.contains("${REBOOTLOCK_REASON}") {
+                    let problem = "`command`: ${REBOOTLOCK_REASON} in a script after `-c` would run as \
+                                   part of it, whoever wrote the reason; the shell has it as a \
+                                   variable: \\\"$REBOOTLOCK_REASON\\\", with the quotes and without \
+                                   braces";
+                    return Err(Fault::at(argument, problem));
+                }
+                before = text;
             }
         }
         Ok(self)
@@ -168,18 +178,13 @@ impl RebootSettings {
     /// What belongs together may come from several files, so it is checked last.
     pub(super) fn decide(fragment: RebootFragment) -> Result<Self, ConfigError> {
         let method = fragment.method.unwrap_or_default();
-        let fault = |setting, problem: &str| {
-            Err(ConfigError::Setting { setting, problem: problem.to_owned() })
-        };
+        let fault = |setting, problem: &str| Err(ConfigError::of_setting(setting, problem));
         let method = match (method, fragment.command) {
             (Method::Command, Some(command)) => RebootMethod::Command {
                 argv: (command.get_ref().iter())
                     .map(|argument| template(argument.get_ref()))
                     .collect::<Result<_, _>>()
-                    .map_err(|problem| ConfigError::Setting {
-                        setting: "reboot.command",
-                        problem,
-                    })?,
+                    .map_err(|problem| ConfigError::of_setting("reboot.command", problem))?,
                 timeout: fragment.command_timeout_secs.map_or(secs(300), Secs::get),
             },
             (Method::Command, None) => {
@@ -216,6 +221,12 @@ impl RebootSettings {
             announce: fragment.announce.unwrap_or_default(),
         })
     }
+}
+
+/// Whether what follows is a script, as after `-c` or `-ec`.
+fn is_of_a_shell(argument: &str) -> bool {
+    let flags = argument.strip_prefix('-').filter(|flags| !flags.starts_with('-'));
+    flags.is_some_and(|flags| flags.ends_with('c'))
 }
 
 /// Only variables of ours are seen; everything else stays as it is.
@@ -288,6 +299,12 @@ mod tests {
                 "test.toml:2:12: `command` must name a program, not a blank",
             ),
             (
+                "[reboot]\nmethod = \"command\"\ncommand = [\"bash\", \"-ec\", \"a ${REBOOTLOCK_REASON}\"]",
+                "test.toml:3:28: `command`: ${REBOOTLOCK_REASON} in a script after `-c` would run as part \
+                 of it, whoever wrote the reason; the shell has it as a variable: \
+                 \\\"$REBOOTLOCK_REASON\\\", with the quotes and without braces",
+            ),
+            (
                 "[reboot]\nverify_successes = 0",
                 "test.toml:2:20: `verify_successes`: 0 is not from 1 to 100",
             ),
@@ -339,7 +356,10 @@ mod tests {
             ("[reboot]\non_overdue = \"release\"", "reboot.release_budget"),
         ] {
             let error = decide(text).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("{setting}: ")), "{text}: {error}");
+            assert!(
+                error.starts_with("test.toml:") && error.contains(&format!(": {setting}: ")),
+                "{text}: {error}"
+            );
         }
     }
 

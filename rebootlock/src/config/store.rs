@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::gate::GateKind;
-use super::{ConfigError, Settings, StoreFragment, StoreSettings};
+use super::{ConfigError, Places, Settings, StoreFragment, StoreSettings};
 use crate::fleetlock;
 use crate::http::{Access, ClientCertificate, Credentials, SecretFile};
 use crate::store::Endpoint;
@@ -28,7 +28,11 @@ impl StoreSettings {
         }
         if store.cert_file.is_some() != store.key_file.is_some() {
             let problem = "a client certificate needs both cert_file and key_file";
-            return Err(fault("store.cert_file", problem));
+            let key_alone = store.cert_file.is_none();
+            return Err(fault(
+                if key_alone { "store.key_file" } else { "store.cert_file" },
+                problem,
+            ));
         }
         if store.username.is_some() && store.password_file.is_none() && store.password.is_none() {
             return Err(fault("store.username", "a user name needs a password_file"));
@@ -100,7 +104,7 @@ fn web_access(store: &StoreFragment) -> Result<Access, ConfigError> {
 }
 
 /// What is asked of a store although there is only a FleetLock server.
-pub(super) fn check_without_store(settings: &Settings) -> Result<(), ConfigError> {
+pub(super) fn check_without_store(settings: &Settings, places: &Places) -> Result<(), ConfigError> {
     if !settings.store.is_fleetlock() {
         return Ok(());
     }
@@ -128,14 +132,15 @@ pub(super) fn check_without_store(settings: &Settings) -> Result<(), ConfigError
                  FleetLock server; take it out, or let store.endpoints name a store",
                 gate.name
             );
-            Err(fault("gate", problem))
+            let place = places.get(&format!("gate.{}", gate.name)).cloned();
+            Err(ConfigError::Setting { setting: "gate", problem, place })
         }
         None => Ok(()),
     }
 }
 
 fn fault(setting: &'static str, problem: impl Into<String>) -> ConfigError {
-    ConfigError::Setting { setting, problem: problem.into() }
+    ConfigError::of_setting(setting, problem)
 }
 
 /// The first line of the file: editors end it with a newline that is not part of the password.
@@ -203,7 +208,7 @@ mod tests {
             ),
         ] {
             let error = decide(&format!("{SERVER}{more}\n")).unwrap_err();
-            assert!(error.starts_with(said), "{more}: {error}");
+            assert!(error.starts_with("test.toml:") && error.contains(said), "{more}: {error}");
         }
         for (endpoints, said) in [
             ("[\"fleetlock+http://a\", \"http://b\"]", Some("store.endpoints: several endpoints")),
@@ -213,7 +218,7 @@ mod tests {
             let decided = decide(&format!("[store]\nendpoints = {endpoints}\n"));
             match said {
                 None => assert!(decided.is_ok(), "{decided:?}"),
-                Some(said) => assert!(decided.unwrap_err().starts_with(said), "{endpoints}"),
+                Some(said) => assert!(decided.unwrap_err().contains(said), "{endpoints}"),
             }
         }
         // Whether it is a gateway that answers is not known yet.

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::ConfigError;
+use super::places::{self, Places};
 use super::table::{Fault, Secs, Table, text};
 use crate::window::{
     Action, Calendar, Dates, Holidays, InvalidWindow, Locksmith, Rule, WeekRange, Window, Windows,
@@ -44,7 +45,7 @@ pub struct WindowSettings {
     pub name: String,
     /// What it does.
     pub action: Action,
-    /// WindowRule it is open.
+    /// When it is open.
     pub rule: WindowRule,
     /// Whose wall clock that means; this machine's if it says nothing.
     pub zone: Option<TimeZone>,
@@ -54,7 +55,7 @@ pub struct WindowSettings {
     pub splay: Duration,
 }
 
-/// WindowRule a window is open.
+/// When a window is open, as far as that is known before files are read.
 #[derive(Debug, Clone, PartialEq)]
 pub enum WindowRule {
     /// By a rule.
@@ -175,11 +176,21 @@ fn place(error: InvalidWindow, value: &Spanned<String>, length: &Spanned<String>
 }
 
 /// Reads the files that windows name, and settles their zones.
-pub(super) fn decide(settings: Vec<WindowSettings>) -> Result<Windows, ConfigError> {
+pub(super) fn decide(
+    settings: Vec<WindowSettings>,
+    places: &Places,
+) -> Result<Windows, ConfigError> {
     let window = |settings: WindowSettings| {
         let rule = match settings.rule {
             WindowRule::Rule(rule) => rule,
-            WindowRule::File(path) => Rule::Holidays(read_holidays(&path)?),
+            WindowRule::File(path) => {
+                let holidays = read_holidays(&path).map_err(|problem| ConfigError::Setting {
+                    setting: "window.holidays",
+                    problem,
+                    place: places.get(&places::holidays(&path)).cloned(),
+                });
+                Rule::Holidays(holidays?)
+            }
         };
         Ok(Window {
             name: settings.name,
@@ -193,14 +204,14 @@ pub(super) fn decide(settings: Vec<WindowSettings>) -> Result<Windows, ConfigErr
     settings.into_iter().map(window).collect::<Result<_, _>>().map(Windows)
 }
 
-fn read_holidays(path: &Path) -> Result<Holidays, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+fn read_holidays(path: &Path) -> Result<Holidays, String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        format!("cannot read {shown}: {error}; expected an iCalendar file (.ics)")
+    })?;
     Holidays::parse(&text).map_err(|error| match error {
-        InvalidWindow::Line { line, problem } => {
-            ConfigError::Syntax { path: path.to_owned(), line, column: 1, problem }
-        }
-        error => ConfigError::Setting { setting: "window.holidays", problem: error.to_string() },
+        InvalidWindow::Line { line, problem } => format!("{shown}:{line}: {problem}"),
+        error => format!("{shown}: {error}"),
     })
 }
 
@@ -214,12 +225,12 @@ pub fn local_zone() -> Result<TimeZone, ConfigError> {
         Err(_) if std::env::var_os("TZ").is_none() && !Path::new(LOCAL_ZONE).exists() => {
             Ok(TimeZone::UTC)
         }
-        Err(error) => Err(ConfigError::Setting {
-            setting: "window.timezone",
-            problem: format!(
+        Err(error) => Err(ConfigError::of_setting(
+            "window.timezone",
+            format!(
                 "the zone of this machine is unclear ({error}); set it here, or mend TZ or {LOCAL_ZONE}"
             ),
-        }),
+        )),
     }
 }
 
@@ -338,11 +349,15 @@ mod tests {
         let file = dir.path().join("holidays.ics");
         let config = format!("[[window]]\naction = \"deny\"\nholidays = {file:?}\n");
         let error = windows(&config).unwrap_err();
-        assert_eq!(error, format!("cannot read {}", file.display()));
+        let said = format!("t.toml:3:12: window.holidays: cannot read {}: No such", file.display());
+        assert!(error.starts_with(&said), "{error}");
         std::fs::write(&file, "BEGIN:VCALENDAR\nBEGIN:VEVENT\nDTSTART:x\n").unwrap();
         let error = windows(&config).unwrap_err();
         assert!(
-            error.starts_with(&format!("{}:1:1: VCALENDAR begins here", file.display())),
+            error.starts_with(&format!(
+                "t.toml:3:12: window.holidays: {}:1: VCALENDAR begins here",
+                file.display()
+            )),
             "{error}"
         );
         let event = "BEGIN:VEVENT\nDTSTART;VALUE=DATE:20261225\nEND:VEVENT";

@@ -147,6 +147,21 @@ fn nobody_unwell_is_tolerated_unless_allowed() {
 }
 
 #[test]
+fn a_share_that_must_be_well_alone_decides_how_many_may_be_unwell() {
+    use Kind::{Missing, Unwell, Well};
+    let share =
+        |max_unhealthy| ClusterRules { max_unhealthy, ..rules(Some(MinHealthy::Percent(60)), 0) };
+    let fleet = |unwell| fleet(&[Well, Well, Well, Well, unwell]);
+    assert_eq!(judge(&share(None), &fleet(Unwell), &id("m0"), NOW), []);
+    assert_eq!(judge(&share(Some(0)), &fleet(Unwell), &id("m0"), NOW).len(), 1);
+    let few = ClusterRules { min_healthy: Some(MinHealthy::Percent(61)), ..share(None) };
+    assert_eq!(
+        judge(&few, &fleet(Missing), &id("m0"), NOW)[0].to_string(),
+        "without this machine 3 of 5 would be healthy; at least 61 % must be: m4.example is not there"
+    );
+}
+
+#[test]
 fn who_has_a_slot_for_it_may_be_down_but_is_not_counted_on() {
     use Kind::{Failed, Holding, Rebooting, Verifying, Well};
     for kind in [Rebooting, Verifying, Holding] {
@@ -215,8 +230,11 @@ fn that_a_machine_is_well_holds_for_an_hour_by_the_readers_clock() {
     let stale = Sickness::Stale(UnixTime(NOW.0 - 3601));
     assert_eq!(stale.to_string(), "has not looked at itself since 1970-01-01T01:46:39Z");
     assert_eq!(standing(Some(true), 3601), Standing::Unhealthy(stale));
-    // A clock that is ahead of ours is no reason.
-    assert_eq!(standing(Some(true), -9000), Standing::Healthy);
+    // A clock that is ahead of ours is no reason, unless it is so far that this would hold for ever.
+    assert_eq!(standing(Some(true), -3600), Standing::Healthy);
+    let ahead = Sickness::Ahead(UnixTime(NOW.0 + 3601));
+    assert!(ahead.is_said());
+    assert_eq!(standing(Some(true), -3601), Standing::Unhealthy(ahead));
     // That it is unwell does not get old.
     let says = Sickness::Says(Some("disk".into()));
     assert_eq!(standing(Some(false), 9000), Standing::Unhealthy(says));

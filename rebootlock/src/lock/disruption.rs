@@ -1,14 +1,17 @@
-//! What machines that speak disruption-manager's protocol have asked for, and the limits they say.
+//! What machines that speak disruption-manager's protocol have asked for.
 //!
 //! Their documents never decide who has a slot: the semaphore does. Each has a time, which is a key on
 //! a lease, so that it ends by the store's clock and never early, whoever writes and whoever looks.
 
+mod leave;
+mod limit;
+
 use std::time::Duration;
 
+pub use self::leave::Wanted;
 use super::{Decision, LockError, LockManager, MOST_KEYS, Result};
-use crate::id::{Group, MachineId};
-use crate::record::{Disruption, Document, SaidLimit};
-use crate::semaphore::Semaphore;
+use crate::id::MachineId;
+use crate::record::{Disruption, Document};
 use crate::store::{Key, LeaseId, Select, Snapshot, StoreError, Txn};
 
 /// How often a new lease is taken when a commit took longer than the one it had.
@@ -32,19 +35,6 @@ pub enum Rewrite {
     Put(Disruption),
     /// This takes its place, and its time begins anew.
     Begin(Disruption),
-    /// This takes its place, and its time is over.
-    End(Disruption),
-    /// It goes, and its time with it.
-    Remove,
-}
-
-/// What came of a limit that a machine says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Followed {
-    /// It is the group's, or the group's is not for machines to say.
-    Settled,
-    /// It is higher than the group's, so what the other machines of the group say has to be known.
-    Higher,
 }
 
 impl LockManager {
@@ -81,8 +71,10 @@ impl LockManager {
         Ok(machines.into_iter().filter_map(timed).collect())
     }
 
-    /// Changes what is known of `machine`. A time that begins anew lasts for `time`. Returns the
-    /// document as it is then.
+    /// Changes what is known of `machine`. A time that begins anew lasts for `time`, and has a lease of
+    /// its own: two of them are never taken for one. Returns the document as it is then.
+    ///
+    /// It goes by [`LockManager::leave`] alone, which sees to the slot too.
     ///
     /// # Errors
     /// [`LockError::Damaged`], or what the store says; then it may have been changed all the same.
@@ -100,29 +92,19 @@ impl LockManager {
         loop {
             let settled = self.settle(&action, &keys, |before| {
                 let known = self.timed(before, machine)?;
+                let spare = known.as_ref().and_then(|timed| timed.disruption.lease());
                 let txn = Txn::new().when(before.unchanged(place)).when(before.unchanged(timer));
                 Ok(match (decide(known.as_ref()), lease) {
                     (Rewrite::Keep, _) => {
-                        Decision::Done(Settled::Now(known.map(|timed| Box::new(timed.disruption))))
+                        Decision::Done(Settled::now(known.map(|timed| timed.disruption), None))
                     }
-                    (Rewrite::Remove, _) if known.is_none() => Decision::Done(Settled::Now(None)),
-                    (Rewrite::Remove, _) => Decision::Commit(
-                        txn.delete(place.clone()).delete(timer.clone()),
-                        Settled::Now(None),
-                    ),
                     (Rewrite::Put(new), _) => {
                         if known.is_some_and(|timed| timed.disruption == new) {
-                            return Ok(Decision::Done(Settled::Now(Some(Box::new(new)))));
+                            return Ok(Decision::Done(Settled::now(Some(new), None)));
                         }
-                        Decision::Commit(
-                            txn.put(place.clone(), new.to_json()),
-                            Settled::Now(Some(Box::new(new))),
-                        )
+                        let txn = txn.put(place.clone(), new.to_json());
+                        Decision::Commit(txn, Settled::now(Some(new), None))
                     }
-                    (Rewrite::End(new), _) => Decision::Commit(
-                        txn.put(place.clone(), new.to_json()).delete(timer.clone()),
-                        Settled::Now(Some(Box::new(new))),
-                    ),
                     (Rewrite::Begin(_), None) => Decision::Done(Settled::NeedsLease),
                     (Rewrite::Begin(new), Some(lease)) => {
                         let new = Disruption {
@@ -134,7 +116,7 @@ impl LockManager {
                         let value = machine.as_str().as_bytes().to_vec();
                         let txn = txn.put(place.clone(), new.to_json());
                         let txn = txn.put_leased(timer.clone(), value, lease);
-                        Decision::Commit(txn, Settled::Now(Some(Box::new(new))))
+                        Decision::Commit(txn, Settled::now(Some(new), spare))
                     }
                 })
             });
@@ -146,10 +128,11 @@ impl LockManager {
                 {
                     (lease, tries) = (None, tries + 1);
                 }
-                Ok(Settled::Now(now)) => {
+                Ok(Settled::Now(now, spare)) => {
                     let now = now.map(|now| *now);
                     let used = now.as_ref().and_then(Disruption::lease);
-                    if let Some(unused) = lease.filter(|lease| used != Some(*lease)) {
+                    let unused = lease.into_iter().chain(spare);
+                    for unused in unused.filter(|lease| used != Some(*lease)) {
                         // Nothing hangs on it, and it ends by itself.
                         let _ = self.store.revoke(unused).await;
                     }
@@ -160,7 +143,7 @@ impl LockManager {
         }
     }
 
-    /// Lets the time of a document run from now on. `false`: it is over.
+    /// Lets the time of a document run from now on, for as long as it was to last. `false`: it is over.
     ///
     /// # Errors
     /// What the store says.
@@ -176,54 +159,8 @@ impl LockManager {
         }
     }
 
-    /// Makes `said` the limit of a group, if limits are for its machines to say: if it has none, or has
-    /// one that they have said before. A higher one needs `others`, the lowest limit that any other
-    /// machine says, which then is the most that it becomes.
-    ///
-    /// # Errors
-    /// [`LockError::Damaged`], or what the store says.
-    pub async fn follow_limit(
-        &self,
-        group: &Group,
-        said: u32,
-        others: Option<u32>,
-    ) -> Result<Followed> {
-        let (place, ours) = (self.keys.semaphore(group), self.keys.said_limit(group));
-        let action = format!("following the limit of group {group} at {ours}");
-        self.settle(&action, &[place.clone(), ours.clone()], |before| {
-            let mut semaphore = self.semaphore(before, group)?;
-            let mut limit = said;
-            if before.get(&place).is_some() {
-                // What cannot be read is not followed.
-                let known = before.get(&ours).and_then(|e| SaidLimit::from_json(&e.value).ok());
-                let is_ours = known.is_some_and(|known| known.max == semaphore.max());
-                match others {
-                    _ if !is_ours || said == semaphore.max() => {
-                        return Ok(Decision::Done(Followed::Settled));
-                    }
-                    None if said > semaphore.max() => return Ok(Decision::Done(Followed::Higher)),
-                    None => {}
-                    Some(others) => limit = said.min(others),
-                }
-                if limit == semaphore.max() {
-                    return Ok(Decision::Done(Followed::Settled));
-                }
-            } else {
-                semaphore = Semaphore::new(limit);
-            }
-            semaphore.set_max(limit);
-            let document = SaidLimit { max: limit, unknown: serde_json::Map::new() };
-            let txn = Txn::new()
-                .when(before.unchanged(&place))
-                .when(before.unchanged(&ours))
-                .put(place.clone(), semaphore.to_json())
-                .put(ours.clone(), document.to_json());
-            Ok(Decision::Commit(txn, Followed::Settled))
-        })
-        .await
-    }
-
-    fn of_disruption(&self, machine: &MachineId) -> [Key; 2] {
+    /// The document, and its time.
+    pub(super) fn of_disruption(&self, machine: &MachineId) -> [Key; 2] {
         [self.keys.disruption(machine), self.keys.disruption_timer(machine)]
     }
 
@@ -239,17 +176,25 @@ impl LockManager {
 }
 
 enum Settled {
-    Now(Option<Box<Disruption>>),
+    /// With the lease that its time hung on before.
+    Now(Option<Box<Disruption>>, Option<LeaseId>),
     /// A time is to begin, and there is no lease for it yet.
     NeedsLease,
 }
 
+impl Settled {
+    fn now(now: Option<Disruption>, spare: Option<LeaseId>) -> Self {
+        Self::Now(now.map(Box::new), spare)
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::id::Group;
     use crate::keys::Keyspace;
     use crate::record::{DisruptionState, UnixTime};
     use crate::store::MemoryStore;
@@ -260,7 +205,7 @@ mod tests {
         LockManager::new(Arc::new(MemoryStore::new()), Keyspace::default())
     }
 
-    fn wish(limit: u32) -> Disruption {
+    pub(in crate::lock) fn wish(limit: u32) -> Disruption {
         Disruption {
             machine_id: "a".to_owned(),
             group: Group::default(),
@@ -274,6 +219,7 @@ mod tests {
             ready_timeout_secs: None,
             expired: false,
             again: None,
+            again_limit: None,
             unknown: serde_json::Map::new(),
         }
     }
@@ -306,9 +252,6 @@ mod tests {
         begin().await.unwrap();
         assert_eq!(runs(&locks, &a).await, Some(true));
         assert_eq!(locks.disruptions().await.unwrap().len(), 1);
-        locks.rewrite_disruption(&a, HOUR, |_| Rewrite::Remove).await.unwrap();
-        assert_eq!(runs(&locks, &a).await, None);
-        assert!(locks.disruptions().await.unwrap().is_empty());
     }
 
     #[tokio::test]
@@ -320,27 +263,5 @@ mod tests {
         assert!(matches!(begun, Err(LockError::Damaged { .. })), "{begun:?}");
         let [(_, known)] = &locks.disruptions().await.unwrap()[..] else { panic!("not one") };
         assert!(matches!(known, Err(LockError::Damaged { .. })), "{known:?}");
-    }
-
-    #[tokio::test]
-    async fn machines_say_the_limit_until_an_operator_does() {
-        let locks = manager();
-        let group = Group::new("lb").unwrap();
-        let say = |limit, others| locks.follow_limit(&group, limit, others);
-        let max = || async { locks.glance(&group).await.unwrap().0.max() };
-        assert_eq!(say(3, None).await.unwrap(), Followed::Settled);
-        assert_eq!(max().await, 3);
-        assert_eq!(say(9, None).await.unwrap(), Followed::Higher);
-        assert_eq!(say(9, Some(3)).await.unwrap(), Followed::Settled);
-        assert_eq!(max().await, 3, "another machine says 3");
-        assert_eq!(say(9, Some(u32::MAX)).await.unwrap(), Followed::Settled);
-        assert_eq!(max().await, 9);
-        assert_eq!(say(2, None).await.unwrap(), Followed::Settled);
-        assert_eq!(max().await, 2);
-        locks.set_max(&group, 5).await.unwrap();
-        for (limit, others) in [(1, None), (9, None), (9, Some(9))] {
-            assert_eq!(say(limit, others).await.unwrap(), Followed::Settled);
-            assert_eq!(max().await, 5, "an operator has said so");
-        }
     }
 }

@@ -19,8 +19,12 @@ pub struct Forgotten {
     pub request: bool,
     /// Its hold.
     pub hold: bool,
+    /// Its wish to be disrupted, of a client of disruption-manager.
+    pub disruption: bool,
     /// Its places in the queues of these groups.
     pub places: Vec<Group>,
+    /// What its agent said of it, or somebody by hand in its place.
+    pub presence: bool,
 }
 
 /// How forgetting a machine ended.
@@ -139,8 +143,9 @@ impl LockManager {
     }
 
     /// Takes away what is known of a machine that will not come back: its place in the roster, its
-    /// request, its hold, its places in queues. Not its slots, which are freed by a release alone;
-    /// and nothing of a machine whose agent is there, unless `even_if_present`.
+    /// request, its hold, its wish to be disrupted, its places in queues. Not its slots, which are freed by a release alone;
+    /// and nothing of a machine whose agent is there, unless `even_if_present`: then what the agent
+    /// said goes too, as what hangs on no lease would stay for ever. One that lives says it again.
     ///
     /// # Errors
     /// [`LockError::Damaged`] if a semaphore cannot be read, or what the store says.
@@ -160,7 +165,15 @@ impl LockManager {
         let present = self.keys.machine(machine);
         let (roster, request, hold) =
             (self.keys.roster_entry(machine), self.keys.request(machine), self.keys.hold(machine));
-        let keys = [present.clone(), roster.clone(), request.clone(), hold.clone()];
+        let [wish, time] = self.of_disruption(machine);
+        let keys = [
+            present.clone(),
+            roster.clone(),
+            request.clone(),
+            hold.clone(),
+            wish.clone(),
+            time.clone(),
+        ];
         self.settle(&action, &keys, |before| {
             if before.get(&present).is_some() && !even_if_present {
                 return Ok(Decision::Done(Forgetting::Present));
@@ -170,13 +183,15 @@ impl LockManager {
                 roster: there(&roster),
                 request: there(&request),
                 hold: there(&hold),
+                disruption: there(&wish),
                 places: places.clone(),
+                presence: there(&present),
             };
             if gone == Forgotten::default() {
                 return Ok(Decision::Done(Forgetting::Unknown));
             }
             let mut txn = keys.iter().fold(Txn::new(), |txn, key| txn.when(before.unchanged(key)));
-            for key in [&roster, &request, &hold] {
+            for key in &keys {
                 txn = txn.delete(key.clone());
             }
             for group in &places {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Decision, LockError, LockManager, Result};
 use crate::id::{BootId, Group, MachineId, Token};
-use crate::record::{Cooldown, Document, Ending, HolderRecord, Past, UnixTime, sorted_groups};
+use crate::record::{Cooldown, Document, Ending, HolderRecord, Past, UnixTime, Via, sorted_groups};
 use crate::store::{LeaseId, Snapshot, StoreError, Txn};
 
 /// How a release ended.
@@ -156,7 +156,7 @@ impl LockManager {
     }
 
     /// Sees to it that there is a lease for each group that is to cool down.
-    async fn grant_cooldowns(
+    pub(super) async fn grant_cooldowns(
         &self,
         action: &str,
         groups: &[Group],
@@ -176,7 +176,7 @@ impl LockManager {
         Ok(())
     }
 
-    async fn end_unused(&self, leases: Leases) {
+    pub(super) async fn end_unused(&self, leases: Leases) {
         for lease in leases.into_values() {
             // Nothing hangs on it, and it ends by itself.
             let _ = self.store.revoke(lease).await;
@@ -222,6 +222,8 @@ impl LockManager {
         let mut found: Option<HolderRecord> = None;
         let mut more = BTreeSet::new();
         let (mut freed, mut leftover) = (false, false);
+        // Else it would ask for a slot anew as long as its wish lasts.
+        let mut unwished = false;
         for group in groups {
             let mut semaphore = self.semaphore(before, group)?;
             let record = match self.record(before, group, machine) {
@@ -243,6 +245,9 @@ impl LockManager {
             }
             if semaphore.release(machine).is_ok() {
                 freed = true;
+                let via = record.as_ref().and_then(|record| record.via.as_ref());
+                unwished |= via == Some(&Via::DisruptionManager)
+                    && matches!(release.ended, Ended::Unlocked { .. });
                 txn = txn.put(place, semaphore.to_json());
                 if let Some(past) = release.ended.past(machine, record.as_ref(), self.now()) {
                     let start = past.start_time.unwrap_or(past.ended_at);
@@ -266,6 +271,10 @@ impl LockManager {
         }
         if !more.is_empty() {
             return Ok(Decision::Done(Outcome::AlsoHolds(more)));
+        }
+        if unwished {
+            let [wish, time] = self.of_disruption(machine);
+            txn = txn.delete(wish).delete(time);
         }
         Ok(match (freed, leftover) {
             (true, _) => {

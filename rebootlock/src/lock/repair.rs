@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Decision, LockError, LockManager, Result};
 use crate::id::{Group, MachineId};
 use crate::keys::last_segment;
-use crate::record::{Document, HolderRecord};
+use crate::record::{Document, GoaheadGrant, HolderRecord};
 use crate::semaphore::Semaphore;
 use crate::semaphore::json::mend;
 use crate::store::{Key, Revision, Select, Txn};
@@ -62,13 +62,23 @@ impl LockManager {
         }
         for (key, entry) in records.entries {
             let holds = semaphore.holders().iter().any(|m| m.as_str() == last_segment(&key));
-            let problem = match HolderRecord::from_json(&entry.value) {
-                Err(damage) => damage.to_string(),
-                Ok(_) if !holds => "a leftover: the machine holds no slot".to_owned(),
-                Ok(_) => continue,
+            let (problem, after) = match HolderRecord::from_json(&entry.value) {
+                Err(damage) => (damage.to_string(), None),
+                Ok(_) if !holds => ("a leftover: the machine holds no slot".to_owned(), None),
+                Ok(mut record) => match GoaheadGrant::of(&record) {
+                    Some(Err(damage)) => {
+                        GoaheadGrant::remove_from(&mut record);
+                        let problem = format!(
+                            "damaged in `goahead` ({damage}), so that the slot is not freed when the \
+                             machine is back; somebody has to unlock it then"
+                        );
+                        (problem, Some(record.to_json()))
+                    }
+                    None | Some(Ok(_)) => continue,
+                },
             };
             let (before, modified) = (entry.value, entry.modified);
-            repairs.push(Repair { key, problem, before, after: None, modified });
+            repairs.push(Repair { key, problem, before, after, modified });
         }
         Ok(repairs)
     }

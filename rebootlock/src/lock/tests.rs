@@ -530,10 +530,59 @@ async fn only_who_is_gone_is_forgotten_and_never_a_slot() {
     locks.hold(&a, &hold(None)).await.unwrap();
     put(&locks, locks.keys().request(&a), "{}").await;
     put(&locks, locks.keys().waiter(&lb, &a), "{}").await;
-    let gone = Forgotten { roster: true, request: true, hold: true, places: vec![lb] };
+    put(&locks, locks.keys().disruption(&a), "?").await;
+    let gone = Forgotten {
+        roster: true,
+        request: true,
+        hold: true,
+        disruption: true,
+        places: vec![lb],
+        presence: true,
+    };
     assert_eq!(locks.forget(&a, true).await.unwrap(), Forgetting::Done(gone));
-    locks.store().commit(&Txn::new().delete(present)).await.unwrap();
     assert_eq!(locks.forget(&a, false).await.unwrap(), Forgetting::Unknown);
+}
+
+/// Written by hand, or by a restore: no lease ever ends it, and it blocks everybody.
+#[tokio::test]
+async fn a_record_that_no_agent_keeps_can_be_forgotten() {
+    let locks = manager();
+    let old = r#"{"machineID":"a","state":"idle","stateSince":1,
+                  "health":{"healthy":true,"checkedAt":1551398400}}"#;
+    for text in ["{{{", old] {
+        let a = machine("a");
+        put(&locks, locks.keys().machine(&a), text).await;
+        assert_eq!(locks.forget(&a, false).await.unwrap(), Forgetting::Present);
+        let gone = Forgotten { presence: true, ..Forgotten::default() };
+        assert_eq!(locks.forget(&a, true).await.unwrap(), Forgetting::Done(gone));
+        assert!(locks.fleet(&[Group::default()]).await.unwrap().members.is_empty());
+        assert_eq!(locks.forget(&a, true).await.unwrap(), Forgetting::Unknown);
+    }
+}
+
+/// Else it would get another slot at once, as long as its wish lasts.
+#[tokio::test]
+async fn unlocking_a_client_of_disruption_manager_ends_its_wish() {
+    let locks = manager();
+    let a = machine("a");
+    for (via, release, stays) in [
+        (Via::DisruptionManager, Ended::Unlocked { by: "eve".to_owned() }, false),
+        (Via::DisruptionManager, Ended::Steady, true),
+        (Via::Ctl, Ended::Unlocked { by: "eve".to_owned() }, true),
+    ] {
+        let wish = [locks.keys().disruption(&a), locks.keys().disruption_timer(&a)];
+        for key in &wish {
+            put(&locks, key.clone(), "{}").await;
+        }
+        let claim = Claim::new(a.clone(), [], via);
+        locks.acquire(&claim).await.unwrap();
+        let release = Release { token: None, ended: release };
+        let freed = locks.release(claim.groups(), &a, &release).await.unwrap();
+        assert!(matches!(freed, Released::Freed(_)), "{freed:?}");
+        for key in wish {
+            assert_eq!(value(&locks, &key).await.is_some(), stays, "{key}");
+        }
+    }
 }
 
 /// A record without its place in the semaphore is a leftover; but who writes one at this moment, by

@@ -235,7 +235,7 @@ async fn a_command_that_belongs_to_itself_outlives_who_waits_but_not_its_deadlin
     );
     let pid = || std::fs::read_to_string(&file).unwrap_or_default().trim().to_owned();
     let spec = sh(&script, LONG);
-    let running = tokio::spawn(async move { run_apart(&spec).await });
+    let running = tokio::spawn(async move { run_apart(&spec, &mut |_| ()).await });
     until("its beginning", || !pid().is_empty()).await;
     running.abort();
     assert!(running.await.unwrap_err().is_cancelled());
@@ -243,7 +243,66 @@ async fn a_command_that_belongs_to_itself_outlives_who_waits_but_not_its_deadlin
     std::fs::write(&end, "").unwrap();
     until("its end", || !lives(&pid())).await;
 
-    assert_eq!(run_apart(&sh("exit 3", LONG)).await.how, How::Exited(3));
-    let run = run_apart(&sh("sleep 60; sleep 60", SHORT)).await;
+    assert_eq!(run_apart(&sh("exit 3", LONG), &mut |_| ()).await.how, How::Exited(3));
+    let run = run_apart(&sh("sleep 60; sleep 60", SHORT), &mut |_| ()).await;
     assert_eq!(run.how, How::TimedOut);
+}
+
+/// Starts a command that belongs to itself, and forgets all of it but its trace.
+async fn left_running(script: &str) -> (Trace, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let begun = folder.path().join("begun");
+    let script = format!("echo $$ > {0}.new; mv {0}.new {0}; {script}", begun.display());
+    let (notes, mut noted) = tokio::sync::mpsc::unbounded_channel();
+    let running = tokio::spawn(async move {
+        run_apart(&sh(&script, LONG), &mut |trace| drop(notes.send(trace.clone()))).await
+    });
+    assert!(!noted.recv().await.unwrap().was_started(), "noted before it is started");
+    let trace = noted.recv().await.unwrap();
+    assert!(trace.was_started());
+    until("the beginning", || begun.exists()).await;
+    let pid = std::fs::read_to_string(&begun).unwrap().trim().to_owned();
+    running.abort();
+    let _ = running.await;
+    // As it is read by another life.
+    let trace: Trace = serde_json::from_str(&serde_json::to_string(&trace).unwrap()).unwrap();
+    (trace, pid)
+}
+
+#[tokio::test]
+async fn what_was_left_running_is_found_again_and_ended() {
+    let (trace, pid) = left_running("sleep 60 & wait").await;
+    assert!(lives(&pid) && trace.lives().await);
+    assert!(trace.end().await);
+    assert!(!lives(&pid) && !trace.lives().await);
+}
+
+#[tokio::test]
+async fn what_does_not_heed_and_what_left_its_group_is_ended_too() {
+    let (trace, pid) =
+        left_running("trap '' TERM; setsid sleep 60 & while :; do sleep 1; done").await;
+    assert!(trace.end().await);
+    assert!(!lives(&pid) && !trace.lives().await);
+}
+
+#[tokio::test]
+async fn what_outlives_its_leader_is_still_of_the_run() {
+    let (trace, pid) = left_running("sleep 60 & exit 0").await;
+    until("the end of the leader", || !lives(&pid)).await;
+    assert!(trace.lives().await);
+    assert!(trace.end().await && !trace.lives().await);
+}
+
+#[tokio::test]
+async fn a_number_that_was_given_away_is_nobody_of_the_run() {
+    let (trace, _) = left_running("exit 0").await;
+    until("the end", || true).await;
+    let own = i32::try_from(std::process::id()).unwrap();
+    let text = serde_json::to_string(&trace).unwrap();
+    let before: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let pid = before["leader"]["pid"].as_i64().unwrap();
+    let other = text.replace(&format!("\"pid\":{pid}"), &format!("\"pid\":{own}"));
+    let other: Trace = serde_json::from_str(&other).unwrap();
+    // Ours bears that number now, and began at another time.
+    assert!(!other.lives().await);
 }

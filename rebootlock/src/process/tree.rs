@@ -14,7 +14,7 @@ use uuid::Uuid;
 pub(super) const RUN_ID: &str = "REBOOTLOCK_RUN_ID";
 
 /// For looking through `/proc`: reading a process's environment can hang on that process.
-const SEARCH: Duration = Duration::from_secs(2);
+pub(super) const SEARCH: Duration = Duration::from_secs(2);
 /// What escapes may have children in the moment it is killed.
 const SEARCHES: u32 = 20;
 /// Between two searches: what was killed is still to be seen for a moment.
@@ -99,6 +99,12 @@ fn kill_marked(marker: &[u8]) -> usize {
 fn handle_if_marked(number: i32, marker: &[u8]) -> Option<OwnedFd> {
     let pid = Pid::from_raw(number)?;
     let handle = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-    let environment = std::fs::read(format!("/proc/{number}/environ")).ok()?;
-    environment.split(|byte| *byte == 0).any(|variable| variable == marker).then_some(handle)
+    has_variable(number, marker).then_some(handle)
+}
+
+/// Whether a process has `marker`, a variable with its value, in its environment.
+pub(super) fn has_variable(number: i32, marker: &[u8]) -> bool {
+    std::fs::read(format!("/proc/{number}/environ")).is_ok_and(|environment| {
+        environment.split(|byte| *byte == 0).any(|variable| variable == marker)
+    })
 }

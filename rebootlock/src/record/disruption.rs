@@ -58,6 +58,9 @@ pub struct Disruption {
     /// Where it wants a slot again, as soon as this one has gone back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<Group>,
+    /// How many of that group it says may be down at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again_limit: Option<u32>,
     /// Members of other programs.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
@@ -67,6 +70,19 @@ impl Disruption {
     /// The lease that its time hangs on. What cannot be read is none, and its time is over.
     pub fn lease(&self) -> Option<LeaseId> {
         i64::from_str_radix(&self.lease, 16).ok().map(LeaseId)
+    }
+
+    /// What it says about the limit of `group`, if it wants a slot there or has one.
+    pub fn limit_in(&self, group: &Group) -> Option<u32> {
+        let now = (self.group == *group).then_some(self.limit);
+        let again = self.again.as_ref().filter(|again| *again == group);
+        let again = again.map(|_| self.again_limit.unwrap_or(self.limit));
+        now.into_iter().chain(again).min()
+    }
+
+    /// Whether `other` is the same time of the same state, whatever else was said meanwhile.
+    pub fn is_same_time(&self, other: &Self) -> bool {
+        (self.state, self.since, &self.lease) == (other.state, other.since, &other.lease)
     }
 
     /// From where it asked last; nowhere if that is not known.

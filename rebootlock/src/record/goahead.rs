@@ -43,6 +43,9 @@ pub struct GoaheadGrant {
     /// The longest uptime that it has reported since it may reboot, as it wrote it. A shorter one
     /// means that it has.
     pub uptime: String,
+    /// When it reported that. If it is not known, it is as if it had done so just now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported_at: Option<UnixTime>,
     /// Since when it may reboot.
     pub granted_at: UnixTime,
     /// The actions of the grant have not ended yet.
@@ -51,6 +54,12 @@ pub struct GoaheadGrant {
     /// The shorter uptime that it reported first after its reboot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uptime_after: Option<String>,
+    /// A shorter uptime that is no proof by itself that it has rebooted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<GoaheadDoubt>,
+    /// How often in a row the check has failed, while it was not known to have rebooted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failures: u32,
     /// How often in a row the check has found it to be back.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub successes: u32,
@@ -60,6 +69,16 @@ pub struct GoaheadGrant {
     /// Members of other programs.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
+}
+
+/// A report that may have been late.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GoaheadDoubt {
+    /// The uptime that was reported.
+    pub uptime: String,
+    /// When that came in.
+    pub at: UnixTime,
 }
 
 /// The member of the holder record.
@@ -72,9 +91,12 @@ impl GoaheadGrant {
             cluster: cluster.to_owned(),
             request_id: request_id.to_owned(),
             uptime: uptime.to_owned(),
+            reported_at: Some(granted_at),
             granted_at,
             actions_due: false,
             uptime_after: None,
+            doubt: None,
+            failures: 0,
             successes: 0,
             panicked_at: None,
             unknown: Map::new(),
@@ -95,6 +117,11 @@ impl GoaheadGrant {
         // Every key is a string and no value can fail.
         let value = serde_json::to_value(self).unwrap_or_default();
         [(MEMBER.to_owned(), value)].into_iter().collect()
+    }
+
+    /// Leaves nothing of one in `record`.
+    pub fn remove_from(record: &mut HolderRecord) {
+        record.unknown.remove(MEMBER);
     }
 
     /// Writes it into `record`.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::health::Member;
+use crate::health::{Member, Standing};
 use crate::id::MachineId;
 use crate::record::{Blocked, Health, Past, Presence, Request, RosterEntry, UnixTime};
 
@@ -23,8 +23,10 @@ pub struct MachineView {
     pub state_since: Option<UnixTime>,
     /// Its groups.
     pub groups: Vec<String>,
-    /// Whether it is well.
+    /// Whether it is well, as its agent said last.
     pub health: Option<Health>,
+    /// What is known to be wrong with it, however well its agent says it is.
+    pub unwell: Option<String>,
     /// What keeps it from a reboot that is wanted.
     pub blocked: Option<Blocked>,
     /// When its agent first came.
@@ -37,7 +39,7 @@ pub struct MachineView {
 
 impl MachineView {
     /// What is known of one machine.
-    pub fn of(machine_id: &MachineId, member: &Member) -> Self {
+    pub fn of(machine_id: &MachineId, member: &Member, now: UnixTime) -> Self {
         let presence: Option<&Presence> = member.presence.iter().flatten().next();
         let entry: Option<&RosterEntry> = member.roster.iter().flatten().next();
         let damages = [
@@ -54,6 +56,10 @@ impl MachineView {
             }
             (None, None, None) => (Some("away".to_owned()), None),
         };
+        let unwell = match member.standing(now) {
+            Standing::Unhealthy(why) if why.is_said() => Some(why.to_string()),
+            _ => None,
+        };
         let enrolled = entry.map(|entry| entry.groups.clone());
         Self {
             machine_id: machine_id.clone(),
@@ -63,6 +69,7 @@ impl MachineView {
             state_since,
             groups: presence.map(|p| p.groups.clone()).or(enrolled).unwrap_or_default(),
             health: presence.and_then(|presence| presence.health.clone()),
+            unwell,
             blocked: presence.and_then(|presence| presence.blocked.clone()),
             first_seen: entry.map(|entry| entry.first_seen),
             version: presence.and_then(|presence| presence.version.clone()),

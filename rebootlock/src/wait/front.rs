@@ -19,7 +19,7 @@ const HEAD: usize = FRONT + 1;
 const HEARD_WITHIN: Duration = Duration::from_millis(100);
 
 /// Who has not seen the whole head of the queue looks at it after this long.
-const SEEN_WITHIN: Duration = Duration::from_millis(20);
+const SEEN_WITHIN: Duration = Duration::from_millis(5);
 
 /// Who is among the first for longer than this watches what hardly ever changes too. A watch costs a
 /// store as much as a hand-over does, and whoever moves up through a fast queue needs none: what it
@@ -196,13 +196,13 @@ impl Waiter {
                     None
                 }
                 () = doubt.time_to_look() => {
-                    let seen = view.unseen.is_none();
                     view = match &known {
-                        Some(known) => self.glance(known).await?,
-                        None => self.view().await?,
+                        // Once that was the head of the queue, nobody can have come before us since.
+                        Some(known) if view.unseen.is_none() => {
+                            View { unseen: None, ..self.glance(known).await? }
+                        }
+                        _ => self.view().await?,
                     };
-                    // Nobody can have come before us since.
-                    view.unseen.take_if(|_| seen);
                     doubt.looked();
                     None
                 }

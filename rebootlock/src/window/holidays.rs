@@ -179,7 +179,8 @@ mod tests {
             ("DTSTART:20251225|RRULE:FREQ=YEARLY;UNTIL=20271225", "2026-12-25 2027-12-25"),
             (
                 "DTSTART:20251225|RRULE:FREQ=YEARLY;UNTIL=20271224T235959Z|RDATE;VALUE=DATE:20280101",
-                "2026-12-25 2028-01-01",
+                // The day after may be before that, as clocks further east have it.
+                "2026-12-25 2027-12-25 2028-01-01",
             ),
             (
                 "DTSTART:20251225|RRULE:FREQ=YEARLY|EXDATE;VALUE=DATE:20261225,20271225",
@@ -213,6 +214,42 @@ mod tests {
             ),
             ["2026-10-24 12:00..2026-10-24 13:00", "2026-10-25 12:00..2026-10-25 13:00"]
         );
+    }
+
+    /// An end on another clock than the event's, as many calendars write it.
+    #[test]
+    fn a_day_whose_repetition_is_in_doubt_is_denied_and_not_allowed() {
+        let until = |event: &str, action| {
+            let holidays = Holidays::parse(&calendar(event)).unwrap();
+            let zone = TimeZone::get("Europe/Berlin").unwrap();
+            let at = |text: &str| text.parse::<Timestamp>().unwrap();
+            let spans = holidays.spans(at("2026-01-01T00Z"), at("2031-01-01T00Z"), &zone, action);
+            let last = spans.into_iter().map(|span| span.opens).max().unwrap();
+            last.to_zoned(zone).strftime("%F").to_string()
+        };
+        let yearly = |start: &str, until: &str| format!("{start}|RRULE:FREQ=YEARLY;UNTIL={until}");
+        let (day, local) = ("DTSTART;VALUE=DATE:20251225", "DTSTART:20251225T000000|DURATION:P1D");
+        let zoned = "DTSTART;TZID=Europe/Berlin:20251225T000000|DURATION:P1D";
+        for (start, end, denied, allowed) in [
+            // Midnight in Berlin, in UTC.
+            (day, "20271224T230000Z", "2027-12-25", "2026-12-25"),
+            (local, "20271224T230000Z", "2027-12-25", "2026-12-25"),
+            (day, "20271224T235959", "2027-12-25", "2026-12-25"),
+            (day, "20271224T090000Z", "2026-12-25", "2026-12-25"),
+            (day, "20271226T000000Z", "2027-12-25", "2027-12-25"),
+            (zoned, "20271224T235959", "2027-12-25", "2026-12-25"),
+            (zoned, "20271224", "2027-12-25", "2026-12-25"),
+            // Of the same kind, and so without a doubt.
+            (day, "20271224", "2026-12-25", "2026-12-25"),
+            (day, "20271225", "2027-12-25", "2027-12-25"),
+            (local, "20271224T235959", "2026-12-25", "2026-12-25"),
+            (zoned, "20271224T225959Z", "2026-12-25", "2026-12-25"),
+            (zoned, "20271224T230000Z", "2027-12-25", "2027-12-25"),
+        ] {
+            let event = yearly(start, end);
+            assert_eq!(until(&event, Action::Deny), denied, "{event}");
+            assert_eq!(until(&event, Action::Allow), allowed, "{event}");
+        }
     }
 
     #[test]
@@ -249,6 +286,10 @@ mod tests {
             ("DTSTART:20261225|RECURRENCE-ID:20261225", "line 6: RECURRENCE-ID"),
             ("DTSTART:20261225|EXRULE:FREQ=DAILY", "line 6: EXRULE"),
             ("DTSTART:20261225|EXDATE:2026", "line 6: \"2026\""),
+            (
+                "DTSTART:20261225T100000|RRULE:FREQ=YEARLY|EXDATE:20271225T100000Z",
+                "line 7: a zone where the event has none",
+            ),
             ("DTSTART:20261225|nonsense", "line 6: "),
             ("DTSTART;X=\"a:20261225", "line 5: "),
             ("DTSTART:20261225|END:VTODO", "line 6: END:VTODO ends nothing"),

@@ -7,8 +7,13 @@ use jiff::Timestamp;
 use super::{Action, Span, Verdict, Window, clock};
 use crate::id::MachineId;
 
-/// Spans that touch are followed for so many steps. Longer is for ever, as far as anybody asks.
+/// Spans that touch are followed for so many steps, and at least for so long. Longer is for ever, as
+/// far as anybody asks: nobody can want more to be left than 30 days, after a splay of at most 7.
 const MOST_STEPS: usize = 400;
+const FOR_EVER: Duration = Duration::from_secs(40 * 86_400);
+
+/// They are looked for this far at a time: a window may open every minute.
+const STRIDE: Duration = Duration::from_secs(86_400);
 
 /// All windows of a machine.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -168,12 +173,25 @@ impl Windows {
     /// The end of the spans around `at`, and of those that overlap or touch them. `None` if it is
     /// not in sight.
     fn touching(&self, action: Action, at: Timestamp) -> Option<Timestamp> {
-        let mut end = at;
-        for _ in 0..MOST_STEPS {
-            let spans = self.doing(action).flat_map(|window| window.spans_at(end));
-            match spans.map(|span| span.closes).max() {
-                Some(closes) if closes > end => end = closes,
-                _ => return Some(end),
+        let far = clock::later(at, FOR_EVER).unwrap_or(Timestamp::MAX);
+        let (mut end, mut steps) = (at, 0);
+        while steps < MOST_STEPS || end < far {
+            let before = end;
+            let to = clock::later(end, STRIDE).unwrap_or(Timestamp::MAX);
+            let mut spans: Vec<Span> =
+                self.doing(action).flat_map(|window| window.spans(end, to)).collect();
+            spans.sort();
+            for span in spans {
+                if span.opens > end {
+                    return Some(end);
+                }
+                if span.closes > end {
+                    end = span.closes;
+                    steps += 1;
+                }
+            }
+            if end == before {
+                return Some(end);
             }
         }
         None

@@ -229,6 +229,27 @@ fn a_window_that_has_passed_never_opens_again() {
     assert!(verdict.to_string().ends_with("with no end in sight"), "{verdict}");
 }
 
+/// Many short windows in a row have an end, and it is found however many they are.
+#[test]
+fn windows_of_a_minute_each_end_when_the_last_of_them_does() {
+    let minutes = |expression: &str, hours: u64| Window {
+        min_remaining: Duration::from_secs(hours * 3600),
+        ..utc(Rule::Calendar(Calendar::parse(expression, "1m").unwrap()))
+    };
+    let saturday = Windows(vec![minutes("Sat *-*-* *:*", 12)]);
+    let judge = |windows: &Windows, now: &str| windows.judge(at(now), &machine("m")).word();
+    assert_eq!(judge(&saturday, "2026-11-21T12:00:00Z"), "open");
+    assert_eq!(judge(&saturday, "2026-11-21T12:00:01Z"), "too-little-left");
+    assert_eq!(judge(&saturday, "2026-11-21T16:00:00Z"), "too-little-left");
+    let openings = saturday.next_openings(at("2026-11-20T00:00:00Z"), 2);
+    assert_eq!(openings[0].opens, at("2026-11-21T00:00:00Z"));
+    assert_eq!(openings[0].closes, Some(at("2026-11-22T00:00:00Z")));
+    assert_eq!(openings[1].opens, at("2026-11-28T00:00:00Z"));
+    let most = Windows(vec![minutes("*:*", 30 * 24)]);
+    let verdict = most.judge(at("2026-11-21T16:00:00Z"), &machine("m"));
+    assert!(matches!(verdict, Verdict::Open { until: None, .. }), "{verdict}");
+}
+
 #[test]
 fn enough_must_be_left_of_all_windows_together() {
     let wants = |rule, minutes: u64| Window {

@@ -5,6 +5,7 @@ mod documents;
 mod endpoints;
 mod fleetlock;
 mod machine;
+mod zincati;
 
 use std::process::ExitCode;
 
@@ -97,6 +98,7 @@ async fn check(settings: &mut Settings, findings: &mut Vec<Finding>) {
     }
     findings.extend(machine::check(&settings.machine));
     findings.extend(bus::check().await);
+    findings.extend(zincati::check());
 }
 
 async fn check_store(settings: &mut Settings, findings: &mut Vec<Finding>) {

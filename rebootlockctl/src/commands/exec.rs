@@ -9,13 +9,15 @@ use rebootlock::cli::exit;
 use rebootlock::lock::{Acquired, Ended, LockManager, Release, Released};
 use rebootlock::record::{Claim, Via};
 use rebootlock::store::{LeaseKeeper, Txn};
+use rebootlock::view::words::in_groups;
+use rustix::process::Signal;
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::{lock, trim_history, waiting};
 use crate::cli::Exec;
 use crate::output::say;
-use crate::session::{Session, in_groups};
+use crate::session::Session;
+use crate::signals::Signals;
 
 /// A command that dies without giving its slot back is shown as orphaned after this long.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
@@ -23,23 +25,40 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
 /// How often the release is tried while the store is away, each time for the manager's deadline.
 const RELEASE_TRIES: u32 = 20;
 
+/// How long it is tried yet once somebody wants an end of it. A signal that was meant for the command
+/// may come after its end.
+const HURRIED: Duration = Duration::from_secs(2);
+
 /// What a shell answers for a command that it cannot start.
 const CANNOT_START: u8 = 127;
 
 pub(super) async fn run(session: Session, args: Exec) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::catch()?;
     let reason = args.reason.unwrap_or_else(|| args.command.join(" "));
     let claim = session.own_claim(Via::Exec, Some(reason))?;
-    let alive = Alive::start(&session.locks, &claim).await?;
-    let acquired = waiting::acquire(&session, &claim, args.wait.wait).await;
-    if let Ok(Acquired::Already(record)) = &acquired {
-        let (machine, groups) = (&claim.machine, in_groups(claim.groups()));
-        let by = lock::by(record.as_deref());
-        say(format_args!("error: {machine} holds a slot in {groups} already{by}; not run"));
+    let alive = tokio::select! {
+        alive = Alive::start(&session.locks, &claim) => alive?,
+        _ = signals.next() => bail!("interrupted before it asked for a slot; not run"),
+    };
+    let acquired = waiting::acquire(&session, &claim, args.wait.wait, &mut signals).await?;
+    if let Acquired::Already(record) = acquired {
+        let missing = tokio::select! {
+            missing = lock::missing(&session, &claim) => missing?,
+            _ = signals.next() => bail!("interrupted; not run"),
+        };
+        let why = missing.unwrap_or_else(|| {
+            let (machine, groups) = (&claim.machine, in_groups(claim.groups()));
+            format!("{machine} holds a slot in {groups} already{}", lock::by(record.as_deref()))
+        });
+        say(format_args!("error: {why}; not run"));
         return Ok(exit::NO_SLOT.into());
     }
-    acquired?;
-    let ended = supervise(&claim, &args.command).await;
-    let released = release(&session.locks, &claim).await;
+    if signals.came().await {
+        release(&session.locks, &claim, Ended::GivenBack, &mut signals).await?;
+        bail!("interrupted; not run");
+    }
+    let ended = supervise(&claim, &args.command, &mut signals).await;
+    let released = release(&session.locks, &claim, Ended::ExecEnded, &mut signals).await;
     drop(alive);
     let code = match ended {
         Ok(status) => code_of(status),
@@ -49,18 +68,20 @@ pub(super) async fn run(session: Session, args: Exec) -> anyhow::Result<ExitCode
         }
     };
     released?;
-    trim_history(&session, claim.groups()).await;
+    tokio::select! {
+        () = trim_history(&session, claim.groups()) => {}
+        _ = signals.next() => {}
+    }
     Ok(code)
 }
 
 /// Runs the command to its end. What stops us is passed on to it, and its end is waited for: the
 /// slot is not free while it runs.
-async fn supervise(claim: &Claim, words: &[String]) -> anyhow::Result<ExitStatus> {
-    let (mut interrupt, mut terminate, mut hangup) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::hangup())?,
-    );
+async fn supervise(
+    claim: &Claim,
+    words: &[String],
+    signals: &mut Signals,
+) -> anyhow::Result<ExitStatus> {
     let [program, arguments @ ..] = words else { bail!("no command") };
     let groups: Vec<_> = claim.groups().iter().map(ToString::to_string).collect();
     let mut child = Command::new(program)
@@ -73,15 +94,16 @@ async fn supervise(claim: &Claim, words: &[String]) -> anyhow::Result<ExitStatus
     loop {
         tokio::select! {
             status = child.wait() => return status.context("cannot wait for the command"),
-            // A terminal sends this one to the command too.
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => pass_on(&child, rustix::process::Signal::TERM),
-            _ = hangup.recv() => pass_on(&child, rustix::process::Signal::HUP),
+            signal = signals.next() => match signal {
+                // A terminal sends this one to the command too.
+                Signal::INT => {}
+                signal => pass_on(&child, signal),
+            },
         }
     }
 }
 
-fn pass_on(child: &Child, signal: rustix::process::Signal) {
+fn pass_on(child: &Child, signal: Signal) {
     let pid = child.id().and_then(|id| i32::try_from(id).ok());
     if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw)
         && let Err(error) = rustix::process::kill_process(pid, signal)
@@ -96,9 +118,31 @@ fn code_of(status: ExitStatus) -> ExitCode {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(exit::FAILED).into()
 }
 
-async fn release(locks: &LockManager, claim: &Claim) -> anyhow::Result<()> {
+/// Gives the slot back, however long the store is away, unless it is hurried.
+async fn release(
+    locks: &LockManager,
+    claim: &Claim,
+    ended: Ended,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
+    let hurried = async {
+        signals.next().await;
+        tokio::time::sleep(HURRIED).await;
+    };
+    let machine = &claim.machine;
+    tokio::select! {
+        biased;
+        released = try_to_release(locks, claim, ended) => released,
+        () = hurried => bail!(
+            "interrupted; the slot may still be held: rebootlockctl status tells once the store \
+             answers, and rebootlockctl unlock {machine} frees it"
+        ),
+    }
+}
+
+async fn try_to_release(locks: &LockManager, claim: &Claim, ended: Ended) -> anyhow::Result<()> {
     let mut tries = 0;
-    let release = Release::of(claim.token, Ended::ExecEnded);
+    let release = Release::of(claim.token, ended);
     loop {
         match locks.release(claim.groups(), &claim.machine, &release).await {
             Ok(Released::Freed(_)) => return Ok(()),
@@ -108,7 +152,9 @@ async fn release(locks: &LockManager, claim: &Claim) -> anyhow::Result<()> {
             }
             Err(error) if error.is_transient() && tries < RELEASE_TRIES => {
                 if tries == 0 {
-                    say(format_args!("cannot give the slot back yet: {error}"));
+                    say(format_args!(
+                        "cannot give the slot back yet: {error}; trying on, Ctrl-C ends it"
+                    ));
                 }
                 tries += 1;
                 tokio::time::sleep(Duration::from_millis(500)).await;

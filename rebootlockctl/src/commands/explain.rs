@@ -15,8 +15,8 @@ use rebootlock::record::{
 use rebootlock::semaphore::json::Damage;
 use rebootlock::store::{Key, Snapshot};
 
+use super::look::look;
 use crate::cli::{Format, Output};
-use crate::failure::chain;
 use crate::output::{clean, print, print_json, say};
 use crate::session::Session;
 
@@ -116,15 +116,8 @@ async fn gather(session: &Session, machine: MachineId) -> anyhow::Result<Facts> 
         groups.extend(session.groups().iter().cloned());
     }
     let groups = sorted_groups(groups);
-    let mut statuses = Vec::new();
-    for group in &groups {
-        let status = match session.locks.status(group).await {
-            Ok(status) => Ok(status),
-            Err(damaged @ LockError::Damaged { .. }) => Err(chain(&damaged.into())),
-            Err(error) => return Err(error.into()),
-        };
-        statuses.push((group.clone(), status));
-    }
+    let seen = look(session, groups.clone()).await?;
+    let statuses = seen.into_iter().map(|seen| (seen.group, seen.status)).collect();
     let history = session.locks.history(&groups, None).await?;
     let last = history
         .into_iter()

@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use rebootlock::id::MachineId;
-use rebootlock::lock::{Forgetting, Forgotten};
+use rebootlock::lock::Forgetting;
+use rebootlock::view::words::in_groups;
 
 use crate::output::say;
-use crate::session::{Session, in_groups};
+use crate::session::Session;
 
 pub(super) async fn run(
     session: Session,
@@ -15,7 +16,7 @@ pub(super) async fn run(
     force: bool,
 ) -> anyhow::Result<ExitCode> {
     match session.locks.forget(&machine, force).await? {
-        Forgetting::Done(gone) => say(format_args!("forgot of {machine}: {}", words(&gone))),
+        Forgetting::Done(gone) => say(format_args!("forgot of {machine}: {}", gone)),
         Forgetting::Unknown => say(format_args!("nothing is known of {machine}")),
         Forgetting::Present => bail!(
             "the agent of {machine} is there; stop it first, or forget it all the same with --force"
@@ -26,15 +27,4 @@ pub(super) async fn run(
         ),
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn words(gone: &Forgotten) -> String {
-    let mut words = Vec::new();
-    words.extend(gone.roster.then(|| "its place in the roster".to_owned()));
-    words.extend(gone.request.then(|| "the request to reboot".to_owned()));
-    words.extend(gone.hold.then(|| "its hold".to_owned()));
-    if !gone.places.is_empty() {
-        words.push(format!("its place in the queue of {}", in_groups(&gone.places)));
-    }
-    words.join(", ")
 }

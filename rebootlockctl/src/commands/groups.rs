@@ -2,15 +2,13 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-use rebootlock::cli::exit;
-use rebootlock::lock::{GroupStatus, LockError};
+use rebootlock::lock::GroupStatus;
 use rebootlock::view::PauseView;
 use serde::Serialize;
 
+use super::look::{end, look};
 use crate::cli::{Format, Output};
-use crate::failure::chain;
-use crate::output::{Field, colour, print, print_json, say, table};
+use crate::output::{Field, colour, print, print_json, table};
 use crate::session::Session;
 
 #[derive(Serialize)]
@@ -49,18 +47,9 @@ impl<'a> Row<'a> {
 }
 
 pub(super) async fn run(session: Session, output: Output) -> anyhow::Result<ExitCode> {
-    let (mut found, mut code) = (Vec::new(), ExitCode::SUCCESS);
-    for group in session.locks.groups().await? {
-        match session.locks.status(&group).await {
-            Ok(status) => found.push(status),
-            Err(error @ LockError::Damaged { .. }) => {
-                say(format_args!("error: {}", chain(&error.into())));
-                code = exit::FAILED.into();
-            }
-            Err(error) => return Err(error).context(format!("cannot look at group {group}")),
-        }
-    }
-    let rows: Vec<_> = found.iter().map(Row::of).collect();
+    let seen = look(&session, session.locks.groups().await?).await?;
+    let rows: Vec<_> =
+        seen.iter().filter_map(|seen| seen.status.as_ref().ok()).map(Row::of).collect();
     match output.output {
         Format::Json => print_json(&rows)?,
         Format::Table => {
@@ -68,5 +57,5 @@ pub(super) async fn run(session: Session, output: Output) -> anyhow::Result<Exit
             print(&table(&headings, rows.iter().map(Row::fields).collect(), colour()))?;
         }
     }
-    Ok(code)
+    Ok(end(&seen))
 }

@@ -8,11 +8,12 @@ use rebootlock::keys::last_segment;
 use rebootlock::lock::Remembered;
 use rebootlock::record::{Ending, Past, UnixTime};
 use rebootlock::view::PastView;
+use rebootlock::view::words::in_groups;
 
 use super::groups_of;
 use crate::cli::{Format, History};
 use crate::output::{Field, clean, colour, print, print_json, say, table};
-use crate::session::{Session, in_groups};
+use crate::session::Session;
 
 /// `2026-11-21 14:03`, in local time.
 fn moment(time: UnixTime) -> String {

@@ -5,11 +5,13 @@ use std::process::ExitCode;
 use anyhow::bail;
 use rebootlock::lock::Acquired;
 use rebootlock::record::{Claim, HolderRecord, Via};
+use rebootlock::view::words::{in_groups, shortfall, taken_by};
 
 use super::waiting;
 use crate::cli::Lock;
-use crate::output::say;
-use crate::session::{Session, in_groups, names};
+use crate::output::{clean, say};
+use crate::session::Session;
+use crate::signals::Signals;
 
 pub(super) async fn run(session: Session, args: Lock) -> anyhow::Result<ExitCode> {
     let claim = match args.machine {
@@ -21,8 +23,13 @@ pub(super) async fn run(session: Session, args: Lock) -> anyhow::Result<ExitCode
             claim
         }
     };
-    if let Acquired::Already(record) = waiting::acquire(&session, &claim, args.wait.wait).await? {
-        must_hold_all(&session, &claim).await?;
+    let mut signals = Signals::catch()?;
+    let acquired = waiting::acquire(&session, &claim, args.wait.wait, &mut signals).await?;
+    if let Acquired::Already(record) = acquired {
+        tokio::select! {
+            held = must_hold_all(&session, &claim) => held?,
+            _ = signals.next() => bail!("interrupted; nothing was changed"),
+        }
         let (machine, groups) = (&claim.machine, in_groups(claim.groups()));
         say(format_args!("{machine} holds a slot in {groups} already{}", by(record.as_deref())));
     }
@@ -31,25 +38,20 @@ pub(super) async fn run(session: Session, args: Lock) -> anyhow::Result<ExitCode
 
 /// A machine that somebody else gave a slot in some of its groups has not got one in the others.
 pub(super) async fn must_hold_all(session: &Session, claim: &Claim) -> anyhow::Result<()> {
-    let held = session.locks.holding(claim.groups(), &claim.machine).await?;
-    let missing: Vec<_> =
-        claim.groups().iter().filter(|group| !held.contains_key(group)).cloned().collect();
-    if missing.is_empty() {
-        return Ok(());
+    match missing(session, claim).await? {
+        None => Ok(()),
+        Some(text) => bail!(text),
     }
+}
+
+/// What a machine that holds a slot already lacks, in a sentence.
+pub(super) async fn missing(session: &Session, claim: &Claim) -> anyhow::Result<Option<String>> {
+    let held = session.locks.holding(claim.groups(), &claim.machine).await?;
     let held: Vec<_> = held.into_keys().collect();
-    let (machine, missing) = (&claim.machine, names(&missing));
-    bail!(
-        "{machine} holds a slot in {} from elsewhere, but none in {missing}; unlock it first",
-        in_groups(&held)
-    )
+    Ok(shortfall(&claim.machine, claim.groups(), &held))
 }
 
 /// `, taken by its agent`
 pub(super) fn by(record: Option<&HolderRecord>) -> String {
-    match record.and_then(|record| record.via.as_ref()) {
-        None => String::new(),
-        Some(Via::Agent) => ", taken by its agent".to_owned(),
-        Some(via) => format!(", taken via {}", crate::output::clean(&via.to_string())),
-    }
+    clean(&taken_by(record))
 }

@@ -22,32 +22,35 @@ fn fields(machine: &MachineView, now: UnixTime) -> Vec<Field> {
             None => Field::new(state),
         },
         Field::new(since.unwrap_or_default()),
-        health_field(machine.health.as_ref()),
+        health_field(machine),
         Field::new(machine.groups.join(", ")),
         Field::new(machine.version.as_deref().unwrap_or_default()),
     ]
 }
 
-fn health_field(health: Option<&Health>) -> Field {
-    match health {
-        None => Field::new(""),
-        Some(Health { healthy: true, .. }) => Field::new("healthy"),
-        Some(Health { reason: None, .. }) => Field::alarming("unhealthy"),
-        Some(Health { reason: Some(reason), .. }) => {
+/// As it counts for the others, and not as its agent once said.
+fn health_field(machine: &MachineView) -> Field {
+    match (&machine.health, &machine.unwell) {
+        (Some(Health { healthy: false, reason: None, .. }), _) => Field::alarming("unhealthy"),
+        (Some(Health { healthy: false, reason: Some(reason), .. }), _) => {
             Field::alarming(format!("unhealthy: {reason}"))
         }
+        // What cannot be read is shown already.
+        (_, Some(why)) if machine.damage.is_none() => Field::alarming(why),
+        (Some(_), None) => Field::new("healthy"),
+        _ => Field::new(""),
     }
 }
 
 pub(super) async fn run(session: Session, output: Output) -> anyhow::Result<ExitCode> {
     let groups = session.locks.groups().await?;
     let fleet = session.locks.fleet(&groups).await?;
-    let rows: Vec<_> = fleet.members.iter().map(|(id, m)| MachineView::of(id, m)).collect();
+    let now = UnixTime::now();
+    let rows: Vec<_> = fleet.members.iter().map(|(id, m)| MachineView::of(id, m, now)).collect();
     match output.output {
         Format::Json => print_json(&rows)?,
         Format::Table if rows.is_empty() => say(format_args!("no agent is there")),
         Format::Table => {
-            let now = UnixTime::now();
             let headings = ["MACHINE ID", "HOST", "STATE", "SINCE", "HEALTH", "GROUPS", "VERSION"];
             let fields = rows.iter().map(|row| fields(row, now)).collect();
             print(&table(&headings, fields, colour()))?;

@@ -5,16 +5,18 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use rebootlock::cli::exit;
 use rebootlock::lock::{Acquired, Advance, Ended, Release};
 use rebootlock::record::{Claim, HolderRecord, HolderState, UnixTime, Via};
+use rebootlock::view::words::in_groups;
 
 use super::{lock, waiting};
 use crate::bus::SystemBus;
 use crate::cli::Reboot;
 use crate::output::{clean, say};
-use crate::session::{Session, in_groups};
+use crate::session::Session;
+use crate::signals::Signals;
 
 pub(super) async fn run(session: Session, args: Reboot) -> anyhow::Result<ExitCode> {
     let claim = session.own_claim(Via::CtlReboot, args.reason)?;
@@ -28,14 +30,25 @@ pub(super) async fn run(session: Session, args: Reboot) -> anyhow::Result<ExitCo
     if is_inhibited(&bus).await? {
         return Ok(exit::GATE_CLOSED.into());
     }
-    let taken_here = match waiting::acquire(&session, &claim, args.wait.wait).await? {
+    let mut signals = Signals::catch()?;
+    let acquired = waiting::acquire(&session, &claim, args.wait.wait, &mut signals).await?;
+    let taken_here = match acquired {
         Acquired::Granted => true,
         Acquired::Already(record) => {
-            take_over(&session, &claim, record.as_deref()).await?;
+            tokio::select! {
+                taken = take_over(&session, &claim, record.as_deref()) => taken?,
+                _ = signals.next() => {
+                    bail!("interrupted; no reboot was ordered, and the slot it had before stays")
+                }
+            }
             false
         }
     };
-    match get_permit(&session, &claim, &bus).await {
+    let permit = tokio::select! {
+        permit = get_permit(&session, &claim, &bus) => permit,
+        _ = signals.next() => Err(anyhow!("interrupted; no reboot was ordered")),
+    };
+    match permit {
         Ok(true) => {}
         Ok(false) => {
             give_back(&session, &claim, taken_here).await;

@@ -4,16 +4,13 @@ mod watch;
 
 use std::process::ExitCode;
 
-use rebootlock::cli::exit;
-use rebootlock::id::Group;
-use rebootlock::lock::{GroupStatus, LockError};
 use rebootlock::record::UnixTime;
 use rebootlock::view::GroupView;
 
 use super::groups_of;
-use crate::cli::{Format, Scope, Status};
-use crate::failure::chain;
-use crate::output::{clean, colour, print, print_json, say};
+use super::look::{Seen, end, look};
+use crate::cli::{Format, Status};
+use crate::output::{clean, colour, print, print_json};
 use crate::session::Session;
 use crate::view;
 
@@ -21,37 +18,12 @@ pub(super) async fn run(session: Session, args: Status) -> anyhow::Result<ExitCo
     if args.watch {
         return watch::run(session, args).await;
     }
-    let seen = look(&session, &args.scope).await?;
+    let seen = look(&session, groups_of(&session, &args.scope).await?).await?;
     match args.output.output {
         Format::Table => print(&text(&seen))?,
         Format::Json => print_json(&document(&seen))?,
     }
-    for damage in seen.iter().filter_map(|seen| seen.status.as_ref().err()) {
-        say(format_args!("error: {damage}"));
-    }
-    let whole = seen.iter().all(|seen| seen.status.is_ok());
-    Ok(if whole { ExitCode::SUCCESS } else { exit::FAILED.into() })
-}
-
-/// A group as it was, or what is wrong with its semaphore.
-#[derive(Debug, Clone, PartialEq)]
-struct Seen {
-    group: Group,
-    status: Result<GroupStatus, String>,
-}
-
-/// Looks at all groups that are meant. A damaged one does not hide the others.
-async fn look(session: &Session, scope: &Scope) -> anyhow::Result<Vec<Seen>> {
-    let mut seen = Vec::new();
-    for group in groups_of(session, scope).await? {
-        let status = match session.locks.status(&group).await {
-            Ok(status) => Ok(status),
-            Err(damaged @ LockError::Damaged { .. }) => Err(chain(&damaged.into())),
-            Err(error) => return Err(error.into()),
-        };
-        seen.push(Seen { group, status });
-    }
-    Ok(seen)
+    Ok(end(&seen))
 }
 
 /// What a person sees: one group as it is, several under headings.

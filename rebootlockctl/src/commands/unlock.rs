@@ -10,11 +10,12 @@ use rebootlock::duration;
 use rebootlock::id::{Group, MachineId};
 use rebootlock::lock::{Ended, Holder, Release, Released};
 use rebootlock::record::{HolderRecord, HolderState, UnixTime};
+use rebootlock::view::words::in_groups;
 
 use super::trim_history;
 use crate::cli::Unlock;
 use crate::output::{clean, say};
-use crate::session::{Session, in_groups, operator};
+use crate::session::{Session, operator};
 
 pub(super) async fn run(session: Session, args: Unlock) -> anyhow::Result<ExitCode> {
     if let Some(time) = args.overdue {

@@ -1,36 +1,84 @@
 //! Getting a slot: at once, or in turn, telling a person meanwhile what is in the way.
+//!
+//! Whatever ends it without a slot leaves none behind: an acquisition that was sent and not answered
+//! may have happened, or happen yet, so it is settled, and what it took is given back. Where that
+//! cannot be done, the error says that it is not known who has what.
 
-use anyhow::{Context as _, bail};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
 use rebootlock::duration;
-use rebootlock::lock::{Acquired, Ended, LockError, Release};
+use rebootlock::lock::{Acquired, Ended, LockError, LockManager, Release};
 use rebootlock::record::Claim;
 use rebootlock::wait::{Obstacle, Progress, WaitOptions, Waiting};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Patience;
 use crate::output::{clean, say};
 use crate::session::Session;
+use crate::signals::Signals;
+
+/// How long it is tried to settle what was not answered.
+const SETTLE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Between two tries.
+const SETTLE_AGAIN: Duration = Duration::from_millis(500);
 
 /// Takes the slots of `claim`. Without patience in one try.
 pub(super) async fn acquire(
     session: &Session,
     claim: &Claim,
     patience: Option<Patience>,
+    signals: &mut Signals,
 ) -> anyhow::Result<Acquired> {
-    let patience = match patience {
-        None => return Ok(session.locks.acquire(claim).await?),
-        Some(Patience::For(time)) if time.is_zero() => {
-            return Ok(session.locks.acquire(claim).await?);
-        }
-        Some(patience) => patience,
+    // What waiting cannot cure, such as a wrong password, is better said at once. And who was told
+    // nothing by the store has sent it nothing that may come late.
+    let reached = tokio::select! {
+        biased;
+        held = session.locks.holding(claim.groups(), &claim.machine) => held,
+        _ = signals.next() => bail!(interrupted(claim)),
     };
-    // What waiting cannot cure, such as a wrong password, is better said at once.
-    match session.locks.holding(claim.groups(), &claim.machine).await {
-        Err(error) if !error.is_transient() => return Err(error.into()),
-        _ => {}
+    let patience = patience.filter(|patience| *patience != Patience::For(Duration::ZERO));
+    match (patience, reached) {
+        (None, Err(error)) => Err(error.into()),
+        (Some(_), Err(error)) if !error.is_transient() => Err(error.into()),
+        (None, Ok(_)) => at_once(session, claim, signals).await,
+        (Some(patience), _) => in_turn(session, claim, patience, signals).await,
     }
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+}
+
+fn interrupted(claim: &Claim) -> String {
+    format!("interrupted; {} waits no longer", claim.machine)
+}
+
+async fn at_once(
+    session: &Session,
+    claim: &Claim,
+    signals: &mut Signals,
+) -> anyhow::Result<Acquired> {
+    let asked = tokio::select! {
+        biased;
+        asked = session.locks.acquire(claim) => Some(asked),
+        _ = signals.next() => None,
+    };
+    match asked {
+        Some(Err(error @ LockError::Store { .. })) => {
+            leave_nothing(session, claim, signals).await?;
+            Err(error.into())
+        }
+        Some(answered) => Ok(answered?),
+        None => {
+            leave_nothing(session, claim, signals).await?;
+            bail!(interrupted(claim))
+        }
+    }
+}
+
+async fn in_turn(
+    session: &Session,
+    claim: &Claim,
+    patience: Patience,
+    signals: &mut Signals,
+) -> anyhow::Result<Acquired> {
     let deadline = async {
         match patience {
             Patience::Forever => std::future::pending().await,
@@ -42,6 +90,7 @@ pub(super) async fn acquire(
     let mut said = String::new();
     let out_of_time = loop {
         tokio::select! {
+            biased;
             progress = waiting.next() => match progress {
                 Progress::Granted(acquired) => return Ok(acquired),
                 Progress::Obstacle(obstacle) => {
@@ -53,23 +102,85 @@ pub(super) async fn acquire(
                 }
             },
             () = &mut deadline => break true,
-            _ = interrupt.recv() => break false,
-            _ = terminate.recv() => break false,
+            _ = signals.next() => break false,
         }
     };
     let obstacle = waiting.obstacle();
-    match (waiting.leave().await, out_of_time) {
+    let late = tokio::select! {
+        biased;
+        late = waiting.leave() => late,
+        _ = signals.next() => return Err(not_known(claim, "interrupted")),
+    };
+    match late {
         // It came at the last moment.
-        (Some(acquired), true) => Ok(acquired),
-        (acquired, false) => {
-            if let Some(Acquired::Granted) = acquired {
-                let release = Release::of(claim.token, Ended::GivenBack);
-                session.locks.release(claim.groups(), &claim.machine, &release).await?;
-            }
-            bail!("interrupted; {} waits no longer", claim.machine)
-        }
-        (None, true) => in_vain(session, claim, patience, obstacle).await,
+        Some(acquired) if out_of_time => return Ok(acquired),
+        Some(Acquired::Granted) => leave_nothing(session, claim, signals).await?,
+        Some(Acquired::Already(_)) => {}
+        None if waiting.is_unsettled() => leave_nothing(session, claim, signals).await?,
+        None => {}
     }
+    match out_of_time {
+        true => in_vain(session, claim, patience, obstacle, signals).await,
+        false => bail!(interrupted(claim)),
+    }
+}
+
+/// Sees to it that a claim which was given up has no slot, and that none of what it asked for can
+/// still happen.
+///
+/// # Errors
+/// If that cannot be done: see [`not_known`].
+async fn leave_nothing(
+    session: &Session,
+    claim: &Claim,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
+    let mut last = None;
+    let settle = async {
+        loop {
+            match give_back(&session.locks, claim).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_transient() => {
+                    if last.is_none() {
+                        let (machine, time) = (&claim.machine, SETTLE_WITHIN.as_secs());
+                        say(format_args!(
+                            "the store does not tell whether {machine} got a slot: {error}; asking \
+                             for {time} s, Ctrl-C ends it"
+                        ));
+                    }
+                    last = Some(error.to_string());
+                    tokio::time::sleep(SETTLE_AGAIN).await;
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    };
+    let ended = tokio::select! {
+        ended = tokio::time::timeout(SETTLE_WITHIN, settle) => ended.ok(),
+        _ = signals.next() => Some(Err("interrupted".to_owned())),
+    };
+    match ended {
+        Some(Ok(())) => Ok(()),
+        Some(Err(why)) => Err(not_known(claim, &why)),
+        None => Err(not_known(claim, last.as_deref().unwrap_or("the store does not answer"))),
+    }
+}
+
+/// Gives back what was taken under the claim's token, and only that.
+async fn give_back(locks: &LockManager, claim: &Claim) -> Result<(), LockError> {
+    if locks.settle_unanswered(claim.groups(), &claim.machine).await? {
+        let release = Release::of(claim.token, Ended::GivenBack);
+        locks.release(claim.groups(), &claim.machine, &release).await?;
+    }
+    Ok(())
+}
+
+fn not_known(claim: &Claim, why: &str) -> anyhow::Error {
+    let machine = &claim.machine;
+    anyhow!(
+        "it is not known whether {machine} has got a slot: {why}; once the store answers, \
+         rebootlockctl status tells, and rebootlockctl unlock {machine} frees it"
+    )
 }
 
 /// What a person is told while waiting.
@@ -101,6 +212,7 @@ async fn in_vain(
     claim: &Claim,
     patience: Patience,
     obstacle: Obstacle,
+    signals: &mut Signals,
 ) -> anyhow::Result<Acquired> {
     let waited = match patience {
         Patience::For(time) => format!("waited for {}", duration::show(time.as_secs())),
@@ -110,7 +222,7 @@ async fn in_vain(
         Obstacle::Failing { why, .. } => bail!("{waited}: {why}"),
         // The error of one more try says who paused. If it was resumed just now, all the better.
         Obstacle::Paused { .. } | Obstacle::Held { .. } | Obstacle::CoolingDown { .. } => {
-            return session.locks.acquire(claim).await.context(waited);
+            return at_once(session, claim, signals).await.context(waited);
         }
         Obstacle::Queued { group, .. } => group,
         Obstacle::Asking => claim.groups().first().cloned().unwrap_or_default(),

@@ -25,16 +25,14 @@ impl Agent {
         self.clear_trouble();
         // Of an earlier life that ended before it could.
         self.undo_hooks().await;
-        let mut failure = "a detector failed".to_owned();
+        let mut failure = None;
         if self.options.run.once {
             // First what may speak against it, as the detectors need not run then.
             if let Some(closed) = self.lookout.glance(Phase::PreLock) {
                 self.conclude(closed);
                 return Err(PassOver::Concluded);
             }
-            if let Some(failed) = self.ask_detectors(Phase::PreLock).await {
-                failure = failed.why;
-            }
+            failure = self.ask_detectors(Phase::PreLock).await.map(|failed| failed.why);
         }
         let give_up = tokio::time::sleep(ONCE_PATIENCE);
         tokio::pin!(give_up);
@@ -70,8 +68,9 @@ impl Agent {
                         in_doubt = true;
                         self.doubt();
                     }
-                    if self.options.run.once && *self.detected.borrow() == Want::Unknown {
-                        return Err(PassOver::Failed(failure));
+                    // Whoever else may want one is heard first.
+                    if let Some(failed) = failure.clone().filter(|_| self.wants.silent() == 1) {
+                        return Err(PassOver::Failed(failed));
                     }
                 }
             }
@@ -98,7 +97,7 @@ impl Agent {
                 () = &mut give_up, if self.options.run.once => {
                     let why = "whether a reboot is wanted is not known: update-engine or the \
                                store does not answer";
-                    return Err(PassOver::Failed(why.to_owned()));
+                    return Err(PassOver::Failed(failure.unwrap_or_else(|| why.to_owned())));
                 }
             }
         }
@@ -106,7 +105,7 @@ impl Agent {
 
     /// Says that nobody knows whether a reboot is wanted.
     fn doubt(&mut self) {
-        let why = match *self.detected.borrow() {
+        let why = match self.detected.want() {
             Want::Unknown => {
                 "whether a reboot is wanted cannot be found out: a detector fails; rebootlockd \
                  simulate says which"
@@ -135,7 +134,10 @@ impl Agent {
                 )),
                 (Some(closed), _) => Some(closed),
                 (None, Err(error)) => Some(Closed::new(Outcome::HealthBlocked, error.to_string())),
-                (None, Ok(())) => self.look(Phase::PreLock).await,
+                (None, Ok(())) => match self.look(Phase::PreLock).await {
+                    None => self.logind_is_silent().await,
+                    closed => closed,
+                },
             };
             let Some(closed) = closed else {
                 self.go_on();

@@ -76,17 +76,15 @@ impl Agent {
         }
         let facts = self.facts(phase);
         let (closed, answers) = self.lookout.look(phase, &facts).await;
-        let problem = self.lookout.problem(phase, &answers);
-        // A round that found nothing says nothing about a gate it did not ask.
-        if problem.is_some() {
-            tell_health(&self.shown, &self.metrics, problem);
-        }
+        tell_health(&self.lookout, phase, &answers, &self.shown, &self.metrics);
         self.note(phase, answers);
         closed
     }
 
-    /// Whether the others are well enough. Without a slot nothing is decided by it if the store does not
-    /// tell: asking for one says so better. With the slot held it is asked until it does tell.
+    /// Whether the others are well enough. Before a slot nothing is decided by it if the store does not
+    /// tell: asking for one says so better. With the slot held it is asked until it does tell. Where
+    /// best effort goes without a slot, it goes without knowing the others only if nobody asks how they
+    /// are.
     async fn look_at_others(&mut self, phase: Phase) -> Option<Closed> {
         loop {
             match self.lookout.others(phase).await {
@@ -94,7 +92,11 @@ impl Agent {
                     self.clear_trouble();
                     return closed;
                 }
-                Err(_) if self.held.is_none() => return None,
+                Err(error) if self.held.is_none() => {
+                    let why = format!("how the other machines are is not known: {error}");
+                    let asked = phase == Phase::PostLock && self.lookout.judges_others();
+                    return asked.then(|| Closed::new(Outcome::HealthBlocked, why));
+                }
                 Err(error) => self.stuck("cannot get the permit to reboot", &error).await,
             }
         }
@@ -118,17 +120,11 @@ impl Agent {
 
     /// Asks the detectors now. Whether one failed that may not: not knowing is never a yes.
     pub(super) async fn ask_detectors(&mut self, phase: Phase) -> Option<Closed> {
-        if self.detectors.is_empty() {
+        if self.detected.is_empty() {
             return None;
         }
-        let findings = self.detectors.ask().await;
+        let findings = self.detected.ask().await;
         count(&self.metrics, phase, &findings);
-        self.detected.send_if_modified(|before| {
-            let now = findings.want();
-            let changed = *before != now;
-            *before = now;
-            changed
-        });
         let closed = failure(&findings).map(|why| Closed::new(Outcome::HealthBlocked, why));
         if self.options.run.once {
             self.report.findings = findings;
@@ -194,11 +190,23 @@ async fn ask(
     metrics: &Metrics,
 ) -> Answers {
     let answers = lookout.ask(phase, facts).await;
-    tell_health(shown, metrics, lookout.problem(phase, &answers));
+    tell_health(lookout, phase, &answers, shown, metrics);
     answers
 }
 
-fn tell_health(shown: &watch::Sender<Shown>, metrics: &Metrics, problem: Option<String>) {
+/// Tells the others what the gates of a phase say about this machine. A round that found nothing says
+/// nothing about a gate it did not ask.
+fn tell_health(
+    lookout: &Lookout,
+    phase: Phase,
+    answers: &Answers,
+    shown: &watch::Sender<Shown>,
+    metrics: &Metrics,
+) {
+    let problem = lookout.problem(phase, answers);
+    if problem.is_none() && !lookout.asks_all_of_health(phase) {
+        return;
+    }
     let reported = if problem.is_none() { Reported::Healthy } else { Reported::Unhealthy };
     let written = if say_health(shown, problem) { Written::Success } else { Written::Skipped };
     metrics.cluster_health_updated(reported, written);

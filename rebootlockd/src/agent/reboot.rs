@@ -4,18 +4,17 @@ use std::time::Duration;
 
 use rebootlock::config::gate::Phase;
 use rebootlock::lock::{Advance, LockError};
-use rebootlock::process::How;
+use rebootlock::process::Trace;
 use rebootlock::record::UnixTime;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Agent, Held};
 use crate::environment;
 use crate::failpoint;
-use crate::hooks::{HookEnv, HookError};
+use crate::logind::held_up_by;
 use crate::lookout::Closed;
 use crate::memento::Memento;
 use crate::method::{MethodError, Order, REBOOT_UNIT};
-use crate::metrics::{HookEnd, HookPhase};
 use crate::outcome::Outcome;
 use crate::policy::Event;
 use crate::requests;
@@ -68,10 +67,12 @@ impl Agent {
     /// What is in the way of the reboot, after giving an inhibitor its time to go.
     async fn obstacle(&mut self) -> Option<Event> {
         self.force = false;
-        if let Some(failed) = self.ask_detectors(Phase::PostLock).await {
+        let failed = self.ask_detectors(Phase::PostLock).await;
+        self.look_at_request().await;
+        // update-engine and requests are heard whatever the detectors say.
+        if let Some(failed) = failed.filter(|_| self.wants.now() == Want::Unknown) {
             return Some(self.closed(failed));
         }
-        self.look_at_request().await;
         if self.wants.now() != Want::Nothing
             && let Some(closed) = self.look(Phase::PostLock).await
         {
@@ -176,6 +177,14 @@ impl Agent {
         if seen_before_the_slot { Event::GatesClosed } else { Event::Obstructed }
     }
 
+    /// Whether nobody could say what inhibits a reboot: then a slot would be held in vain.
+    pub(super) async fn logind_is_silent(&mut self) -> Option<Closed> {
+        match self.in_the_way().await {
+            Some(InTheWay::Unknown(why)) => Some(Closed::new(Outcome::HealthBlocked, why)),
+            _ => None,
+        }
+    }
+
     /// What logind says against a reboot now, if anything.
     async fn in_the_way(&mut self) -> Option<InTheWay> {
         let inhibitors = match self.logind().await {
@@ -184,86 +193,12 @@ impl Agent {
         };
         match inhibitors {
             Ok(inhibitors) if inhibitors.is_empty() => None,
-            Ok(inhibitors) => {
-                let named = inhibitors.iter().map(|i| format!("inhibited by {}: {}", i.who, i.why));
-                Some(InTheWay::Inhibited(named.collect::<Vec<_>>().join("; ")))
-            }
+            Ok(inhibitors) => Some(InTheWay::Inhibited(held_up_by(&inhibitors))),
             Err(error) => {
                 // A connection that broke is made anew.
                 self.logind = None;
                 Some(InTheWay::Unknown(format!("logind does not answer: {error}")))
             }
-        }
-    }
-
-    /// Tells users, and then runs the hooks: so that what they drain is missed for as short a time as
-    /// can be.
-    pub(super) async fn drain(&mut self) -> Event {
-        let told = self.tell_users().await;
-        if told != Event::Drained {
-            return told;
-        }
-        let env = self.hook_env();
-        self.say("running the hooks in pre-reboot.d");
-        let memento = self.memento.load();
-        let (file, dir) = (&self.memento, &self.options.run.state_dir);
-        let keep = |done: &[String]| {
-            // What an earlier life of this boot has done stays to be undone too.
-            let mut hooks_done = memento.hooks_done.clone();
-            hooks_done.extend(done.iter().filter(|d| !memento.hooks_done.contains(d)).cloned());
-            let memento = Memento { hooks_done, ..memento.clone() };
-            if let Err(error) = file.save(&memento) {
-                tracing::warn!(%error, dir = %dir.display(), "which hooks are done cannot be kept");
-            }
-        };
-        match self.hooks.pre_reboot(&env, keep).await {
-            Ok(done) => {
-                for hook in done {
-                    self.metrics.hook_ran(&hook, HookPhase::PreReboot, HookEnd::Success);
-                }
-                failpoint::reach("hooks-done");
-                Event::Drained
-            }
-            Err(failed) => {
-                for error in &failed.not_undone {
-                    tracing::error!(%error, "a hook could not be undone");
-                }
-                if let HookError::Failed { name, how, .. } = &failed.source {
-                    self.metrics.hook_ran(name, HookPhase::PreReboot, ended(how));
-                }
-                self.conclude(Closed::new(Outcome::HealthBlocked, failed.source.to_string()));
-                Event::Obstructed
-            }
-        }
-    }
-
-    /// Undoes the pre-reboot hooks of a reboot that does not happen.
-    pub(super) async fn undo_hooks(&mut self) {
-        self.withdraw(true).await;
-        let mut memento = self.memento.load();
-        if memento.hooks_done.is_empty() || !self.is_of_this_boot(&memento) {
-            return;
-        }
-        let env = self.hook_env();
-        for error in self.hooks.undo(&memento.hooks_done, &env).await {
-            tracing::error!(%error, "a hook could not be undone");
-        }
-        memento.hooks_done.clear();
-        self.save(&memento);
-    }
-
-    /// What hooks are told.
-    pub(super) fn hook_env(&self) -> HookEnv {
-        let token = self.held.as_ref().map(|held| held.token.to_string());
-        let found = self.found.as_ref().and_then(|found| found.reason.clone());
-        HookEnv {
-            machine_id: self.machine.to_string(),
-            hostname: self.hostname.clone(),
-            boot_id: self.boot_id.to_string(),
-            groups: self.options.settings.machine.groups.iter().map(ToString::to_string).collect(),
-            reason: found.unwrap_or_else(|| self.reason()),
-            dry_run: self.options.run.dry_run,
-            token: token.unwrap_or_default(),
         }
     }
 
@@ -277,6 +212,7 @@ impl Agent {
             }
             let Some(held) = self.held.clone() else {
                 // A strategy without slots, or best effort without a store.
+                self.permit_ends = None;
                 return Event::Permitted;
             };
             self.say("asking for the permit to reboot");
@@ -292,6 +228,7 @@ impl Agent {
             match permit {
                 Permit::Given if asked.elapsed() < fresh => {
                     self.clear_trouble();
+                    self.permit_ends = Some(asked + fresh);
                     failpoint::reach("permitted");
                     return Event::Permitted;
                 }
@@ -373,13 +310,26 @@ impl Agent {
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect(),
             machine_id: self.machine.to_string(),
-            force: std::mem::take(&mut self.force),
+            force: self.force,
+            until: self.permit_ends,
+        };
+        let memento = self.memento.clone();
+        let mut note = |command: &Trace| {
+            let with = Memento { command: Some(command.clone()), ..memento.load() };
+            if let Err(error) = memento.save(&with) {
+                tracing::warn!(%error, "how the reboot command is found cannot be kept");
+            }
         };
         let ordered = match self.logind().await {
-            Ok(logind) => self.method.order(&logind, &order).await,
+            Ok(logind) => self.method.order(&logind, &order, &mut note).await,
             Err(error) => Err(MethodError::Logind(error)),
         };
         self.ordered = ordered.is_ok();
+        if let Err(MethodError::TooLate) = ordered {
+            tracing::warn!("the order came too late for its permit; asking again");
+            self.save(&before);
+            return Event::PermitTooOld;
+        }
         if let Err(error) = ordered {
             self.logind = None;
             let impossible = matches!(error, MethodError::Impossible(_));
@@ -406,9 +356,15 @@ impl Agent {
     /// Until the machine goes down; or until it is plain that it does not.
     pub(super) async fn await_end(&mut self) -> Event {
         let deadline = self.options.settings.agent.reboot_deadline;
-        sleep(if self.ordered { deadline } else { deadline.min(ORDER_AGAIN) }).await;
+        let (time, why) = match self.ordered {
+            true => (deadline, "the reboot was ordered long ago, and the machine is still up"),
+            false => (
+                deadline.min(ORDER_AGAIN),
+                "the order to reboot is not known to have been taken, and the machine is still up",
+            ),
+        };
+        sleep(time).await;
         self.metrics.set_overdue(true);
-        let why = "the reboot was ordered long ago, and the machine is still up";
         self.conclude(Closed::new(Outcome::Overdue, why));
         loop {
             if self.is_certainly_up().await {
@@ -422,8 +378,8 @@ impl Agent {
                     }
                     _ => {
                         tracing::error!(
-                            seconds = deadline.as_secs(),
-                            "still up long after the reboot was ordered; ordering it again"
+                            seconds = time.as_secs(),
+                            "still up after the reboot was ordered; ordering it again"
                         );
                         Event::StillUp
                     }
@@ -438,27 +394,31 @@ impl Agent {
         }
     }
 
-    /// Whether logind says that no shutdown is under way or scheduled, and no command that was ordered
-    /// to begin one still runs. Not knowing is a no.
+    /// Whether logind and systemd say that no shutdown is under way or scheduled, and no command that was
+    /// ordered to begin one still runs. Not knowing is a no.
     pub(super) async fn is_certainly_up(&mut self) -> bool {
-        let running = match Systemd::connect().await {
-            Ok(systemd) => systemd.runs(REBOOT_UNIT).await.map_err(NoSystemd::Bus),
-            Err(NoSystemd::Absent) => Ok(false),
-            Err(error) => Err(error),
-        };
-        match running {
-            Ok(false) => {}
-            Ok(true) => {
-                tracing::warn!("the command that reboots this machine still runs");
+        let memento = self.memento.load();
+        let same_boot = self.is_of_this_boot(&memento);
+        if let Some(command) = memento.command.as_ref().filter(|_| same_boot)
+            && command.lives().await
+        {
+            tracing::warn!("the command that reboots this machine still runs");
+            return false;
+        }
+        match by_systemd().await {
+            Ok(None) => {}
+            Ok(Some(why)) => {
+                tracing::warn!("{why}");
                 return false;
             }
             Err(error) => {
-                tracing::warn!(%error, "systemd does not say whether the reboot command still runs");
+                tracing::warn!(%error, "systemd does not say whether this machine is going down");
                 return false;
             }
         }
+        let ours = memento.announced.as_ref().filter(|_| same_boot);
         let going_down = match self.logind().await {
-            Ok(logind) => logind.is_going_down().await,
+            Ok(logind) => logind.is_going_down(ours).await,
             Err(error) => Err(error),
         };
         going_down.map(|going_down| !going_down).unwrap_or_else(|error| {
@@ -495,18 +455,23 @@ impl Agent {
     }
 }
 
+/// What systemd does to take this machine down, if anything. Where there is no systemd, nothing.
+async fn by_systemd() -> Result<Option<&'static str>, NoSystemd> {
+    let systemd = match Systemd::connect().await {
+        Err(NoSystemd::Absent) => return Ok(None),
+        answer => answer?,
+    };
+    if systemd.runs(REBOOT_UNIT).await? {
+        return Ok(Some("the command that reboots this machine still runs"));
+    }
+    // logind does not know of what it did not order.
+    Ok(systemd.is_stopping().await?.then_some("systemd is taking this machine down"))
+}
+
 /// What keeps a machine that has its slot.
 enum InTheWay {
     /// Somebody who takes an inhibitor.
     Inhibited(String),
     /// Nobody knows.
     Unknown(String),
-}
-
-pub(super) fn ended(how: &How) -> HookEnd {
-    match how {
-        How::TimedOut => HookEnd::Timeout,
-        How::NotStarted(_) => HookEnd::Error,
-        _ => HookEnd::Failure,
-    }
 }

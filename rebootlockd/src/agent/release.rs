@@ -8,12 +8,12 @@ use rebootlock::lock::{Advance, Ended, LockManager, Release, Released};
 use rebootlock::record::{HolderState, UnixTime};
 use tokio::time::{Instant, sleep};
 
-use super::reboot::ended;
-use super::{Agent, Held};
+use super::draining::ended;
+use super::{Agent, Held, ONCE_PATIENCE, PassOver};
 use crate::failpoint;
 use crate::hooks::HookError;
 use crate::lookout::Closed;
-use crate::metrics::{HookPhase, Success, Verification};
+use crate::metrics::{HookPhase, Metrics, Success, Verification};
 use crate::outcome::Outcome;
 use crate::policy::Event;
 use crate::slots::Slots;
@@ -23,22 +23,25 @@ const TRIMS: u32 = 32;
 
 impl Agent {
     /// Until the machine is well after its reboot. One that is not keeps its slot: the rollout stops
-    /// there, and goes on by itself once the machine is mended.
-    pub(super) async fn verify(&mut self) -> Event {
+    /// there, and goes on by itself once the machine is mended. A single pass looks once.
+    pub(super) async fn verify(&mut self) -> Result<Event, PassOver> {
         self.request_is_fulfilled().await;
-        let away = self.found.as_ref().map(|found| {
+        let back_at = self.note_return();
+        let found = self.found.as_ref();
+        let away = found.map(|found| {
             let since = found.state_since.unwrap_or(found.start_time);
             UnixTime::now().seconds_since(since)
         });
         tracing::info!(seconds = away, "back after the reboot");
         let settings = self.options.settings.reboot.clone();
-        let began = Instant::now();
+        // Whether the others see that it has failed, maybe since an earlier life.
+        let mut shown_failed = found.is_some_and(|found| found.state == Some(HolderState::Failed));
         let mut failed = false;
-        self.metrics.set_verification_failed(false);
+        self.metrics.set_verification_failed(shown_failed);
         loop {
-            let problem = match self.is_well(began).await {
+            let problem = match self.is_well().await {
                 Some(closed) => closed.why,
-                None => match self.hooks.post_reboot(&self.hook_env()).await {
+                None => match self.run_post_hooks().await {
                     Ok(()) => break,
                     Err(error) => {
                         if let HookError::Failed { name, how, .. } = &error {
@@ -52,7 +55,7 @@ impl Agent {
             let why = format!("back from the reboot, but not well: {problem}; the slot is kept");
             self.say(&why);
             self.conclude(Closed::new(Outcome::HealthBlocked, why));
-            if !failed && began.elapsed() >= settings.give_up_after {
+            if !failed && self.kernel_up_for().saturating_sub(back_at) >= settings.give_up_after {
                 failed = true;
                 tracing::error!(
                     problem,
@@ -61,11 +64,16 @@ impl Agent {
                 );
                 self.metrics.verified(Verification::GivenUp);
                 self.metrics.set_verification_failed(true);
-                self.write_down(HolderState::Failed).await;
+            }
+            if failed && !shown_failed {
+                shown_failed = self.write_down(HolderState::Failed).await;
+            }
+            if self.options.run.once {
+                return Err(PassOver::Concluded);
             }
             sleep(settings.verify_interval).await;
         }
-        if failed {
+        if failed || shown_failed {
             tracing::info!("well after all");
             self.metrics.set_verification_failed(false);
             self.write_down(HolderState::Verifying).await;
@@ -77,20 +85,24 @@ impl Agent {
         self.metrics.verified(Verification::Passed);
         self.go_on();
         self.verified = true;
-        Event::Well
+        Ok(Event::Well)
     }
 
     /// Whether the machine has been up for long enough, and its gates are open as often in a row as
     /// is wanted; else what is wrong.
-    async fn is_well(&mut self, began: Instant) -> Option<Closed> {
+    async fn is_well(&mut self) -> Option<Closed> {
         let settings = self.options.settings.reboot.clone();
         loop {
-            let up = self.up_for().max(began.elapsed());
+            let up = self.up_for();
             let left = settings.min_uptime.saturating_sub(up);
             if left.is_zero() {
                 break;
             }
-            self.say(&format!("back; looks at itself in {} s", left.as_secs()));
+            let sentence = format!("back; looks at itself in {} s", left.as_secs());
+            self.say(&sentence);
+            if self.options.run.once && left > ONCE_PATIENCE {
+                return Some(Closed::new(Outcome::HealthBlocked, sentence));
+            }
             sleep(left.min(Duration::from_secs(15))).await;
         }
         if !self.lookout.has_gates(Phase::Verify) {
@@ -108,6 +120,21 @@ impl Agent {
         None
     }
 
+    /// Writes down that this machine is back, and not yet known to be well. Since when, on the kernel's
+    /// clock: an earlier life of this boot may have seen it first.
+    fn note_return(&self) -> Duration {
+        let mut memento = self.of_this_boot(self.memento.load());
+        let now = self.kernel_up_for().as_secs();
+        let back_at = *memento.back_at_secs.get_or_insert(now);
+        self.save(&memento);
+        Duration::from_secs(back_at)
+    }
+
+    /// How long the kernel has been up; as long as this agent if that cannot be read.
+    pub(super) fn kernel_up_for(&self) -> Duration {
+        uptime().unwrap_or_else(|| self.began.elapsed())
+    }
+
     /// How long the machine has been up. A soft reboot leaves the kernel's clock alone, and it may be
     /// out of sight: then as long as this agent.
     pub(super) fn up_for(&self) -> Duration {
@@ -115,15 +142,17 @@ impl Agent {
             RebootMethod::SoftReboot => None,
             _ => uptime(),
         };
-        kernels.unwrap_or_else(|| self.began.elapsed())
+        kernels.unwrap_or_default().max(self.began.elapsed())
     }
 
-    /// For the others to see. Nothing hangs on it.
-    async fn write_down(&self, state: HolderState) {
-        let Some(held) = &self.held else { return };
-        if let Err(error) = self.mark(held, &Advance::to(state)).await {
+    /// For the others to see; whether they do.
+    async fn write_down(&self, state: HolderState) -> bool {
+        let Some(held) = &self.held else { return true };
+        let written = self.mark(held, &Advance::to(state)).await;
+        if let Err(error) = &written {
             tracing::warn!(%error, "how this machine is cannot be written down");
         }
+        written.is_ok()
     }
 
     /// Gives the slots back; goes on trying until they are free.
@@ -170,11 +199,18 @@ impl Agent {
     }
 
     async fn release_at_store(&mut self, locks: &LockManager, held: &Held, ended: Ended) {
+        let cools = matches!(ended, Ended::Verified { .. }) && locks.has_cooldown(&held.groups);
         let release = Release::of(held.token, ended);
         let began = Instant::now();
+        let begun = |metrics: &Metrics, result| {
+            if cools {
+                metrics.cooldown_activated(result);
+            }
+        };
         loop {
             match locks.release(&held.groups, &self.machine, &release).await {
                 Ok(Released::Freed(_)) => {
+                    begun(&self.metrics, Success::Success);
                     tracing::info!(token = %held.token, "slot given back");
                     return;
                 }
@@ -184,6 +220,7 @@ impl Agent {
                 }
                 Err(error) => {
                     self.metrics.lock_released(Success::Error, began.elapsed());
+                    begun(&self.metrics, Success::Error);
                     self.stuck("cannot give the slot back", &error).await;
                 }
             }

@@ -111,7 +111,7 @@ impl Agent {
                  somebody should see to it there"
             );
         }
-        if !self.is_of_this_boot(&memento) {
+        if !self.is_of_this_boot(&memento) || self.is_back(&memento) {
             self.held = Some(held);
             return Event::CameBack;
         }
@@ -300,6 +300,7 @@ impl Agent {
             };
             self.metrics.lock_released(Success::Error, began.elapsed());
             self.complain("cannot give the slot back", error.to_string());
+            self.lose_patience("cannot give the slot back").await;
             let patience = self.options.settings.agent.best_effort_wait;
             if self.may_do_without() && error.is_out_of_reach() && began.elapsed() >= patience {
                 tracing::warn!("the server does not answer; the slot is given back when it does");

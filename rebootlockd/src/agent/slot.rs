@@ -16,7 +16,7 @@ use crate::failpoint;
 use crate::line::{Asking, Line, Obstacle};
 use crate::lookout::Closed;
 use crate::memento::{Asked, Memento, Stage};
-use crate::metrics::LockAttempt;
+use crate::metrics::{Brake, LockAttempt};
 use crate::outcome::Outcome;
 use crate::pass;
 use crate::policy::Event;
@@ -236,6 +236,10 @@ impl Agent {
                 let since = UnixTime::now();
                 self.metrics.set_slots(held.groups.iter().map(|g| (g.clone(), Some(since))));
                 tracing::info!(groups = ?names(&held.groups), token = %held.token, "slot taken");
+                if self.slots.locks().is_some() {
+                    // In the transaction that took the slot.
+                    self.metrics.cooldown_checked(Phase::PreLock.into(), Brake::Inactive);
+                }
                 self.report.slot.taken = true;
                 if self.slots.locks().is_none() {
                     self.remember_as(Some(&held), Stage::Granted);
@@ -283,9 +287,13 @@ impl Agent {
         }
         let Some(closed) = pass::refused(locks, error).await else {
             self.metrics.lock_attempted(LockAttempt::Error, took);
+            self.metrics.cooldown_checked(Phase::PreLock.into(), Brake::Error);
             return Err(PassOver::Failed(format!("no slot: {error}")));
         };
         self.metrics.lock_attempted(LockAttempt::Contended, took);
+        if closed.outcome == Outcome::CooldownActive {
+            self.metrics.cooldown_checked(Phase::PreLock.into(), Brake::Active);
+        }
         self.report.slot.holders = pass::holders(locks, groups).await;
         self.conclude(closed);
         Err(PassOver::Concluded)
@@ -315,10 +323,12 @@ impl Agent {
                 self.conclude(Closed::new(Outcome::Held, why));
             }
             CoolingDown { why, .. } => {
+                self.metrics.cooldown_checked(Phase::PreLock.into(), Brake::Active);
                 self.say(&format!("next in the queue; {why}"));
                 self.conclude(Closed::new(Outcome::CooldownActive, why));
             }
             Failing { why, .. } => {
+                self.metrics.cooldown_checked(Phase::PreLock.into(), Brake::Error);
                 if self.trouble.as_ref() != Some(why) {
                     tracing::warn!(why, "waiting for a slot");
                     self.trouble = Some(why.clone());
@@ -368,24 +378,48 @@ impl Agent {
 
     pub(super) fn remember_as(&self, held: Option<&Held>, stage: Stage) -> Option<std::io::Error> {
         let before = self.memento.load();
-        let same_boot = self.is_of_this_boot(&before);
-        let asked = held.filter(|_| self.slots.locks().is_none()).map(|held| Asked {
+        // What an earlier boot has left undone is found even if the slot is lost meanwhile.
+        let came_back = held.is_some() && self.is_back(&before);
+        let mut memento = self.of_this_boot(before);
+        memento.token = held.map(|held| held.token);
+        memento.groups = held.map(|held| held.groups.clone()).unwrap_or_default();
+        memento.asked = held.filter(|_| self.slots.locks().is_none()).map(|held| Asked {
             server: self.slots.location(),
             id: held.machine.to_string(),
             group: held.group(),
             stage,
         });
-        self.save(&Memento {
+        memento.back_at_secs = match came_back {
+            true => memento.back_at_secs.or(Some(self.kernel_up_for().as_secs())),
+            false => None,
+        };
+        self.save(&memento)
+    }
+
+    /// What of it counts in this boot.
+    pub(super) fn of_this_boot(&self, memento: Memento) -> Memento {
+        if self.is_of_this_boot(&memento) {
+            return memento;
+        }
+        Memento {
             boot_id: Some(self.boot_id.clone()),
-            token: held.map(|held| held.token),
-            groups: held.map(|held| held.groups.clone()).unwrap_or_default(),
-            asked,
-            hooks_done: if same_boot { before.hooks_done } else { Vec::new() },
-            ordered: same_boot && before.ordered,
-            announced: before.announced.filter(|_| same_boot),
-            counted: before.counted.filter(|_| same_boot),
-            tried: before.tried,
-        })
+            token: memento.token,
+            groups: memento.groups,
+            asked: memento.asked,
+            tried: memento.tried,
+            ..Memento::default()
+        }
+    }
+
+    /// Whether this machine has rebooted, or was drained for a reboot, before this boot, and has not been
+    /// found well since.
+    pub(super) fn is_back(&self, memento: &Memento) -> bool {
+        match self.is_of_this_boot(memento) {
+            true => memento.back_at_secs.is_some(),
+            false => {
+                memento.ordered || !memento.hooks_done.is_empty() || memento.back_at_secs.is_some()
+            }
+        }
     }
 
     /// Whether this was written down in this boot.

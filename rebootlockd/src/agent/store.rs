@@ -96,13 +96,17 @@ impl Agent {
                 if record.as_ref().is_none_or(|record| record.boot_id.is_none())
                     && !self.is_certainly_up().await
                 {
-                    tracing::info!("this machine may be going down; its slot is left alone");
+                    let why = "this machine may be going down; its slot is left alone";
+                    tracing::info!("{why}");
+                    self.lose_patience(why).await;
                     tokio::time::sleep(self.poll()).await;
                     return None;
                 }
-                self.take_over(locks, groups, record, HolderState::Verifying)
-                    .await
-                    .then_some(Event::CameBack)
+                // One that has failed stays failed until it is well.
+                let failed = record.as_ref().and_then(|record| record.state.clone());
+                let failed = failed.filter(|state| *state == HolderState::Failed);
+                let state = failed.unwrap_or(HolderState::Verifying);
+                self.take_over(locks, groups, record, state).await.then_some(Event::CameBack)
             }
         }
     }
@@ -110,7 +114,7 @@ impl Agent {
     /// No slot is held: but the machine may have rebooted without one, or be unlocked meanwhile, and
     /// then it has to be looked at all the same.
     pub(super) fn without_slot(&self, memento: &Memento) -> Event {
-        if memento.ordered && !self.is_of_this_boot(memento) {
+        if self.is_back(memento) {
             return Event::CameBack;
         }
         self.remember(None);

@@ -1,12 +1,15 @@
 //! What is told of all this: to the log, to systemd, to the others, to update-engine's tools and in
 //! figures.
 
+use std::time::Duration;
+
+use rand::RngExt as _;
 use rebootlock::config::Strategy;
-use rebootlock::lock::Scope;
+use rebootlock::lock::{LockError, Scope};
 use rebootlock::notify;
 use rebootlock::record::{Blocked, UnixTime};
 
-use super::Agent;
+use super::{Agent, ONCE_PATIENCE};
 use crate::coordinator::CoordinatorState;
 use crate::lookout::Closed;
 use crate::outcome::Outcome;
@@ -55,6 +58,38 @@ impl Agent {
             changed
         });
         self.outcome = Some(closed);
+    }
+
+    /// Says why nothing goes on, in the log only when it is news, and waits before the next try:
+    /// less than a second where time may cure it, so that a store's return is noticed at once.
+    pub(super) async fn stuck(&mut self, doing: &str, error: &LockError) {
+        self.complain(doing, error.to_string());
+        self.lose_patience(&format!("{doing}: {error}")).await;
+        let longest = if error.is_transient() { 750 } else { 5000 };
+        let pause = rand::rng().random_range(longest / 3..=longest);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+
+    /// A single pass that has waited for long enough says why, and ends here.
+    pub(super) async fn lose_patience(&mut self, why: &str) {
+        let Some(gave_up) = &self.gave_up else { return };
+        let since = *self.stuck_since.get_or_insert_with(tokio::time::Instant::now);
+        if since.elapsed() >= ONCE_PATIENCE && gave_up.try_send(why.to_owned()).is_ok() {
+            std::future::pending().await
+        }
+    }
+
+    pub(super) fn complain(&mut self, doing: &str, why: String) {
+        if self.trouble.as_ref() != Some(&why) {
+            tracing::warn!(error = why, "{doing}");
+            self.say(&format!("{doing}: {why}"));
+            self.trouble = Some(why);
+        }
+    }
+
+    pub(super) fn clear_trouble(&mut self) {
+        self.trouble = None;
+        self.stuck_since = None;
     }
 
     /// Nothing keeps this machine any more.

@@ -11,13 +11,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::Agent;
 use super::reboot::INHIBITOR_POLL;
 use crate::failpoint;
-use crate::logind::{LoggedIn, Logind, tell};
+use crate::logind::{LoggedIn, Logind, Scheduled, tell};
 use crate::memento::Memento;
 use crate::policy::Event;
 use crate::want::Want;
-
-/// With more time than that logind says nothing at first.
-const LOGIND_IS_SILENT: Duration = Duration::from_secs(15 * 60);
 
 impl Agent {
     /// Tells users who are logged in, and gives them time to leave.
@@ -43,8 +40,9 @@ impl Agent {
         }
         tracing::info!(users = ?names, seconds = time.as_secs(), "users are told");
         self.say(&format!("reboots in {} s; told {}", time.as_secs(), names.join(", ")));
+        self.save(&Memento { told: true, ..self.memento.load() });
         let by_logind = self.announce(time).await;
-        if !by_logind || time > LOGIND_IS_SILENT {
+        if !by_logind || !Scheduled::is_told_at_once(time) {
             let (name, time, reason) = (&self.hostname, in_minutes(time), self.reason());
             let message = format!(
                 "This machine ({name}) will reboot in {time}: {reason}. Please save your work and log \
@@ -54,9 +52,6 @@ impl Agent {
         }
         let ended = self.users_leave(Instant::now() + time).await;
         self.withdraw(ended != Event::Drained).await;
-        if ended != Event::Drained && !by_logind {
-            tell(&self.logged_in().await, "The reboot of this machine is called off.");
-        }
         ended
     }
 
@@ -96,41 +91,63 @@ impl Agent {
         if self.options.settings.reboot.announce != Announce::Logind {
             return false;
         }
+        // That of an earlier life: there is never more than the one that is written down.
+        self.withdraw(false).await;
+        if self.memento.load().announced.is_some() {
+            return false;
+        }
         let (name, reason) = (&self.hostname, self.reason());
         let message = format!("{name} reboots soon: {reason}. Please save your work and log out.");
+        let ours = Scheduled::announcement(time);
+        // Before it is scheduled: once it is, nothing else tells it from somebody's real reboot.
+        let written = Memento { announced: Some(ours.clone()), ..self.memento.load() };
+        if self.save(&written).is_some() {
+            return false;
+        }
         let announced = match self.logind().await {
-            Ok(logind) => logind.announce(&message, time).await,
+            Ok(logind) => logind.announce(&ours, &message).await,
             Err(error) => Err(error),
         };
-        match announced {
-            Ok(announced) => {
-                self.save(&Memento { announced: Some(announced), ..self.memento.load() });
-                true
-            }
-            Err(error) => {
-                tracing::warn!(%error, "logind does not announce the reboot; users are told on their terminals");
-                false
-            }
+        if let Err(error) = &announced {
+            tracing::warn!(%error, "logind does not announce the reboot; users are told on their terminals");
         }
+        announced.is_ok()
     }
 
-    /// Takes back what logind was told to announce, in this life or in an earlier one. Users hear of
-    /// it if the reboot is `called_off`.
+    /// Takes back what logind was told to announce, in this life or in an earlier one. Users who were
+    /// told of a reboot hear of it if that is `called_off`.
     pub(super) async fn withdraw(&mut self, called_off: bool) {
         let memento = self.memento.load();
-        let Some(announced) = &memento.announced else { return };
-        if self.is_of_this_boot(&memento) {
+        if memento.announced.is_none() && !memento.told {
+            return;
+        }
+        let mut left =
+            Memento { announced: None, told: memento.told && !called_off, ..memento.clone() };
+        if !self.is_of_this_boot(&memento) {
+            left.told = false;
+            self.save(&left);
+            return;
+        }
+        let mut heard = false;
+        if let Some(announced) = memento.announced {
             let withdrawn = match self.logind().await {
-                Ok(logind) => logind.withdraw(announced, called_off).await,
+                Ok(logind) => logind.withdraw(&announced, called_off).await,
                 Err(error) => Err(error),
             };
-            if let Err(error) = withdrawn {
-                // It ends by itself, and nothing happens then.
-                tracing::warn!(%error, "logind goes on announcing a reboot");
-                self.logind = None;
+            match withdrawn {
+                Ok(withdrawn) => heard = withdrawn,
+                Err(error) => {
+                    // It ends by itself, and nothing happens then.
+                    tracing::warn!(%error, "logind goes on announcing a reboot");
+                    self.logind = None;
+                    left.announced = Some(announced);
+                }
             }
         }
-        self.save(&Memento { announced: None, ..memento });
+        if called_off && memento.told && !heard {
+            tell(&self.logged_in().await, "The reboot of this machine is called off.");
+        }
+        self.save(&left);
     }
 
     /// Who is logged in. When that cannot be found out, somebody whose name we do not know.

@@ -27,7 +27,10 @@ impl ByExitCode {
         let output = finished.output.to_string();
         let verdict = match &finished.how {
             How::Exited(code) if self.reboot_needed.contains(code) => {
-                Verdict::wanted(first_line(&output).unwrap_or_else(|| format!("exit code {code}")))
+                // The first line stays the same for as long as the reason does; what is the first of
+                // what was kept of too much does not.
+                let said = first_line(&output).filter(|_| finished.output.dropped() == 0);
+                Verdict::wanted(said.unwrap_or_else(|| format!("exit code {code}")))
             }
             How::Exited(code) if self.clear.contains(code) => Verdict::Clear,
             How::Exited(code) => Verdict::failed(format!(
@@ -158,6 +161,8 @@ mod tests {
             ("exit 7", Verdict::Clear),
             ("exit 102", Verdict::wanted("exit code 102")),
             ("echo; echo ' new kernel '; echo more >&2; exit 1", Verdict::wanted("new kernel")),
+            // More than is kept, and so never twice the same.
+            ("head -c 70000 /dev/urandom | base64; exit 1", Verdict::wanted("exit code 1")),
         ] {
             assert_eq!(sh(script, LONG).await.verdict, verdict, "{script}");
         }

@@ -100,9 +100,9 @@ async fn a_touched_file_is_noticed_without_waiting_for_the_interval() {
     let path = folder.path().join("reboot-required");
     let counted = folder.path().join("counted");
     let count = format!("echo x >> {}", counted.display());
-    let detectors = Arc::new(detectors(&(file(&path) + &sh("other", &count, ""))));
+    let detectors = detectors(&(file(&path) + &sh("other", &count, "")));
     let (want, mut told) = channel::channel(Want::Unknown);
-    let following = tokio::spawn(follow(detectors, LONG * 60, want));
+    let following = tokio::spawn(follow(Arc::new(Latest::new(detectors, want)), LONG * 60));
     let mut until = async |wanted: &str| {
         let matches = |want: &Want| match want {
             Want::Nothing => wanted.is_empty(),
@@ -135,7 +135,8 @@ async fn what_cannot_be_noticed_is_found_at_the_interval_and_only_changes_are_to
     let script = format!("test ! -e {}", switch.display());
     let config = file(&sub.join("m")) + &sh("switched", &script, "");
     let (want, mut told) = channel::channel(Want::Unknown);
-    tokio::spawn(follow(Arc::new(detectors(&config)), Duration::from_millis(50), want));
+    let latest = Arc::new(Latest::new(detectors(&config), want));
+    tokio::spawn(follow(latest, Duration::from_millis(50)));
     let next = async |told: &mut channel::Receiver<Want>| {
         tokio::time::timeout(LONG, told.changed()).await.unwrap().unwrap();
         told.borrow_and_update().clone()

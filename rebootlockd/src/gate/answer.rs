@@ -6,8 +6,6 @@ use super::Phase;
 
 /// Longest reason, in characters: it goes into sentences, logs and the store.
 const MAX_WHY: usize = 300;
-/// So much of a script's output goes into the log, in characters.
-const MAX_LOGGED_OUTPUT: usize = 2000;
 /// Of many names or gates, so many are named.
 const MAX_NAMED: usize = 5;
 
@@ -88,8 +86,8 @@ impl Answer {
         let (verdict, why) = (self.verdict.as_str(), self.verdict.why());
         let seconds = (self.took.as_secs_f64() * 1000.0).round() / 1000.0;
         let exit_code = self.exit_code;
-        let output = (!self.output.is_empty()).then(|| tail(&self.output, MAX_LOGGED_OUTPUT));
-        let output = output.as_deref();
+        // All that is kept of it.
+        let output = (!self.output.is_empty()).then_some(self.output.as_str());
         let sentence = self.sentence();
         if matches!(self.verdict, Verdict::Unknown { .. }) {
             tracing::warn!(
@@ -178,14 +176,6 @@ pub(super) fn clean(text: &str, limit: usize) -> String {
     clean
 }
 
-fn tail(text: &str, limit: usize) -> String {
-    let text = text.trim_end();
-    match text.chars().count().checked_sub(limit) {
-        None | Some(0) => text.to_owned(),
-        Some(left_out) => format!("…{}", text.chars().skip(left_out).collect::<String>()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,7 +212,5 @@ mod tests {
     fn what_others_wrote_is_bounded_and_on_one_line() {
         assert_eq!(clean(" a\x1b[2Jb\n", 300), "a [2Jb");
         assert_eq!(clean("ééé", 2), "éé…");
-        assert_eq!(tail("ab\n", 5), "ab");
-        assert_eq!(tail("abcdef\n", 2), "…ef");
     }
 }

@@ -3,6 +3,7 @@
 //! What Prometheus does not answer whole and in good order was not answered.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use hyper::Uri;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -179,9 +180,23 @@ fn value(variables: &Variables, name: &str) -> String {
     variables.iter().find(|(known, _)| *known == name).map(|(_, v)| v.clone()).unwrap_or_default()
 }
 
-/// For use between the quotes of a PromQL string.
+/// For use between the quotes of a PromQL string, double or single: the configuration allows no
+/// variable elsewhere.
 fn escape_in_string(text: &str) -> String {
-    text.chars().flat_map(char::escape_default).collect()
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\\' => escaped.push_str("\\\\"),
+            '"' => escaped.push_str("\\\""),
+            // A single quote may be escaped only between its like; a code may be anywhere.
+            c if c.is_ascii_control() || c == '\'' => {
+                // A string takes everything.
+                let _ = write!(escaped, "\\x{:02x}", u32::from(c));
+            }
+            c => escaped.push(c),
+        }
+    }
+    escaped
 }
 
 #[cfg(test)]
@@ -277,5 +292,6 @@ mod tests {
     #[test]
     fn a_value_cannot_leave_its_string() {
         assert_eq!(escape_in_string("a\"} or vector(1) #\\"), "a\\\"} or vector(1) #\\\\");
+        assert_eq!(escape_in_string("it's\n`é`"), "it\\x27s\\x0a`é`");
     }
 }

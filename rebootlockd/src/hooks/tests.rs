@@ -76,9 +76,12 @@ async fn executables_run_in_byte_order_and_nothing_else_does() {
     std::fs::create_dir(folders.path("pre/folder")).unwrap();
     symlink(folders.path("pre/b"), folders.path("pre/link")).unwrap();
     let mut noted = Vec::new();
-    let done = folders.hooks().pre_reboot(&env(), |done| noted.push(done.len())).await.unwrap();
+    let note = |now: &Progress| noted.push((now.begun.len(), now.running.is_some()));
+    let done = folders.hooks().pre_reboot(&env(), note).await.unwrap();
     assert_eq!(done, ["10-b", "9-a", "A", "a", "b", "link"]);
-    assert_eq!(noted, [1, 2, 3, 4, 5, 6]);
+    noted.dedup();
+    let each = (1..=6).flat_map(|number| [(number, true), (number, false)]);
+    assert_eq!(noted, each.collect::<Vec<_>>(), "each is noted before it runs");
     assert_eq!(folders.said(), ["pre/10-b", "pre/9-a", "pre/A", "pre/a", "pre/b", "pre/b"]);
 }
 
@@ -86,12 +89,12 @@ async fn executables_run_in_byte_order_and_nothing_else_does() {
 async fn a_missing_folder_has_no_hooks_and_one_that_cannot_be_read_fails() {
     let folders = Folders::new();
     std::fs::remove_dir(folders.path("pre")).unwrap();
-    assert_eq!(folders.hooks().pre_reboot(&env(), |_| ()).await.unwrap(), Done::new());
+    assert_eq!(folders.hooks().pre_reboot(&env(), |_| ()).await.unwrap(), [""; 0]);
     folders.file("pre", "a file where the folder should be", 0o755);
     let failed = folders.hooks().pre_reboot(&env(), |_| ()).await.unwrap_err();
     assert!(matches!(failed.source, HookError::Unreadable { .. }));
     symlink("/nonexistent", folders.path("post/gone")).unwrap();
-    let failed = folders.hooks().post_reboot(&env()).await.unwrap_err();
+    let failed = folders.hooks().post_reboot(&env(), |_| ()).await.unwrap_err();
     assert!(failed.to_string().contains("post/gone"), "{failed}");
 }
 
@@ -100,7 +103,7 @@ async fn hooks_are_told_what_happens_and_why() {
     let folders = Folders::new();
     let out = folders.path("env");
     folders.hook("post/env", &format!("env | grep ^REBOOTLOCK_ | sort > {}", out.display()));
-    folders.hooks().post_reboot(&env()).await.unwrap();
+    folders.hooks().post_reboot(&env(), |_| ()).await.unwrap();
     let told = std::fs::read_to_string(out).unwrap();
     let told: Vec<_> = told.lines().filter(|line| !line.contains("RUN_ID")).collect();
     for line in [
@@ -129,13 +132,23 @@ async fn a_failing_pre_hook_undoes_what_was_done_last_first_but_not_itself() {
         folders.hook(&format!("post/{name}"), if name == "3" { "exit 1" } else { "" });
     }
     let mut noted = Vec::new();
-    let failed =
-        folders.hooks().pre_reboot(&env(), |done| noted.push(done.to_vec())).await.unwrap_err();
+    let note = |now: &Progress| noted.push(now.begun.clone());
+    let failed = folders.hooks().pre_reboot(&env(), note).await.unwrap_err();
     assert_eq!(failed.source.to_string(), "hook 4 failed: exit code 7; it said: no power left");
     assert_eq!(folders.said(), ["pre/1", "pre/2", "pre/3", "pre/4", "post/3", "post/1"]);
     assert_eq!(failed.not_undone.len(), 1);
-    assert_eq!(noted.last().unwrap(), &Done::new());
-    assert_eq!(noted[2], ["1", "2", "3"]);
+    noted.dedup();
+    let expected: [&[&str]; 8] = [
+        &["1"],
+        &["1", "2"],
+        &["1", "2", "3"],
+        &["1", "2", "3", "4"],
+        &["1", "2", "3"],
+        &["1", "2"],
+        &["1"],
+        &[],
+    ];
+    assert_eq!(noted, expected);
 }
 
 #[tokio::test]
@@ -144,9 +157,12 @@ async fn names_that_were_kept_are_undone_later() {
     for name in ["1", "2", "3"] {
         folders.hook(&format!("post/{name}"), "");
     }
-    let done = ["1".to_owned(), "gone".to_owned(), "2".to_owned()];
-    assert!(folders.hooks().undo(&done, &env()).await.is_empty());
+    let done = ["1".to_owned(), "gone".to_owned(), "2".to_owned()].to_vec();
+    let mut left = None;
+    let failed = folders.hooks().undo(done, &env(), |now| left = Some(now.clone())).await;
+    assert!(failed.is_empty());
     assert_eq!(folders.said(), ["post/2", "post/1"]);
+    assert_eq!(left, Some(Progress::default()));
 }
 
 #[tokio::test]
@@ -154,7 +170,7 @@ async fn a_failing_post_hook_ends_its_phase() {
     let folders = Folders::new();
     folders.hook("post/1", "kill -9 $$");
     folders.hook("post/2", "");
-    let error = folders.hooks().post_reboot(&env()).await.unwrap_err();
+    let error = folders.hooks().post_reboot(&env(), |_| ()).await.unwrap_err();
     assert_eq!(error.to_string(), "hook 1 failed: killed by signal 9");
     assert_eq!(folders.said(), ["post/1"]);
 }

@@ -1,5 +1,6 @@
 //! Our configuration in the making.
 
+use rebootlock::config::comment;
 use toml::Value;
 
 /// The order in which tables are written.
@@ -7,9 +8,6 @@ const ORDER: [&str; 11] = [
     "store", "machine", "agent", "window", "detector", "gate", "group", "hooks", "reboot",
     "metrics", "log",
 ];
-
-/// Comments are no wider than this.
-const WIDTH: usize = 100;
 
 /// Tables with settings and comments.
 #[derive(Debug)]
@@ -112,27 +110,4 @@ pub(super) fn quoted(text: &str) -> String {
 /// A list of texts as a value.
 pub(super) fn list<T: Into<Value>>(texts: impl IntoIterator<Item = T>) -> Value {
     Value::Array(texts.into_iter().map(Into::into).collect())
-}
-
-/// Lines of a comment, none of them ended by what came from outside.
-fn comment(first: &str, text: &str) -> String {
-    let plain = |c: char| if c.is_control() { ' ' } else { c };
-    let text: String = text.chars().map(plain).collect();
-    let mut lines = String::new();
-    let mut line = format!("# {first}");
-    let mut is_empty = true;
-    for word in text.split(' ').filter(|word| !word.is_empty()) {
-        if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
-            lines.push_str(&line);
-            lines.push('\n');
-            line = format!("# {}", " ".repeat(first.len()));
-            is_empty = true;
-        }
-        if !is_empty {
-            line.push(' ');
-        }
-        line.push_str(word);
-        is_empty = false;
-    }
-    lines + &line + "\n"
 }

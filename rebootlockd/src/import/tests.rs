@@ -9,6 +9,8 @@ use rebootlock::window::Action;
 
 use super::*;
 
+mod usual;
+
 fn ours(from: Peer, text: &str) -> Result<String, String> {
     convert(from, Path::new("/etc/their.conf"), text, date(2026, 11, 21)).map_err(|e| e.to_string())
 }
@@ -306,6 +308,9 @@ fn all_that_suses_rebootmgr_knows_is_imported() {
 fn each_strategy_of_suses_has_one_of_ours() {
     for (strategy, ours, windows) in [
         ("best-effort", Strategy::BestEffort, 1),
+        ("BEST-EFFORT", Strategy::BestEffort, 1),
+        ("best_effort", Strategy::BestEffort, 1),
+        ("best-efford", Strategy::BestEffort, 1),
         ("maint-window", Strategy::BestEffort, 1),
         ("etcd-lock", Strategy::EtcdLock, 1),
         ("instantly", Strategy::Reboot, 0),

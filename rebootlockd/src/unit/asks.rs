@@ -31,6 +31,7 @@ pub(super) trait Manager {
         properties: &[(&str, Variant<'_>)],
         aux: &[(&str, Vec<(&str, Variant<'_>)>)],
     ) -> zbus::Result<OwnedObjectPath>;
+    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
     fn unref_unit(&self, name: &str) -> zbus::Result<()>;
@@ -46,6 +47,8 @@ pub(super) trait Manager {
         unit: String,
         result: String,
     ) -> zbus::Result<()>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn system_state(&self) -> zbus::Result<String>;
     #[zbus(property(emits_changed_signal = "false"))]
     fn soft_reboots_count(&self) -> zbus::Result<u32>;
 }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use rebootlock::config::gate::GateKind;
-use rebootlock::config::{DetectorSource, OnOverdue, RebootMethod, Settings, StoreSettings};
+use rebootlock::config::{
+    DetectorSource, OnOverdue, RebootMethod, Settings, StoreSettings, Strategy,
+};
 use rebootlock::http::Credentials;
 use rebootlock::id::MachineId;
 use rebootlock::store::Endpoint;
@@ -28,6 +30,7 @@ pub(super) fn warnings(
         ));
     }
     stores(settings, &mut found);
+    strategies(settings, &mut found);
     opens(windows, machine, now, &mut found);
     detectors(settings, &mut found);
     gates(settings, &mut found);
@@ -82,6 +85,45 @@ fn can_be_read(store: &StoreSettings, found: &mut Vec<String>) {
     }
 }
 
+/// What asks for a store, and does nothing or stops everything where the strategy has none.
+fn strategies(settings: &Settings, found: &mut Vec<String>) {
+    let strategy = settings.agent.strategy;
+    for gate in settings.gates.iter().filter(|gate| gate.enabled) {
+        match (&gate.kind, strategy) {
+            (GateKind::Cluster(_), Strategy::Reboot) => found.push(format!(
+                "gate `{}`: strategy `reboot` has no store that says how other machines are, so this \
+                 machine never reboots",
+                gate.name
+            )),
+            (GateKind::Cluster(_), Strategy::BestEffort) => found.push(format!(
+                "gate `{}`: is closed while the store does not answer, so that best effort does not go \
+                 without it",
+                gate.name
+            )),
+            _ => {}
+        }
+    }
+    let idle = without_effect(settings);
+    if strategy == Strategy::Reboot && !idle.is_empty() {
+        found.push(format!("{}: without effect with strategy `reboot`", idle.join(", ")));
+    }
+}
+
+/// What only matters among machines that share a store.
+fn without_effect(settings: &Settings) -> Vec<&'static str> {
+    let mut idle = Vec::new();
+    if settings.agent.priority > 0 {
+        idle.push("[agent] priority");
+    }
+    if settings.reboot.on_overdue == OnOverdue::Release {
+        idle.push("[reboot] on_overdue");
+    }
+    if settings.groups.iter().any(|group| !group.cooldown.is_zero()) {
+        idle.push("[[group]] cooldown_secs");
+    }
+    idle
+}
+
 /// What does nothing, or something else than was meant, because there is only a FleetLock server.
 fn without_store(settings: &Settings, found: &mut Vec<String>) {
     let store = &settings.store;
@@ -100,17 +142,8 @@ fn without_store(settings: &Settings, found: &mut Vec<String>) {
             ));
         }
     }
-    let mut idle = Vec::new();
-    if settings.agent.priority > 0 {
-        idle.push("[agent] priority");
-    }
-    if settings.reboot.on_overdue == OnOverdue::Release {
-        idle.push("[reboot] on_overdue");
-    }
-    if settings.groups.iter().any(|group| !group.cooldown.is_zero()) {
-        idle.push("[[group]] cooldown_secs");
-    }
-    if !idle.is_empty() {
+    let idle = without_effect(settings);
+    if !idle.is_empty() && settings.agent.strategy != Strategy::Reboot {
         found.push(format!(
             "{}: decided by the FleetLock server, and without effect here",
             idle.join(", ")

@@ -54,8 +54,8 @@ struct State {
     failure_stays: bool,
     preparing: bool,
     wall: (String, bool),
-    /// What, and when in microseconds since 1970; nothing with an empty text.
-    scheduled: (String, u64),
+    /// What, and when in microseconds since 1970.
+    scheduled: Option<(String, u64)>,
     schedules_nothing: bool,
     /// What users were told in all.
     walls: Vec<String>,
@@ -254,12 +254,17 @@ impl Logind {
 
     /// What is scheduled, and when in microseconds since 1970; nothing with an empty text.
     pub fn scheduled(&self) -> (String, u64) {
-        self.shared.state().scheduled.clone()
+        self.shared.scheduled()
+    }
+
+    /// Whether users hear of what is scheduled and cancelled.
+    pub fn tells_users(&self) -> bool {
+        self.shared.state().wall.1
     }
 
     /// Somebody schedules this, as `shutdown` does.
     pub fn schedule(&self, what: &str, at_usec: u64) {
-        self.shared.state().scheduled = (what.to_owned(), at_usec);
+        self.shared.state().scheduled = Some((what.to_owned(), at_usec));
     }
 
     /// From now on it refuses to schedule anything.
@@ -294,7 +299,7 @@ impl Logind {
         let sessions = {
             let mut state = self.shared.state();
             (state.preparing, state.wall) = (false, Default::default());
-            state.scheduled = Default::default();
+            state.scheduled = None;
             state.inhibitors.clear();
             std::mem::take(&mut state.sessions)
         };

@@ -42,6 +42,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Inner {
     jobs: u32,
+    /// What else was started, and how: unit and mode.
+    targets: Vec<(String, String)>,
     units: BTreeMap<String, unit::Unit>,
     subscribers: BTreeSet<String>,
     refusal: Option<(String, String)>,
@@ -91,6 +93,11 @@ impl Systemd {
     /// Every unit that was started, in order.
     pub fn started(&self) -> Vec<Started> {
         self.shared.started.borrow().clone()
+    }
+
+    /// Every unit of the system's own that was started, in order, and the mode of its job.
+    pub fn targets(&self) -> Vec<(String, String)> {
+        self.shared.inner().targets.clone()
     }
 
     /// The growing list of units that were started, to watch.

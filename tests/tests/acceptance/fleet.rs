@@ -2,6 +2,7 @@
 
 use anyhow::ensure;
 use rebootlock::record::HolderState;
+use rebootlock_tests::etcd::{EtcdSetup, system};
 use rebootlock_tests::eventually;
 use rebootlock_tests::fleet::{SOON, ctl};
 
@@ -92,4 +93,19 @@ async fn a_slot_that_is_lost_while_gates_are_asked_reboots_only_its_new_holder()
     a.member.wait_status("1 of 1 held by").await.unwrap();
     store.look.wait_state("b", &HolderState::Rebooting).await.unwrap();
     assert_eq!((a.reboots(), b.reboots()), (0, 1));
+}
+
+/// Case 31: one of three endpoints is down from the start.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_endpoint_of_three_that_is_down_is_no_obstacle() {
+    let setup = EtcdSetup::new(&system().unwrap()).members(3);
+    let mut etcd = setup.start().await.unwrap();
+    for down in 0..3 {
+        etcd.members[down].stop().await.unwrap();
+        let id = format!("m{down}");
+        let scene = Scene::on(&id, &etcd.endpoints(), Config::default()).await;
+        scene.due().once().await.ended("ready", 0);
+        etcd.members[down].spawn().unwrap();
+        etcd.wait_ready().await.unwrap();
+    }
 }

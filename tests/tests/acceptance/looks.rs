@@ -106,3 +106,32 @@ async fn a_wrong_configuration_exits_2_and_a_wrong_flag_64() {
     Member::configure(&scene.member, "[agent]\nstrategy = \"of\"\n").unwrap();
     assert_eq!(code(&[]).await, 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_not_ready_while_somebody_inhibits_a_reboot_or_nobody_can_say() {
+    let store = Store::new();
+    let scene = Scene::new("a", &store, Config::default()).await;
+    let logind = &scene.due().member.machine.logind;
+    let inhibitor = logind.add_inhibitor("shutdown", "backup", "busy", "block").await.unwrap();
+    for flags in [&[][..], &["--skip-lock"]] {
+        let ran = scene.status(&store, flags).await;
+        let why = ran.ended("health_blocked", 3);
+        assert_eq!(why, "held up: inhibited by backup: busy");
+    }
+    logind.remove_inhibitor(inhibitor).await.unwrap();
+    scene.status(&store, &[]).await.ended("ready", 0);
+    logind.stop().await;
+    let ran = scene.status(&store, &[]).await;
+    assert!(ran.ended("health_blocked", 3).starts_with("logind does not answer"), "{}", ran.all());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_makes_no_database() {
+    let store = Store::new();
+    let scene = Scene::new("a", &store, Config::default()).await;
+    let path = scene.path("none.db");
+    let mut nowhere = Store::new();
+    nowhere.endpoints = vec![format!("sqlite:{}", path.display())];
+    scene.due().status(&nowhere, &[]).await.ended("ready", 0);
+    assert!(!path.exists());
+}

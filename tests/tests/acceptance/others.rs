@@ -81,3 +81,20 @@ async fn a_record_that_cannot_be_read_counts_against_its_machine_and_hides_no_ot
     store.present("b", true, now()).await;
     ready(&store, "min_healthy = 1\nmax_unhealthy = 1").await;
 }
+
+const SIXTY: &str =
+    "[[gate]]\ntype = \"cluster\"\nmin_healthy = \"60%\"\n[store]\ntimeout_secs = 1\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nobody_can_say_how_the_others_are_a_gate_that_asks_stays_closed() {
+    let nowhere = vec!["http://127.0.0.1:1".to_owned()];
+    for (strategy, said) in [("reboot", "no store to look in"), ("best-effort", "is not known: ")] {
+        let agent = format!("strategy = \"{strategy}\"");
+        let config = |more| Config { agent: &agent, more, ..Config::default() };
+        let scene = Scene::on("a", &nowhere, config(SIXTY)).await;
+        let ran = scene.due().once().await;
+        assert!(ran.ended("health_blocked", 3).contains(said), "{}", ran.all());
+        scene.configure(config("[store]\ntimeout_secs = 1\n"));
+        scene.once().await.ended("ready", 0);
+    }
+}

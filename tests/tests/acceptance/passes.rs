@@ -45,6 +45,7 @@ async fn a_pass_takes_the_slot_asks_everything_twice_and_never_reboots() {
     assert_eq!(scene.seen(), ["pre-lock false", "post-lock true"]);
     assert_eq!((&ran.said["slot"]["taken"], &ran.said["dry_run"]), (&true.into(), &false.into()));
     assert!(ran.said["reason"].as_str().unwrap().starts_with("M: "), "{}", ran.all());
+    assert_eq!(store.health("a").await.unwrap()["healthy"], true, "the others are told");
     store.look.wait_free().await.unwrap();
     assert_eq!(scene.reboots(), 0);
     assert_eq!(scene.member.machine.logind.attempts(), 0);
@@ -201,7 +202,7 @@ fn ended(pid: &str) -> bool {
     stat.map_or(true, |stat| stat.rsplit(')').next().unwrap().trim().starts_with('Z'))
 }
 
-/// Case 27.
+/// Case 27. A script that does not heed SIGTERM has two seconds more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_script_that_hangs_ends_with_its_children_and_blocks() {
     let store = Store::new();
@@ -212,7 +213,9 @@ async fn a_script_that_hangs_ends_with_its_children_and_blocks() {
     let begun = Instant::now();
     let ran = scene.due().once().await;
     assert_eq!(ran.ended("health_blocked", 3), "gate S is closed: timeout after 2 s");
-    // Two seconds and a busy machine; not the minute that it wants.
+    // Not the minute that it wants. The pass around it has a busy machine to share.
+    let seconds = ran.said["gates"][0]["seconds"].as_f64().unwrap();
+    assert!((2.0..=3.0).contains(&seconds), "{}", ran.all());
     assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
     let pids = scene.lines("pids");
     assert!(pids.len() == 2 && pids.iter().all(|pid| ended(pid)), "{pids:?}");
@@ -240,5 +243,38 @@ async fn a_detector_that_cannot_tell_fails_the_pass_even_beside_a_reason() {
         ran.ended("ready", 0);
         assert_eq!(ran.said["detectors"][1]["verdict"], "failed");
     }
+    store.look.wait_free().await.unwrap();
+}
+
+/// A pass that cron starts again and again must end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_ends_though_the_store_is_out_of_reach() {
+    let endpoints = ["http://127.0.0.1:1".to_owned()];
+    let config = Config { more: "[store]\ntimeout_secs = 1\n", ..Config::default() };
+    let scene = Scene::on("a", &endpoints, config).await;
+    let ran = scene.due().once().await;
+    assert!(ran.ended("error", 1).contains("127.0.0.1:1"), "{}", ran.all());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_of_a_machine_that_is_back_but_not_well_ends_and_keeps_the_slot() {
+    let store = Store::new();
+    let mut scene = Scene::new("a", &store, Config::default()).await;
+    scene.due();
+    scene.member.start().await.unwrap();
+    scene.wait_reboots(1).await;
+    std::fs::remove_file(scene.path("M")).unwrap();
+    scene.member.kill().await.unwrap();
+    scene.member.machine.new_boot().await.unwrap();
+    let script = format!("[ -e {} ]", scene.path("well").display());
+    scene.configure(Config { script: &script, ..Config::default() });
+    for _ in 0..2 {
+        let ran = scene.once().await;
+        let why = ran.ended("health_blocked", 3);
+        assert!(why.starts_with("back from the reboot, but not well: gate S is closed"), "{why}");
+        assert!(store.look.record("a").await.unwrap().is_some());
+    }
+    scene.touch("well");
+    scene.once().await.ended("no_action", 0);
     store.look.wait_free().await.unwrap();
 }

@@ -72,11 +72,26 @@ async fn stopped_while_the_reboot_command_runs_it_keeps_the_slot_and_lets_the_co
     scene.member.start().await.unwrap();
     scene.wait_file("begun").await;
     scene.member.agent().unwrap().signal(Signal::TERM).unwrap();
+    let said = "a reboot was ordered and is not confirmed; the slot is kept";
+    scene.member.wait_log(said).await.unwrap();
     assert!(scene.member.agent().unwrap().wait_exit(SOON).await.unwrap().success());
     store.look.wait_state("a", &HolderState::Rebooting).await.unwrap();
     scene.touch("go");
     scene.wait_reboots(1).await;
     assert!(store.look.record("a").await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_nobody_could_hold_up_takes_no_slot_while_logind_is_away() {
+    let store = Store::new();
+    let mut scene = Scene::new("a", &store, Config::default()).await;
+    scene.due().member.machine.logind.stop().await;
+    scene.member.start().await.unwrap();
+    let said = scene.member.wait_log("status=\"health_blocked\"").await.unwrap();
+    assert!(said.contains("logind does not answer"), "{said}");
+    assert!(!store.look.locks.status(&Group::default()).await.unwrap().exists, "never asked for");
+    scene.member.machine.logind.start().await.unwrap();
+    scene.wait_reboots(1).await;
 }
 
 /// Case 32.
@@ -151,4 +166,42 @@ async fn an_id_that_would_leave_its_place_in_the_store_is_refused() {
     let said = process.stderr().lines().join("\n");
     assert!(said.contains("machine-id does not hold a machine id"), "{said}");
     assert!(!store.look.locks.status(&Group::default()).await.unwrap().exists);
+}
+
+/// Case 23, as its figures show it.
+#[tokio::test(flavor = "multi_thread")]
+async fn cooldowns_are_counted_when_they_are_met_and_when_they_are_begun() {
+    let store = Store::new();
+    let mut scene = Scene::new("a", &store, Config::default()).await;
+    let figures = scene.path("figures.prom");
+    let more = format!(
+        "[[group]]\nname = \"default\"\ncooldown_secs = 600\n[metrics]\ntextfile = {figures:?}\n"
+    );
+    scene.configure(Config { more: &more, ..Config::default() });
+    let key = store.look.locks.keys().cooldown(&Group::default());
+    let text = format!(r#"{{"machineID":"b","since":{},"secs":600}}"#, crate::scene::now());
+    store.look.put(key.clone(), &text).await.unwrap();
+    let counted = async |figure: &str| {
+        let figure = format!("rebootlock_cooldown_{figure}");
+        eventually(&figure, SOON, async || {
+            let text = std::fs::read_to_string(&figures).unwrap_or_default();
+            let value =
+                text.lines().find_map(|line| line.strip_prefix(&figure)).unwrap_or_default();
+            let value = value.trim().parse::<u64>().unwrap_or_default();
+            if value > 0 { Ok(()) } else { Err(text) }
+        })
+        .await
+        .unwrap();
+    };
+    scene.due();
+    scene.member.start().await.unwrap();
+    counted("checks_total{phase=\"pre-lock\",result=\"active\"}").await;
+    store.look.remove(&key).await.unwrap();
+    scene.wait_reboots(1).await;
+    counted("checks_total{phase=\"pre-lock\",result=\"inactive\"}").await;
+    std::fs::remove_file(scene.path("M")).unwrap();
+    scene.member.go_down_and_come_back().await.unwrap();
+    scene.member.wait_log("slot given back").await.unwrap();
+    counted("activations_total{result=\"success\"}").await;
+    assert!(store.look.get(&key).await.unwrap().is_some());
 }

@@ -2,7 +2,7 @@
 
 use rebootlock::id::Group;
 
-use crate::operator::{Operator, group, keys, machine, semaphore};
+use crate::operator::{Operator, SOON, group, keys, machine, semaphore};
 
 const DAMAGED: [(&str, &str); 5] = [
     ("", "not valid JSON (line 1 column 0)"),
@@ -41,6 +41,30 @@ async fn a_damaged_group_does_not_hide_the_others() {
     let shown: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!((ran.code, &shown[0]["max"]), (1, &1.into()));
     assert!(shown[1]["error"].as_str().unwrap().contains("groups/lb/semaphore"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_damaged_group_does_not_hide_who_waits_in_the_others() {
+    let op = Operator::new();
+    op.ctl("lock a").await.ok();
+    // It comes before the default group and between the others.
+    op.put(&keys().semaphore(&group("aa")), "{").await;
+    op.ctl("lock x --group web").await.ok();
+    let mut waiting = [op.start("lock b --wait"), op.start("lock y --wait --group web")];
+    for waiting in &waiting {
+        waiting.wait_line("next in the queue", SOON).await.unwrap();
+    }
+    let ran = op.ctl("queue --all-groups").await;
+    assert_eq!(ran.code, 1);
+    assert!(ran.out.contains("\nb ") && ran.out.contains("\ny "), "{ran:?}");
+    assert!(ran.err.contains("groups/aa/semaphore") && ran.err.contains("repair"), "{ran:?}");
+    let ran = op.ctl("queue --all-groups --output json").await;
+    let shown: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((ran.code, shown.as_array().unwrap().len()), (1, 2), "{ran:?}");
+    assert!(ran.err.contains("groups/aa/semaphore"), "{ran:?}");
+    for waiting in &mut waiting {
+        waiting.kill().await.unwrap();
+    }
 }
 
 #[tokio::test]

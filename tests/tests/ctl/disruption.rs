@@ -53,6 +53,27 @@ async fn what_the_gateway_says_is_the_exit_code() {
 }
 
 #[tokio::test]
+async fn what_an_operator_takes_away_is_not_taken_anew() {
+    let op = Operator::new();
+    let (_gateway, address) = gateway(&op, "").await;
+    let url = format!("http://{address}");
+    let told = async |operation: &str, hostname: &str| {
+        let args = ["disruption", operation, "--url", &url, "--hostname", hostname];
+        op.run(&[&args[..], &["--group", "web"]].concat()).await.out.trim().to_owned()
+    };
+    assert_eq!(told("request", "127.0.0.1").await, "permitted");
+    assert_eq!(told("request", "localhost").await, "requested");
+    let forgot = op.ctl("forget localhost").await.ok();
+    assert!(forgot.err.contains("its wish to be disrupted"), "{forgot:?}");
+    assert_eq!(told("check", "localhost").await, "denied");
+    op.ctl("unlock 127.0.0.1 --group web").await.ok();
+    assert_eq!(told("check", "127.0.0.1").await, "denied");
+    op.ctl("unlock 127.0.0.1 --group web").await.failed(7, &["holds no slot"]);
+    // Who asks again is in line like everybody.
+    assert_eq!(told("request", "127.0.0.1").await, "permitted");
+}
+
+#[tokio::test]
 async fn over_tls_the_authority_counts() {
     let (op, pki) = (Operator::new(), Pki::new().unwrap());
     let config = format!(
@@ -140,6 +161,12 @@ async fn nothing_but_an_answer_exits_with_0_1_or_2() {
         "disruption check --url http://h --tag x",
         "disruption check --url http://h --within 0",
         "disruption check request --url http://h",
+        "disruption --help",
+        "disruption check --help",
+        "disruption check -h",
+        "disruption --url http://h request --help",
+        "--group web disruption cancel --help",
+        "disruption help",
     ] {
         let ran = op.ctl(line).await;
         assert_eq!(ran.code, 64, "{line}: {ran:?}");

@@ -79,6 +79,34 @@ async fn what_does_not_work_fails_with_advice() {
 }
 
 #[tokio::test]
+async fn slots_below_another_prefix_are_told_of() {
+    let op = Operator::new();
+    let nothing = op.ctl("doctor").await.out;
+    assert!(nothing.contains("ok    prefix: nothing is below coreos.com/"), "{nothing}");
+    op.ctl("set-max 2").await.ok();
+    let ours = op.ctl("doctor").await.out;
+    assert!(!ours.contains("prefix: "), "{ours}");
+    let file = op.file("other.toml", "[store]\nprefix = \"other\"\n");
+    let ran = op.run(&["doctor", "--config", &file]).await;
+    let said = "warn  prefix: there are slots below coreos.com/updateengine/rebootlock too, which do not \
+                count below other\n";
+    assert!(ran.out.contains(said), "{ran:?}");
+}
+
+#[tokio::test]
+async fn a_holders_record_that_only_goahead_cannot_read_is_shown_and_mended() {
+    let op = Operator::new();
+    op.put(&semaphore(), r#"{"semaphore":0,"max":1,"holders":["web-1"]}"#).await;
+    let record = keys().holder(&Group::default(), &machine("web-1"));
+    op.put(&record, r#"{"machineID":"web-1","startTime":1,"goahead":{"cluster":1}}"#).await;
+    let found = op.ctl("doctor").await.out;
+    assert!(found.contains("holders/web-1 is damaged in `goahead`"), "{found}");
+    op.ctl("repair --yes").await.ok();
+    let now = op.load().await.get(&record).unwrap().value.clone();
+    assert_eq!(String::from_utf8(now).unwrap(), r#"{"machineID":"web-1","startTime":1}"#);
+}
+
+#[tokio::test]
 async fn a_wrong_configuration_is_a_finding_too() {
     let op = Operator::new();
     let file = op.file("bad.toml", "[store\n");

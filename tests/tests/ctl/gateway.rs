@@ -4,9 +4,12 @@ use std::time::Instant;
 
 use rebootlock_tests::etcd::{EtcdSetup, system};
 use rebootlock_tests::gateway::Gateway;
+use rebootlock_tests::machine::Machine;
+use rebootlock_tests::process::Signal;
 use tokio::net::TcpListener;
 
-use crate::operator::{Operator, SOON};
+use crate::operator::{Operator, SOON, semaphore};
+use crate::slots::with_forgotten;
 
 async fn gateway(dir: &tempfile::TempDir) -> Gateway {
     let endpoint = format!("sqlite:{}", dir.path().join("lock.db").display());
@@ -43,7 +46,14 @@ async fn every_command_works_by_either_url() {
         op.ctl("lock web-4").await.failed(5, &["paused"]);
         op.ctl("resume").await.ok();
         op.ctl("request web-5").await.ok();
+        let cancelled = op.ctl("cancel web-5").await.ok();
+        assert!(cancelled.err.contains("cancelled") || cancelled.out.contains("cancelled"));
         op.ctl("hold web-6").await.ok();
+        op.ctl("unhold web-6").await.ok();
+        assert!(!op.ctl("machines").await.ok().out.contains("held"));
+        op.ctl("request web-7").await.ok();
+        let forgot = op.ctl("forget web-7").await.ok();
+        assert!(forgot.err.contains("web-7") || forgot.out.contains("web-7"), "{forgot:?}");
         let history = op.ctl("history").await.ok().out;
         assert!(history.contains("web-1"), "{history}");
         for line in ["repair", "groups", "machines", "explain web-2", "status --all-groups"] {
@@ -53,6 +63,61 @@ async fn every_command_works_by_either_url() {
         let found = format!("ok    {}: rebootlock-gateway ", gateway.url());
         assert!(doctor.out.contains(&found), "{doctor:?}");
     }
+}
+
+#[tokio::test]
+async fn a_status_that_is_watched_is_redrawn_through_a_gateway() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = gateway(&dir).await;
+    let op = by(&gateway, "operator", gateway.url());
+    let mut watch = op.start("status --watch");
+    watch.stdout().wait_for(SOON, |line| line == "Max: 1").await.unwrap();
+    op.ctl("set-max 3").await.ok();
+    watch.stdout().wait_for(SOON, |line| line == "Max: 3").await.unwrap();
+    watch.signal(Signal::INT).unwrap();
+    assert_eq!(watch.wait_exit(SOON).await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn reboot_takes_its_slot_and_its_permit_through_a_gateway() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = gateway(&dir).await;
+    let own = "a".repeat(32);
+    let machine = Machine::new(&own).await.unwrap();
+    let op = by(&gateway, "operator", gateway.url())
+        .with("DBUS_SYSTEM_BUS_ADDRESS", machine.bus.address());
+    op.ctl("lock other").await.ok();
+    op.ctl("reboot").await.failed(4, &["no slot is free"]);
+    assert_eq!(machine.logind.attempts(), 0);
+    op.ctl("unlock other").await.ok();
+    op.ctl("reboot --reason firmware").await.ok();
+    assert_eq!(machine.logind.reboots(), 1);
+    let status = op.ctl("status").await.ok().out;
+    assert!(status.contains(&own) && status.contains("rebooting"), "{status}");
+}
+
+#[tokio::test]
+async fn the_forgotten_are_freed_and_the_damaged_mended_through_a_gateway() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = gateway(&dir).await;
+    let op = by(&gateway, "operator", gateway.url());
+    // Somebody who reaches the store itself; no gateway writes what contradicts itself.
+    let behind = Operator::on(&[format!("sqlite:{}", dir.path().join("lock.db").display())]);
+    with_forgotten(&behind).await;
+    op.ctl("unlock --overdue 2h").await.failed(1, &["the input is no terminal; see --yes"]);
+    let ran = op.ctl("unlock --overdue 2h --yes").await.ok();
+    assert!(ran.err.contains("freed the slot of old in group default"), "{ran:?}");
+    let left = behind.get(&semaphore()).await.unwrap();
+    assert_eq!(left, r#"{"semaphore":1,"max":3,"holders":["new","unrecorded"]}"#);
+
+    behind.put(&semaphore(), r#"{"semaphore":1,"max":1,"holders":["new"]}"#).await;
+    let shown = op.ctl("repair").await;
+    assert_eq!(shown.code, 1, "{shown:?}");
+    assert!(shown.out.contains("do not add up to max 1"), "{shown:?}");
+    op.ctl("repair --yes").await.ok();
+    let mended = behind.get(&semaphore()).await.unwrap();
+    assert_eq!(mended, r#"{"semaphore":0,"max":1,"holders":["new"]}"#);
+    assert_eq!(op.ctl("repair --yes").await.ok().out, "nothing to repair\n");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ mod operator;
 mod reboot;
 mod slots;
 mod status;
+mod unanswered;
 mod usage;
 mod waiting;
 mod watch;

@@ -70,7 +70,7 @@ async fn a_slot_in_one_group_is_not_taken_for_one_in_all() {
     let holder = keys().holder(&Group::default(), &machine("a"));
     op.put(&holder, r#"{"machineID":"a","startTime":1,"via":"agent"}"#).await;
     let ran = op.ctl("lock a --group default --group lb").await;
-    ran.failed(1, &["group default from elsewhere, but none in lb; unlock it first"]);
+    ran.failed(1, &["group default from elsewhere, but none in group lb; unlock it first"]);
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn unlocking_a_rebooting_machine_warns_and_does_it() {
     assert_eq!(op.ctl("status").await.ok().out, "Available: 1\nMax: 1\n");
 }
 
-async fn with_forgotten(op: &Operator) {
+pub(crate) async fn with_forgotten(op: &Operator) {
     op.put(&semaphore(), r#"{"semaphore":0,"max":3,"holders":["new","old","unrecorded"]}"#).await;
     let holder = |id| keys().holder(&Group::default(), &machine(id));
     op.put(&holder("old"), r#"{"machineID":"old","startTime":1,"hostname":"web-1"}"#).await;

@@ -60,3 +60,22 @@ async fn on_a_terminal_it_redraws_in_place() {
     child.start_kill().unwrap();
     child.wait().await.unwrap();
 }
+
+#[tokio::test]
+async fn who_begins_to_wait_and_who_gets_the_slot_is_seen_live() {
+    let op = Operator::new();
+    op.ctl("lock a").await.ok();
+    let watch = op.start("status --watch");
+    watch.stdout().wait_for(SOON, |line| line.starts_with("a ")).await.unwrap();
+    assert!(!watch.stdout().lines().iter().any(|line| line == "WAITING"));
+    let mut waiting = op.start("lock b --wait");
+    watch.stdout().wait_for(SOON, |line| line == "WAITING").await.unwrap();
+    watch.stdout().wait_for(SOON, |line| line.starts_with("b ")).await.unwrap();
+    op.ctl("unlock a").await.ok();
+    assert_eq!(waiting.wait_exit(SOON).await.unwrap().code(), Some(0));
+    let held = |line: &str| line.starts_with("b ") && line.contains("holding");
+    watch.stdout().wait_for(SOON, held).await.unwrap();
+    let shown = watch.stdout().lines();
+    let last = shown.iter().rposition(|line| line.starts_with("Available: ")).unwrap();
+    assert!(!shown[last..].iter().any(|line| line == "WAITING"), "{shown:?}");
+}

@@ -13,10 +13,9 @@ async fn post(gateway: &Gateway, path: &str, head: &str, body: &Value) -> Result
     let talk = async {
         let mut stream = TcpStream::connect(("127.0.0.1", gateway.port())).await?;
         let body = body.to_string();
-        // These credentials are for every machine and every group.
         let request = format!(
-            "POST {path} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer operator-token\r\n{head}\
-             connection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            "POST {path} HTTP/1.1\r\nhost: gateway\r\n{head}connection: close\r\n\
+             content-length: {}\r\n\r\n{body}",
             body.len()
         );
         stream.write_all(request.as_bytes()).await?;
@@ -27,6 +26,25 @@ async fn post(gateway: &Gateway, path: &str, head: &str, body: &Value) -> Result
         anyhow::Ok((status, serde_json::from_str(body).with_context(|| answer.clone())?))
     };
     within(path, SOON, talk).await?.with_context(|| format!("POST {path}"))
+}
+
+/// What an operator does at the gateway, who signs in for that with the token of a role.
+pub(crate) async fn operates(
+    gateway: &Gateway,
+    role: &str,
+    path: &str,
+    body: Value,
+) -> Result<u16> {
+    let token = std::fs::read_to_string(gateway.token_file(role))?;
+    let head =
+        format!("authorization: Bearer {}\r\ncontent-type: application/json\r\n", token.trim_end());
+    Ok(post(gateway, &format!("/api/v1{path}"), &head, &body).await?.0)
+}
+
+/// What somebody is told who does the same without signing in.
+pub(crate) async fn meddles(gateway: &Gateway, path: &str, body: Value) -> Result<u16> {
+    let head = "content-type: application/json\r\n";
+    Ok(post(gateway, &format!("/api/v1{path}"), head, &body).await?.0)
 }
 
 /// A client of the gateway that wants to reboot once.

@@ -5,7 +5,9 @@ use super::*;
 
 fn ours(text: &str) -> Result<String, String> {
     let files = [(PathBuf::from("web.yml"), text.to_owned())];
-    convert(Peer::Goahead, &files).map_err(|error| format!("{:#}", anyhow::Error::from(error)))
+    convert(Peer::Goahead, &files)
+        .map(|ours| ours.text)
+        .map_err(|error| format!("{:#}", anyhow::Error::from(error)))
 }
 
 fn settings(toml: &str) -> Settings {
@@ -83,6 +85,16 @@ fn what_goahead_takes_silently_is_said() {
         (base.to_owned(), "slots = 0"),
         (base.to_owned(), "Here it is off."),
         (base.to_owned(), "reboot_completion_check was empty"),
+        (
+            format!(
+                "{base}  reboot_completion_check_offset: 5m\n  reboot_completion_check_interval: 7s\n  \
+                 reboot_completion_check_consecutive_successes: 3\n"
+            ),
+            "completion_check_interval_secs = 7 reboot_completion_check_offset says nothing without a \
+             check; with one: completion_check_offset_secs = 300 \
+             reboot_completion_check_consecutive_successes says nothing without a check; with one: \
+             completion_check_successes = 3",
+        ),
         (format!("{base}b:\n  enabled: true\n  name_pattern: b\n"), "the first of them"),
         (
             format!("{base}  minimum_uptime: 5m\n  minimum_uptime: 1h\n"),

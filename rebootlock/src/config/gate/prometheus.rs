@@ -76,6 +76,13 @@ pub(super) fn check(mut table: GateTable, whole: Range<usize>) -> Result<Prometh
             if query.get_ref().trim().is_empty() {
                 return Err(Fault::at(&query, "`query` must not be blank"));
             }
+            if has_unquoted_variable(query.get_ref()) {
+                return Err(Fault::at(
+                    &query,
+                    "variables belong between double or single quotes: anywhere else, and between \
+                     backticks, their values could not be taken literally",
+                ));
+            }
             let template = Template::parse(query.get_ref());
             Question::Query(template.map_err(|error| Fault::at(&query, error))?)
         }
@@ -114,4 +121,27 @@ fn labels(
         Ok((name, value))
     };
     written.into_iter().map(label).collect()
+}
+
+/// Whether a variable stands where PromQL has no escapes.
+fn has_unquoted_variable(query: &str) -> bool {
+    let mut quote = None;
+    let mut chars = query.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match (quote, c) {
+            // A comment, to the end of its line.
+            (None, '#') => drop(chars.find(|(_, c)| *c == '\n')),
+            (None, '"' | '\'' | '`') => quote = Some(c),
+            (Some('"' | '\''), '\\') => drop(chars.next()),
+            (Some(open), c) if open == c => quote = None,
+            (None | Some('`'), '$') => {
+                let own = ["${REBOOTLOCK_", "${RC_"];
+                if own.into_iter().any(|own| query[at..].starts_with(own)) {
+                    return true;
+                }
+            }
+            _ => {}
+        }
+    }
+    false
 }

@@ -115,7 +115,7 @@ fn a_later_file_replaces_a_gate_of_the_same_name() {
     assert!(two("enabled = false").is_ok());
     assert_eq!(
         two("").unwrap_err().to_string(),
-        "gate: only one gate of type `cluster` can be there, not both cluster and other"
+        "t.toml:2:8: gate: only one gate of type `cluster` can be there, not both cluster and other"
     );
 }
 
@@ -285,6 +285,14 @@ fn a_bad_value_is_named_with_its_place_and_what_is_allowed() {
             "4:16: `labels`: there is no variable `${RC_HOSTNAME}`; did you mean `${RC_NODE_NAME}`?",
         ),
         (
+            "type = \"prometheus\"\nurl = \"http://h/\"\nquery = 'up{a=\"x\",b=`${RC_PHASE}`}'",
+            "4:9: `query`: variables belong between double or single quotes",
+        ),
+        (
+            "type = \"prometheus\"\nurl = \"http://h/\"\nquery = 'up > ${RC_LOCK_ATTEMPTS}'",
+            "4:9: `query`: variables belong between double or single quotes",
+        ),
+        (
             "type = \"prometheus\"\nurl = \"http://h/\"\nquery = \" \"",
             "4:9: `query` must not be blank",
         ),
@@ -354,7 +362,10 @@ fn a_bad_value_is_named_with_its_place_and_what_is_allowed() {
             "3:17: `max_unhealthy`: -1 is not from 0 to 1000000",
         ),
         ("type = \"cluster\"\nfallback = [\"\"]", "3:13: a name in `fallback` must not be blank"),
-        ("type = \"cluster\"\ngroups = [\"a\", \"\"]", "3:16: `groups`: group name is empty"),
+        (
+            "type = \"cluster\"\ngroups = [\"a\", \"\"]",
+            "3:16: `groups`: group name is empty; expected 1 to 253 bytes",
+        ),
         (
             "type = \"systemd\"\n[[gate]]\ntype = \"systemd\"",
             "3:1: there is a gate `systemd` already; give this one a `name`",

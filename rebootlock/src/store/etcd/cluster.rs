@@ -1,7 +1,6 @@
 //! The endpoints of one cluster: connecting to them, moving on from bad ones, sharing out time.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,14 +11,12 @@ use tonic::transport::{Endpoint as Dialer, Uri};
 use super::failure::{Failure, Identity, Task, from_transport, understand};
 use super::{EtcdOptions, listening};
 use crate::http::{Access, ClientCertificate};
+use crate::store::rotation::Rotation;
 use crate::store::{Result, StoreError};
 
 /// etcd hangs up on clients that ping more often than every 5 s, or without an open stream.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long an endpoint that failed is tried only after all others.
-const BAD_FOR: Duration = Duration::from_secs(5);
 
 /// How long after an answer an endpoint is trusted with a request that must not be sent twice.
 const TRUSTED_FOR: Duration = Duration::from_secs(2);
@@ -47,7 +44,7 @@ pub(super) enum Repeat {
 #[derive(Debug)]
 pub(super) struct Cluster {
     endpoints: Vec<Endpoint>,
-    current: AtomicUsize,
+    rotation: Rotation,
     options: EtcdOptions,
 }
 
@@ -58,7 +55,6 @@ struct Endpoint {
     connection: Mutex<Option<Connection>>,
     /// Locked while connecting, so that there is one connection.
     dialing: tokio::sync::Mutex<()>,
-    bad_until: Mutex<Option<Instant>>,
 }
 
 /// A connection to one endpoint. Clones share it.
@@ -114,8 +110,8 @@ impl Cluster {
         let encrypted = options.endpoints.iter().any(|url| url.starts_with("https://"));
         let tls = if encrypted { Some(tls_options(&options)?) } else { None };
         let endpoint = |url: &String| Endpoint::new(url, tls.as_ref());
-        let endpoints = options.endpoints.iter().map(endpoint).collect::<Result<_>>()?;
-        Ok(Self { endpoints, current: AtomicUsize::new(0), options })
+        let endpoints: Vec<_> = options.endpoints.iter().map(endpoint).collect::<Result<_>>()?;
+        Ok(Self { rotation: Rotation::of(endpoints.len()), endpoints, options })
     }
 
     pub(super) fn location(&self) -> String {
@@ -151,29 +147,19 @@ impl Cluster {
         }
     }
 
-    /// The endpoints in the order to try them: from the current one on, those that failed just
-    /// now last.
+    /// The endpoints in the order to try them.
     pub(super) fn order(&self) -> Vec<usize> {
-        let current = self.current.load(Ordering::Relaxed);
-        let mut order: Vec<_> =
-            (0..self.len()).map(|offset| (current + offset) % self.len()).collect();
-        order.sort_by_key(|index| self.endpoints.get(*index).is_some_and(Endpoint::is_bad));
-        order
+        self.rotation.order()
     }
 
     /// Notes that an endpoint works.
     pub(super) fn worked(&self, index: usize) {
-        self.current.store(index, Ordering::Relaxed);
-        if let Some(endpoint) = self.endpoints.get(index) {
-            endpoint.set_bad_until(None);
-        }
+        self.rotation.worked(index);
     }
 
     /// Notes that an endpoint does not work; its connection is not used again.
     pub(super) fn failed(&self, index: usize, connection: Option<&Connection>) {
-        if let Some(endpoint) = self.endpoints.get(index) {
-            endpoint.set_bad_until(Some(Instant::now() + BAD_FOR));
-        }
+        self.rotation.failed(index);
         if let Some(connection) = connection {
             self.forget(index, connection);
         }
@@ -463,21 +449,11 @@ impl Endpoint {
             dialer,
             connection: Mutex::default(),
             dialing: tokio::sync::Mutex::default(),
-            bad_until: Mutex::default(),
         })
     }
 
     fn is_encrypted(&self) -> bool {
         self.dialer.uri().scheme_str() == Some("https")
-    }
-
-    fn is_bad(&self) -> bool {
-        let until = *self.bad_until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| Instant::now() < until)
-    }
-
-    fn set_bad_until(&self, until: Option<Instant>) {
-        *self.bad_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<Connection>> {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use tonic::{Code, Status};
 
+use crate::store::feed::Failed;
 use crate::store::{Key, Span, StoreError};
 
 /// What is being done, for messages.
@@ -71,6 +72,12 @@ pub(super) enum Failure {
     Broken(String),
     /// It may have been done: no answer in time, or one that says so.
     Unknown(String),
+}
+
+impl Failed for Failure {
+    fn is_for_a_person(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::Settled(_))
+    }
 }
 
 impl Failure {

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use etcd_client::{EventType, GetOptions, WatchOptions, WatchStream};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::time::{Instant, sleep_until};
 
 use super::cluster::{Cluster, Connection, within};
 use super::failure::{Failure, Task, understand};
 use super::{signed, unsigned};
+use crate::store::feed::{self, End};
 use crate::store::{Entry, Event, Key, Revision, Span, StoreError, Watch};
 
 /// How long nothing may come before the server is asked whether it is still there.
@@ -19,19 +19,16 @@ const QUIET_FOR: Duration = Duration::from_secs(10);
 /// How long it may take to say so.
 const PROGRESS_WITHIN: Duration = Duration::from_secs(5);
 
-/// Between two rounds over all endpoints: a server that returns is found within a second, and a
-/// fleet does not come in step.
-const RETRY_MILLIS: std::ops::RangeInclusive<u64> = 250..=750;
-
-/// The same when the answer is no, which only a person can change.
-const REFUSED_MILLIS: std::ops::RangeInclusive<u64> = 4_000..=6_000;
-
 /// Several spans are watched from now on only: it is the stream that costs, so they share one.
 pub(super) fn open(cluster: Arc<Cluster>, spans: Vec<Span>, after: Option<Revision>) -> Watch {
-    let (events, receiver) = mpsc::channel(Watch::BUFFER);
-    let feeder =
-        Feeder { cluster, spans, seen: after, cluster_id: None, interrupted: false, events };
-    Watch::new(receiver, AbortOnDropHandle::new(tokio::spawn(feeder.run())))
+    feed::start(|events| Feeder {
+        cluster,
+        spans,
+        seen: after,
+        cluster_id: None,
+        interrupted: false,
+        events,
+    })
 }
 
 struct Feeder {
@@ -46,41 +43,14 @@ struct Feeder {
     events: mpsc::Sender<Event>,
 }
 
-/// Why a connected watch ended.
-enum End {
-    /// Nobody reads it any more.
-    Unread,
-    /// It has to be opened again.
-    Failed(Failure),
-}
+impl feed::Feeder for Feeder {
+    type Failure = Failure;
 
-impl From<Failure> for End {
-    fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
-    }
-}
-
-impl From<mpsc::error::SendError<Event>> for End {
-    fn from(_: mpsc::error::SendError<Event>) -> Self {
-        Self::Unread
-    }
-}
-
-impl Feeder {
-    async fn run(mut self) {
-        while let Err(End::Failed(failure)) = self.round().await {
-            let refused = matches!(failure, Failure::Refused(_) | Failure::Settled(_));
-            let pause = if refused { REFUSED_MILLIS } else { RETRY_MILLIS };
-            tokio::select! {
-                () = sleep(Duration::from_millis(rand::random_range(pause))) => {}
-                () = self.events.closed() => return,
-            }
-        }
+    fn events(&self) -> &mpsc::Sender<Event> {
+        &self.events
     }
 
-    /// Tries all endpoints, and follows the first that works for as long as it does. Ends well
-    /// only with the reader.
-    async fn round(&mut self) -> Result<(), End> {
+    async fn round(&mut self) -> Result<(), End<Failure>> {
         let limit = self.attempt_limit();
         let mut failures = Vec::new();
         let mut order = self.cluster.order().into_iter();
@@ -123,7 +93,9 @@ impl Feeder {
         }
         Err(End::Failed(last.unwrap_or_else(|| Failure::Unreached("no endpoint".to_owned()))))
     }
+}
 
+impl Feeder {
     fn attempt_limit(&self) -> Duration {
         let share = self.cluster.timeout() / u32::try_from(self.cluster.len()).unwrap_or(1);
         share.clamp(Duration::from_millis(500), Duration::from_secs(3))
@@ -168,7 +140,7 @@ impl Feeder {
         connection: &Connection,
         reached: Option<Reached>,
         index: usize,
-    ) -> End {
+    ) -> End<Failure> {
         match self.try_follow(connection, reached, index).await {
             Ok(never) => match never {},
             Err(end) => end,
@@ -180,7 +152,7 @@ impl Feeder {
         connection: &Connection,
         reached: Option<Reached>,
         index: usize,
-    ) -> Result<std::convert::Infallible, End> {
+    ) -> Result<std::convert::Infallible, End<Failure>> {
         let limit = self.attempt_limit();
         if let (Some(seen), Some(reached)) = (self.seen, reached) {
             let moved = self.cluster_id.is_some_and(|id| id != reached.cluster_id);
@@ -242,7 +214,11 @@ impl Feeder {
     }
 
     /// A stream that the server has confirmed.
-    async fn open(&mut self, connection: &Connection, index: usize) -> Result<WatchStream, End> {
+    async fn open(
+        &mut self,
+        connection: &Connection,
+        index: usize,
+    ) -> Result<WatchStream, End<Failure>> {
         let opening = async {
             let stream = connection.watcher().watch(self.first(), Some(self.options(0))).await;
             let mut stream = stream.map_err(|error| self.understand(index, error))?;
@@ -289,7 +265,7 @@ impl Feeder {
         }
     }
 
-    async fn take(&mut self, message: &etcd_client::WatchResponse) -> Result<(), End> {
+    async fn take(&mut self, message: &etcd_client::WatchResponse) -> Result<(), End<Failure>> {
         for event in message.events() {
             self.tell(event).await?;
         }
@@ -300,7 +276,7 @@ impl Feeder {
         Ok(())
     }
 
-    async fn tell(&self, event: &etcd_client::Event) -> Result<(), End> {
+    async fn tell(&self, event: &etcd_client::Event) -> Result<(), End<Failure>> {
         let Some(found) = event.kv() else { return Ok(()) };
         let revision = unsigned(found.mod_revision());
         let entry = (event.event_type() == EventType::Put).then(|| Entry {
@@ -313,7 +289,7 @@ impl Feeder {
         Ok(())
     }
 
-    async fn lost(&mut self, revision: Revision) -> Result<(), End> {
+    async fn lost(&mut self, revision: Revision) -> Result<(), End<Failure>> {
         self.seen = Some(revision);
         self.events.send(Event::Lost { revision }).await?;
         Ok(())

@@ -1,6 +1,5 @@
 //! The gateways of one store: connecting to them, moving on from bad ones, sharing out time.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,10 +10,8 @@ use tokio::time::{Instant, timeout_at};
 use super::failure::{Failure, summary};
 use super::link::{Ask, Link};
 use crate::http::Access;
+use crate::store::rotation::Rotation;
 use crate::store::{Result, StoreError};
-
-/// How long a gateway that failed is tried only after all others.
-const BAD_FOR: Duration = Duration::from_secs(5);
 
 /// Connections kept for the next call, beyond those in use.
 const KEPT: usize = 4;
@@ -32,7 +29,7 @@ pub(super) enum Repeat {
 #[derive(Debug)]
 pub(super) struct Cluster {
     gateways: Vec<Gateway>,
-    current: AtomicUsize,
+    rotation: Rotation,
     access: Access,
     timeout: Duration,
 }
@@ -42,7 +39,6 @@ struct Gateway {
     shown: String,
     url: Uri,
     kept: Mutex<Vec<Link>>,
-    bad_until: Mutex<Option<Instant>>,
 }
 
 impl Cluster {
@@ -53,14 +49,13 @@ impl Cluster {
                 shown: url.clone(),
                 url: url.parse().map_err(wrong)?,
                 kept: Mutex::default(),
-                bad_until: Mutex::default(),
             })
         };
         let gateways: Vec<_> = urls.iter().map(gateway).collect::<Result<_>>()?;
         if gateways.is_empty() {
             return Err(StoreError::Broken("no gateway is configured".to_owned()));
         }
-        Ok(Self { gateways, current: AtomicUsize::new(0), access, timeout })
+        Ok(Self { rotation: Rotation::of(gateways.len()), gateways, access, timeout })
     }
 
     pub(super) fn location(&self) -> String {
@@ -80,29 +75,19 @@ impl Cluster {
         self.timeout
     }
 
-    /// The gateways in the order to try them: from the current one on, those that failed just now
-    /// last.
+    /// The gateways in the order to try them.
     pub(super) fn order(&self) -> Vec<usize> {
-        let current = self.current.load(Ordering::Relaxed);
-        let mut order: Vec<_> =
-            (0..self.len()).map(|offset| (current + offset) % self.len()).collect();
-        order.sort_by_key(|index| self.gateways.get(*index).is_some_and(Gateway::is_bad));
-        order
+        self.rotation.order()
     }
 
     /// Notes that a gateway works.
     pub(super) fn worked(&self, index: usize) {
-        self.current.store(index, Ordering::Relaxed);
-        if let Some(gateway) = self.gateways.get(index) {
-            gateway.set_bad_until(None);
-        }
+        self.rotation.worked(index);
     }
 
     /// Notes that a gateway does not work.
     pub(super) fn failed(&self, index: usize) {
-        if let Some(gateway) = self.gateways.get(index) {
-            gateway.set_bad_until(Some(Instant::now() + BAD_FOR));
-        }
+        self.rotation.failed(index);
     }
 
     /// A connection of its own.
@@ -228,15 +213,6 @@ fn at(url: &str, error: StoreError) -> StoreError {
 }
 
 impl Gateway {
-    fn is_bad(&self) -> bool {
-        let until = *self.bad_until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| Instant::now() < until)
-    }
-
-    fn set_bad_until(&self, until: Option<Instant>) {
-        *self.bad_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
-    }
-
     fn kept(&self) -> MutexGuard<'_, Vec<Link>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }

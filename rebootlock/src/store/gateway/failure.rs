@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use crate::http::{Access, Credentials, HttpError};
 use crate::store::StoreError;
+use crate::store::feed::Failed;
 
 /// What a failure at one gateway means.
 #[derive(Debug, Clone)]
@@ -17,6 +18,12 @@ pub(super) enum Failure {
     Undone(String),
     /// It may have been done.
     Unknown(String),
+}
+
+impl Failed for Failure {
+    fn is_for_a_person(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::Settled(_))
+    }
 }
 
 impl Failure {

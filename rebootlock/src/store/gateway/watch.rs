@@ -7,33 +7,24 @@ use std::time::Duration;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::time::{Instant, timeout};
 
 use super::cluster::Cluster;
 use super::failure::{Failure, summary};
 use super::link::Link;
 use super::wire::{self, HEARTBEAT_SECS, Line};
+use crate::store::feed::{self, End};
 use crate::store::{Event, Key, Revision, Span, Watch};
 
 /// How long nothing may come, not even a heartbeat, before a gateway counts as gone.
 const PATIENCE: Duration = Duration::from_secs(3 * HEARTBEAT_SECS);
 
-/// Between two rounds over all gateways: one that returns is found within a second, and a fleet does
-/// not come in step.
-const RETRY_MILLIS: std::ops::RangeInclusive<u64> = 250..=750;
-
-/// The same when the answer is no, which only a person can change.
-const REFUSED_MILLIS: std::ops::RangeInclusive<u64> = 4_000..=6_000;
-
 /// A value and its key are far shorter.
 const MAX_LINE_BYTES: usize = 64 << 20;
 
 pub(super) fn open(cluster: Arc<Cluster>, spans: Vec<Span>, after: Option<Revision>) -> Watch {
-    let (events, receiver) = mpsc::channel(Watch::BUFFER);
     let told = Told { seen: after, at: Revision(0), keys: BTreeSet::new() };
-    let feeder = Feeder { cluster, spans, told, interrupted: false, events };
-    Watch::new(receiver, AbortOnDropHandle::new(tokio::spawn(feeder.run())))
+    feed::start(|events| Feeder { cluster, spans, told, interrupted: false, events })
 }
 
 struct Feeder {
@@ -76,40 +67,14 @@ impl Told {
     }
 }
 
-/// Why a watch at one gateway ended.
-enum End {
-    /// Nobody reads it any more.
-    Unread,
-    /// It has to be opened again.
-    Failed(Failure),
-}
+impl feed::Feeder for Feeder {
+    type Failure = Failure;
 
-impl From<Failure> for End {
-    fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
-    }
-}
-
-impl From<mpsc::error::SendError<Event>> for End {
-    fn from(_: mpsc::error::SendError<Event>) -> Self {
-        Self::Unread
-    }
-}
-
-impl Feeder {
-    async fn run(mut self) {
-        while let Err(End::Failed(failure)) = self.round().await {
-            let refused = matches!(failure, Failure::Refused(_) | Failure::Settled(_));
-            let pause = if refused { REFUSED_MILLIS } else { RETRY_MILLIS };
-            tokio::select! {
-                () = sleep(Duration::from_millis(rand::random_range(pause))) => {}
-                () = self.events.closed() => return,
-            }
-        }
+    fn events(&self) -> &mpsc::Sender<Event> {
+        &self.events
     }
 
-    /// Tries all gateways, and follows the first that works for as long as it does.
-    async fn round(&mut self) -> Result<(), End> {
+    async fn round(&mut self) -> Result<(), End<Failure>> {
         let mut failures = Vec::new();
         let mut order = self.cluster.order().into_iter();
         while let Some(index) = order.next() {
@@ -153,7 +118,9 @@ impl Feeder {
         let last = failures.pop().map(|(_, failure)| failure);
         Err(End::Failed(last.unwrap_or_else(|| Failure::Undone("no gateway".to_owned()))))
     }
+}
 
+impl Feeder {
     fn attempt_limit(&self) -> Duration {
         let share = self.cluster.timeout() / u32::try_from(self.cluster.len()).unwrap_or(1);
         share.max(Duration::from_millis(500))
@@ -179,7 +146,7 @@ impl Feeder {
         &mut self,
         lines: &mut Lines,
         revision: Revision,
-    ) -> Result<std::convert::Infallible, End> {
+    ) -> Result<std::convert::Infallible, End<Failure>> {
         if self.told.seen == Some(revision) {
             self.resumed().await?;
         }
@@ -223,7 +190,7 @@ impl Feeder {
 
     /// Says once that the store answers again, as soon as it is known that nothing was missed, or
     /// after it was said that something was.
-    async fn resumed(&mut self) -> Result<(), End> {
+    async fn resumed(&mut self) -> Result<(), End<Failure>> {
         if std::mem::take(&mut self.interrupted) {
             self.events.send(Event::Resumed).await?;
         }

@@ -38,7 +38,9 @@ const TABLES: &str = "
     ) WITHOUT ROWID;
 ";
 
-/// The time since boot, with the boot it belongs to.
+/// The time since boot, with the boot it belongs to: the kernel's, whose clock it is, and not what
+/// `machine.boot_id_file` says. In containers, which share both, leases outlive a restart of one of them
+/// by their time.
 #[derive(Debug)]
 pub(super) struct Clock {
     pub(super) boot: String,

@@ -56,7 +56,7 @@ impl Event {
                 let reach = self.length.in_days() + 2;
                 spans.extend(clock::daily(from, to, zone, reach, |date| {
                     let at = date.to_datetime(self.start.time());
-                    let there = recurrence.includes(self.start, at) && self.takes_place(at);
+                    let there = recurrence.includes(self.start, at, action) && self.takes_place(at);
                     Some(at).filter(|_| there).and_then(span).into_iter().collect()
                 }));
             }
@@ -152,7 +152,9 @@ impl Draft {
                 .map_err(at(line))?,
         };
         let parse = |line: &Line| {
-            Recurrence::parse(&line.value, start.datetime(), start.zone.as_ref()).map_err(at(line))
+            let days = start.time.is_none();
+            Recurrence::parse(&line.value, start.datetime(), days, start.zone.as_ref())
+                .map_err(at(line))
         };
         let recurrence = self.rule.as_ref().map(parse).transpose()?;
         if let Some(rule) = &self.rule
@@ -234,6 +236,7 @@ impl Moment {
                 .instant()
                 .map(|instant| zone.to_datetime(instant))
                 .ok_or_else(|| "is too far away".to_owned()),
+            (Some(_), None) => Err("a zone where the event has none".to_owned()),
             _ => Ok(self.datetime()),
         }
     }

@@ -4,6 +4,7 @@ use jiff::ToSpan as _;
 use jiff::civil::{Date, DateTime, Time, Weekday};
 use jiff::tz::TimeZone;
 
+use super::super::Action;
 use super::Problem;
 use super::event;
 
@@ -19,8 +20,20 @@ pub(super) struct Recurrence {
     days_of_month: Vec<i8>,
     weekdays: Vec<Nth>,
     week_start: Weekday,
-    last: Option<DateTime>,
+    last: Option<Last>,
 }
+
+/// The last moment that counts, on the wall clock of the event.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Last {
+    at: DateTime,
+    /// Nobody can tell whose clock it is on.
+    in_doubt: bool,
+}
+
+/// How far one wall clock can be from another, in hours, or a bit less: from UTC to the first zone of
+/// a day.
+const APART: i64 = 14;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Every {
@@ -35,10 +48,11 @@ enum Every {
 struct Nth(i8, Weekday);
 
 impl Recurrence {
-    /// Reads the rule of an event that begins at `start` on the wall clock of `zone`.
+    /// Reads the rule of an event that begins at `start` on the wall clock of `zone`, or on such days.
     pub(super) fn parse(
         text: &str,
         start: DateTime,
+        whole_days: bool,
         zone: Option<&TimeZone>,
     ) -> Result<Self, Problem> {
         let mut every = None;
@@ -59,7 +73,7 @@ impl Recurrence {
                 "FREQ" => every = Some(frequency(value).ok_or_else(wrong)?),
                 "INTERVAL" => rule.interval = from_one(value).ok_or_else(wrong)?,
                 "COUNT" => count = Some(from_one(value).ok_or_else(wrong)?),
-                "UNTIL" => rule.last = Some(until(value, zone).ok_or_else(wrong)?),
+                "UNTIL" => rule.last = Some(until(value, whole_days, zone).ok_or_else(wrong)?),
                 "WKST" => rule.week_start = weekday(value).ok_or_else(wrong)?,
                 "BYMONTH" => {
                     let months = list(value, |n| Some(n).filter(|n| (1..=12).contains(n)));
@@ -93,15 +107,16 @@ impl Recurrence {
             return Err("BYMONTHDAY is not understood with FREQ=WEEKLY".to_owned());
         }
         if let Some(count) = count {
-            rule.last = rule.nth(start, count);
+            rule.last = rule.nth(start, count).map(|at| Last { at, in_doubt: false });
         }
         Ok(rule)
     }
 
-    /// Whether the event that began at `start` is at `at` too, a day at the same time.
-    pub(super) fn includes(&self, start: DateTime, at: DateTime) -> bool {
+    /// Whether the event that began at `start` is at `at` too, a day at the same time. Where that is in
+    /// doubt, it is what lets no reboot through.
+    pub(super) fn includes(&self, start: DateTime, at: DateTime, action: Action) -> bool {
         at >= start
-            && self.last.is_none_or(|last| at <= last)
+            && self.last.is_none_or(|last| at <= last.by(action))
             && (at == start || self.has(start.date(), at.date()))
     }
 
@@ -205,19 +220,34 @@ fn nth(text: &str) -> Option<Nth> {
     Some(Nth(number, weekday(day)?))
 }
 
-/// The last moment that counts, on the wall clock of `zone`. A day counts to its end.
-fn until(text: &str, zone: Option<&TimeZone>) -> Option<DateTime> {
+impl Last {
+    fn by(self, action: Action) -> DateTime {
+        match action {
+            _ if !self.in_doubt => self.at,
+            Action::Deny => self.at.saturating_add(APART.hours()),
+            Action::Allow => self.at.saturating_sub(APART.hours()),
+        }
+    }
+}
+
+/// The last moment that counts. A day counts to its end. It should be a day where the event has days,
+/// UTC where the event has a zone, and without either where the event has neither (RFC 5545, 3.3.10);
+/// many calendars write it otherwise, and then its clock is anybody's guess.
+fn until(text: &str, whole_days: bool, zone: Option<&TimeZone>) -> Option<Last> {
     let (local, utc) = match text.strip_suffix('Z') {
         Some(local) => (local, true),
         None => (text, false),
     };
     let (date, time) = event::parse(local)?;
-    let Some(time) = time else { return Some(date.to_datetime(Time::MAX)) };
-    match zone {
+    let Some(time) = time else {
+        return Some(Last { at: date.to_datetime(Time::MAX), in_doubt: !whole_days });
+    };
+    let at = date.to_datetime(time);
+    Some(match zone {
         Some(zone) if utc => {
-            let instant = TimeZone::UTC.to_timestamp(date.to_datetime(time)).ok()?;
-            Some(zone.to_datetime(instant))
+            let at = zone.to_datetime(TimeZone::UTC.to_timestamp(at).ok()?);
+            Last { at, in_doubt: false }
         }
-        _ => Some(date.to_datetime(time)),
-    }
+        _ => Last { at, in_doubt: whole_days || utc || zone.is_some() },
+    })
 }

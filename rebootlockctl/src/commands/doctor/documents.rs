@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use rebootlock::id::Group;
+use rebootlock::health::{Fleet, Sickness, Standing};
+use rebootlock::id::{Group, MachineId};
+use rebootlock::keys::Keyspace;
 use rebootlock::lock::{GroupStatus, Held, LockError, LockManager, Scope};
 use rebootlock::record::{Pause, UnixTime};
 use rebootlock::store::{Precondition, Revision, StoreError, Txn};
@@ -18,6 +20,7 @@ pub(super) async fn check(locks: &LockManager, own: &[Group]) -> Vec<Finding> {
         Err(error) => return vec![unreadable("store", &error)],
     }
     let mut findings = vec![may_write(locks, &groups[..1]).await];
+    findings.extend(prefix(locks).await);
     let (now, mut fleet_checked) = (UnixTime::now(), false);
     let mut held_seen = BTreeSet::new();
     for group in &groups {
@@ -54,7 +57,71 @@ pub(super) async fn check(locks: &LockManager, own: &[Group]) -> Vec<Finding> {
             Err(error) => findings.push(unreadable(&about, &error)),
         }
     }
+    match locks.fleet(&groups).await {
+        Ok(fleet) => findings.extend(machines(&fleet, now)),
+        // A damaged semaphore was named above already.
+        Err(LockError::Damaged { .. }) => {}
+        Err(error) => findings.push(unreadable("machines", &error)),
+    }
     findings
+}
+
+/// Programs with different prefixes know nothing of each other's slots. What others there may be in the
+/// store cannot be looked for, but for the one that is used if nobody says anything.
+async fn prefix(locks: &LockManager) -> Option<Finding> {
+    let about = "prefix";
+    let used = is_used(locks).await.ok()?;
+    let usual = Keyspace::default();
+    if *locks.keys() != usual {
+        let others = LockManager::new(locks.store().clone(), usual.clone());
+        // Who may not look there is not meant to be there.
+        if is_used(&others).await.unwrap_or(false) {
+            let found = format!(
+                "there are slots below {usual} too, which do not count below {}",
+                locks.keys()
+            );
+            let mend =
+                "fine if they are another fleet's; else give all programs the same [store] prefix";
+            return Some(Finding::warn(about, found, mend));
+        }
+    }
+    (!used).then(|| {
+        let keys = locks.keys();
+        Finding::ok(
+            about,
+            format!(
+                "nothing is below {keys} yet; if machines hold slots already, their gateway or agents have \
+                 another [store] prefix"
+            ),
+        )
+    })
+}
+
+async fn is_used(locks: &LockManager) -> Result<bool, LockError> {
+    Ok(locks.groups().await?.len() > 1 || locks.status(&Group::default()).await?.exists)
+}
+
+/// What is said of machines that nobody keeps up, or nobody can read: it may keep all others from
+/// rebooting.
+fn machines(fleet: &Fleet, now: UnixTime) -> Vec<Finding> {
+    let mend = |machine: &MachineId| {
+        format!(
+            "restart the agent of that machine; if there is none: rebootlockctl forget {machine} \
+             --force"
+        )
+    };
+    let damaged = fleet.unreadable().map(|(machine, damage)| {
+        let found = format!("what is known of {machine} cannot be read: {damage}");
+        Finding::warn("machines", found, mend(machine))
+    });
+    let stale = fleet.members.iter().filter_map(|(machine, member)| match member.standing(now) {
+        Standing::Unhealthy(why @ (Sickness::Stale(_) | Sickness::Ahead(_))) => {
+            let name = member.hostname().unwrap_or(machine.as_str());
+            Some(Finding::warn("machines", format!("{name} {why}"), mend(machine)))
+        }
+        _ => None,
+    });
+    damaged.chain(stale).collect()
 }
 
 fn mend(group: &Group) -> String {

@@ -222,7 +222,10 @@ fn slot(facts: &Facts, group: &Group, holder: &Holder) -> Reason {
             format!("look at its console; {unlock}, if it will not come back"),
         ),
         (Some(HolderState::Rebooting), back) => {
-            let back = back.map(|back| {
+            // Not while its agent says that it has not gone.
+            let told = facts.agent().and_then(|agent| agent.blocked.as_ref());
+            let goes = told.is_none_or(|told| told.outcome != "overdue");
+            let back = back.filter(|_| goes).map(|back| {
                 format!("; it should be back within {}", show(back.seconds_since(facts.now)))
             });
             let why = format!(

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use rebootlock::lock::LockError;
 use rebootlock::store::{Event, Key, Revision, Span, Watch};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::{Seen, document, look, text};
+use super::{Seen, document, groups_of, look, text};
 use crate::cli::{Format, Status};
 use crate::output::{clean, print, say};
 use crate::session::Session;
+use crate::signals::Signals;
 
 /// Changes that come in a burst are shown once, this long after the first.
 const BURST: Duration = Duration::from_millis(50);
@@ -28,12 +28,10 @@ const TO_END_OF_LINE: &str = "\u{1b}[K";
 const TO_END_OF_SCREEN: &str = "\u{1b}[J";
 
 pub(super) async fn run(session: Session, args: Status) -> anyhow::Result<ExitCode> {
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut signals = Signals::catch()?;
     tokio::select! {
         ended = follow(&session, &args) => ended.map(|never| match never {}),
-        _ = interrupt.recv() => Ok(ExitCode::SUCCESS),
-        _ = terminate.recv() => Ok(ExitCode::SUCCESS),
+        _ = signals.next() => Ok(ExitCode::SUCCESS),
     }
 }
 
@@ -46,7 +44,7 @@ async fn follow(session: &Session, args: &Status) -> anyhow::Result<std::convert
     let mut changes = session.locks.store().watch(&Span::Below(below.clone()), start.revision);
     loop {
         let mut again = None;
-        match look(session, &args.scope).await {
+        match see(session, args).await {
             Ok(seen) => screen.show(seen)?,
             Err(error) if is_out_of_reach(&error) => {
                 screen.interrupted(&crate::failure::chain(&error))?;
@@ -56,6 +54,10 @@ async fn follow(session: &Session, args: &Status) -> anyhow::Result<std::convert
         }
         wait_for_change(&mut changes, &mut screen, again).await?;
     }
+}
+
+async fn see(session: &Session, args: &Status) -> anyhow::Result<Vec<Seen>> {
+    look(session, groups_of(session, &args.scope).await?).await
 }
 
 fn is_out_of_reach(error: &anyhow::Error) -> bool {

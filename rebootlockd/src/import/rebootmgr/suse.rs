@@ -28,7 +28,10 @@ pub(super) fn convert(text: &str) -> Result<Draft, Fault> {
     let word = strategy.map_or("best-effort", |(_, word)| word.as_str()).to_ascii_lowercase();
     let agent = draft.table("agent");
     match word.replace('_', "-").as_str() {
-        "best-effort" => {
+        word @ ("best-effort" | "best-efford") => {
+            if word == "best-efford" {
+                agent.note("best-efford, as rebootmgr's own file spelled it for years");
+            }
             agent
                 .note(
                     "With a slot if the store answers, else without, as it was with etcd. Without a \

@@ -98,7 +98,12 @@ impl Manager {
 
     #[zbus(property(emits_changed_signal = "false"))]
     fn scheduled_shutdown(&self) -> (String, u64) {
-        self.shared.state().scheduled.clone()
+        self.shared.scheduled()
+    }
+
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn enable_wall_messages(&self) -> bool {
+        self.shared.state().wall.1
     }
 
     fn set_wall_message(&self, wall_message: String, enable: bool) {

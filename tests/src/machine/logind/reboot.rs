@@ -19,17 +19,21 @@ const FLAGS_257: u64 = 0b1_1111;
 /// How a block inhibitor on `shutdown` treats a `Reboot` call. The caller counts as root unless the
 /// rule says otherwise, whoever runs the test.
 ///
-/// Read from systemd's `verify_shutdown_creds` and `manager_is_inhibited`. In every version, delay
+/// As the systemd 252 of Debian 12 and the 257 of Debian 13 answered. In every version, delay
 /// inhibitors refuse nothing, and `Reboot(b)` is `RebootWithFlags` without flags but with the boolean
 /// as consent to a polkit dialogue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum InhibitorRule {
     /// systemd 257 and later. A `block` inhibitor of any user refuses everybody, root included, with
-    /// `org.freedesktop.login1.BlockedByInhibitorLock`, unless `SD_LOGIND_SKIP_INHIBITORS` (0x10) is
-    /// set (root still needs polkit's consent then; this stand-in gives it). A `block-weak` inhibitor
-    /// behaves as `block` did before 257.
+    /// `org.freedesktop.DBus.Error.AccessDenied`, unless `SD_LOGIND_SKIP_INHIBITORS` (0x10) is set and
+    /// polkit consents, as it does to root. A `block-weak` inhibitor behaves as `block` did before 257.
     #[default]
     Systemd257,
+    /// The same without polkit, as in small images: nobody consents, and root is refused with
+    /// `SD_LOGIND_SKIP_INHIBITORS` too.
+    Systemd257WithoutPolkit,
+    /// The same with a polkit that is installed and does not start: logind asks and waits.
+    Systemd257WithBrokenPolkit,
     /// systemd up to 256, so Debian 12's 252. Root is never asked: `Reboot(false)` by root **ignores
     /// every block inhibitor** and reboots, since root passes the polkit check for
     /// `org.freedesktop.login1.reboot-ignore-inhibit` by its capability. With
@@ -98,6 +102,7 @@ impl Shared {
         let outcome = match failure {
             Some(RebootFailure::Error(name, text)) => Outcome::Refused(Refusal { name, text }),
             Some(RebootFailure::NeverAnswers) => Outcome::Hangs,
+            _ if waits_for_polkit(&state, call.flags) => Outcome::Hangs,
             failure => match refusal(&state, call.flags) {
                 Some(refusal) => Outcome::Refused(refusal),
                 None => match failure {
@@ -126,34 +131,48 @@ impl Shared {
     }
 }
 
+/// Whether an inhibitor of this mode keeps the machine up; root's own only if they count.
+fn is_blocked(state: &super::State, mode: &str, also_of_root: bool) -> bool {
+    let mut inhibitors = state.inhibitors.iter().filter(|each| each.concerns("shutdown"));
+    inhibitors.any(|each| each.mode == mode && (also_of_root || each.uid != 0))
+}
+
+fn waits_for_polkit(state: &super::State, flags: u64) -> bool {
+    state.rule == InhibitorRule::Systemd257WithBrokenPolkit
+        && flags & SKIP_INHIBITORS != 0
+        && is_blocked(state, "block", true)
+}
+
 /// Why logind would not reboot now.
 fn refusal(state: &super::State, flags: u64) -> Option<Refusal> {
-    let known = if state.rule == InhibitorRule::Systemd252 { FLAGS_252 } else { FLAGS_257 };
+    use InhibitorRule::{
+        Systemd252, Systemd257, Systemd257WithBrokenPolkit, Systemd257WithoutPolkit, Unprivileged,
+    };
+    let known = if state.rule == Systemd252 { FLAGS_252 } else { FLAGS_257 };
     if flags & !known != 0 {
         return Some(Refusal::new(
             "org.freedesktop.DBus.Error.InvalidArgs",
             "Invalid flags parameter",
         ));
     }
-    let blocking = |mode: &str, also_of_root: bool| {
-        let mut inhibitors = state.inhibitors.iter().filter(|each| each.concerns("shutdown"));
-        inhibitors.any(|each| each.mode == mode && (also_of_root || each.uid != 0))
-    };
     let checks_root = flags & ROOT_CHECK_INHIBITORS != 0;
-    let denied = "org.freedesktop.DBus.Error.AccessDenied";
+    let skips = flags & SKIP_INHIBITORS != 0;
+    let (block, any_block) = (is_blocked(state, "block", false), is_blocked(state, "block", true));
+    let denied = |text| Refusal::new("org.freedesktop.DBus.Error.AccessDenied", text);
     let refusal = match state.rule {
-        InhibitorRule::Systemd257 => (flags & SKIP_INHIBITORS == 0
-            && (blocking("block", true) || (checks_root && blocking("block-weak", false))))
-        .then(|| {
-            Refusal::new(
-                "org.freedesktop.login1.BlockedByInhibitorLock",
-                "Operation denied due to active block inhibitor",
-            )
-        }),
-        InhibitorRule::Systemd252 => (checks_root && blocking("block", false))
-            .then(|| Refusal::new(denied, "Access denied to root due to active block inhibitor")),
-        InhibitorRule::Unprivileged => (blocking("block", true) || blocking("block-weak", true))
-            .then(|| Refusal::new(denied, "Permission denied")),
+        Systemd257 | Systemd257WithoutPolkit | Systemd257WithBrokenPolkit => {
+            let weak = checks_root && is_blocked(state, "block-weak", false);
+            if skips {
+                let asked = state.rule == Systemd257WithoutPolkit && any_block;
+                asked.then(|| denied("Permission denied"))
+            } else {
+                (any_block || weak).then(|| denied("Access denied due to active block inhibitor"))
+            }
+        }
+        Systemd252 => (checks_root && block)
+            .then(|| denied("Access denied to root due to active block inhibitor")),
+        Unprivileged => (any_block || is_blocked(state, "block-weak", true))
+            .then(|| denied("Permission denied")),
     };
     refusal.or_else(|| {
         state.preparing.then(|| {

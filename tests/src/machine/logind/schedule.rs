@@ -5,11 +5,13 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::{Duration, SystemTime};
 
-use super::reboot::Refusal;
+use super::reboot::{InhibitorRule, Refusal};
 use super::{Shared, State};
 
 /// What `ScheduleShutdown` knows; each with `dry-` before it too.
-const KNOWN: [&str; 5] = ["poweroff", "reboot", "soft-reboot", "halt", "kexec"];
+const KNOWN: [&str; 4] = ["poweroff", "reboot", "halt", "kexec"];
+/// And since 254 this one.
+const SOFT: &str = "soft-reboot";
 
 /// With more time than that nothing is said at first.
 const SILENT: Duration = Duration::from_secs(15 * 60);
@@ -23,11 +25,14 @@ impl Shared {
             let denied = "org.freedesktop.DBus.Error.AccessDenied";
             return Err(Refusal::new(denied, "Permission denied"));
         }
-        if !KNOWN.contains(&what.trim_start_matches("dry-")) {
+        // Whether it is dry logind keeps to itself.
+        let what = what.strip_prefix("dry-").unwrap_or(what);
+        let is_soft = what == SOFT && state.rule != InhibitorRule::Systemd252;
+        if !KNOWN.contains(&what) && !is_soft {
             let invalid = "org.freedesktop.DBus.Error.InvalidArgs";
             return Err(Refusal::new(invalid, "Unsupported shutdown type"));
         }
-        state.scheduled = (what.to_owned(), at_usec);
+        state.scheduled = Some((what.to_owned(), at_usec));
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let left = Duration::from_micros(at_usec).saturating_sub(now);
         if left < SILENT {
@@ -37,11 +42,15 @@ impl Shared {
         Ok(())
     }
 
+    /// As the property reads.
+    pub(super) fn scheduled(&self) -> (String, u64) {
+        self.state().scheduled.clone().unwrap_or((String::new(), u64::MAX))
+    }
+
     /// Whether there was anything. Users are told, unless that was switched off.
     pub(super) fn cancel(&self) -> bool {
         let mut state = self.state();
-        let was = std::mem::take(&mut state.scheduled);
-        if was.0.is_empty() {
+        if state.scheduled.take().is_none() {
             return false;
         }
         state.tell("System shutdown has been cancelled".to_owned());

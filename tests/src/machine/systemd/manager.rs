@@ -54,6 +54,15 @@ type UnitRow =
 
 type Properties = Vec<(String, OwnedVariant)>;
 
+/// Whether this client has not left the bus.
+async fn is_there(connection: &Connection, client: &str) -> bool {
+    let Ok(name) = zbus::names::BusName::try_from(client) else { return false };
+    match fdo::DBusProxy::new(connection).await {
+        Ok(bus) => bus.name_has_owner(name).await.unwrap_or(true),
+        Err(_) => true,
+    }
+}
+
 #[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
 impl Manager {
     #[zbus(out_args("job"))]
@@ -64,6 +73,7 @@ impl Manager {
         properties: Properties,
         _aux: Vec<(String, Properties)>,
         #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
     ) -> Result<OwnedObjectPath, Refusal> {
         if !["replace", "fail"].contains(&mode) {
             return Err(Refusal::new("org.freedesktop.DBus.Error.InvalidArgs", "Job mode unknown"));
@@ -72,8 +82,15 @@ impl Manager {
         if let Some((name, text)) = self.shared.inner().refusal.take() {
             return Err(Refusal { name, text });
         }
-        // What has ended is known for as long as a client wants it to be.
-        let taken = |unit: &Unit| unit.referenced || unit.state == State::Activating;
+        // What has ended is known for as long as a client wants it to be, and is there.
+        let client = self.shared.inner().units.get(&name).and_then(|unit| unit.referenced.clone());
+        if let Some(client) = client
+            && !is_there(connection, &client).await
+            && let Some(unit) = self.shared.inner().units.get_mut(&name)
+        {
+            unit.referenced = None;
+        }
+        let taken = |unit: &Unit| unit.referenced.is_some() || unit.state == State::Activating;
         if self.shared.inner().units.get(&name).is_some_and(taken) {
             let text = format!("Unit {name} was already loaded or has a fragment file.");
             return Err(Refusal::new("org.freedesktop.systemd1.UnitExists", &text));
@@ -96,7 +113,7 @@ impl Manager {
             code: 0,
             status: 0,
             stopped: false,
-            referenced: wish.add_ref,
+            referenced: header.sender().filter(|_| wish.add_ref).map(ToString::to_string),
             stop_jobs: Vec::new(),
         };
         self.shared.inner().units.insert(name.clone(), unit);
@@ -113,6 +130,19 @@ impl Manager {
             unit::watch(self.shared.clone(), connection.clone(), name, job.clone(), wish, child);
         tokio::spawn(watch);
         Ok(job)
+    }
+
+    /// Of units that it did not make itself it knows the ones that take a machine down; nothing runs.
+    #[zbus(out_args("job"))]
+    fn start_unit(&self, name: String, mode: String) -> Result<OwnedObjectPath, Refusal> {
+        if !["reboot.target", "kexec.target", "soft-reboot.target"].contains(&name.as_str()) {
+            return Err(no_such_unit(&name));
+        }
+        let mut inner = self.shared.inner();
+        inner.system_state = "stopping".to_owned();
+        inner.targets.push((name, mode));
+        drop(inner);
+        Ok(self.job())
     }
 
     #[zbus(out_args("job"))]
@@ -158,7 +188,7 @@ impl Manager {
     fn unref_unit(&self, name: String) -> Result<(), Refusal> {
         let mut inner = self.shared.inner();
         let unit = inner.units.get_mut(&name).ok_or_else(|| no_such_unit(&name))?;
-        unit.referenced = false;
+        unit.referenced = None;
         Ok(())
     }
 

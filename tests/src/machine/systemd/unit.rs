@@ -58,7 +58,8 @@ pub(super) struct Unit {
     pub(super) code: i32,
     pub(super) status: i32,
     pub(super) stopped: bool,
-    pub(super) referenced: bool,
+    /// By which client, as the bus knows it.
+    pub(super) referenced: Option<String>,
     /// Asked to be told when it is gone.
     pub(super) stop_jobs: Vec<OwnedObjectPath>,
 }

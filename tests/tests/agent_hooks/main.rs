@@ -3,134 +3,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+mod cut_short;
+mod setting;
 
 use rebootlock::id::{Group, MachineId};
-use rebootlock::record::{
-    Blocked, Document as _, Ending, HolderRecord, HolderState, Past, Presence, UnixTime,
-};
+use rebootlock::record::{Document as _, Ending, HolderRecord, HolderState, UnixTime};
 use rebootlock_tests::eventually;
-use rebootlock_tests::fleet::{Member, Onlooker, SOON};
+use rebootlock_tests::fleet::{Member, SOON};
 use rebootlock_tests::machine::Systemd;
 use rebootlock_tests::machine::logind::RebootFailure;
 use rebootlock_tests::process::Process;
 
-const AGENT: &str = "[agent]\npoll_secs = 1\ncheck_interval_secs = 1\n";
-
-/// A machine with hooks, and a store beside it.
-struct Setting {
-    look: Onlooker,
-    member: Member,
-    folder: tempfile::TempDir,
-}
-
-impl Setting {
-    /// With this in `[reboot]`, and more tables after it. `DIR` is the machine's folder.
-    async fn new(reboot: &str, more: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let endpoints = [format!("sqlite:{}", folder.path().join("lock.db").display())];
-        let look = Onlooker::new(&endpoints).unwrap();
-        let member = Member::new("web-1", &endpoints, AGENT).await.unwrap();
-        let setting = Self { look, member, folder };
-        for phase in ["pre", "post"] {
-            std::fs::create_dir(setting.path(phase)).unwrap();
-        }
-        let hooks = "[hooks]\npre_reboot_dir = \"DIR/pre\"\npost_reboot_dir = \"DIR/post\"\n";
-        setting.configure(&format!(
-            "{AGENT}[reboot]\nverify_interval_secs = 1\n{reboot}{hooks}{more}"
-        ));
-        setting
-    }
-
-    fn configure(&self, text: &str) {
-        let dir = self.member.machine.dir().display().to_string();
-        self.member.configure(&text.replace("DIR", &dir)).unwrap();
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.member.machine.dir().join(name)
-    }
-
-    fn touch(&self, name: &str) {
-        std::fs::write(self.path(name), "").unwrap();
-    }
-
-    fn remove(&self, name: &str) {
-        std::fs::remove_file(self.path(name)).unwrap();
-    }
-
-    /// A hook that writes down that it runs, and then does `script` in the machine's folder.
-    fn hook(&self, phase: &str, name: &str, script: &str) {
-        let dir = self.member.machine.dir().display();
-        let text =
-            format!("#!/bin/sh\ncd {dir}\necho \"$REBOOTLOCK_PHASE {name}\" >> said\n{script}\n");
-        let path = self.path(&format!("{phase}/{name}"));
-        std::fs::write(&path, text).unwrap();
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    }
-
-    /// Which hooks have run, in order.
-    fn said(&self) -> Vec<String> {
-        let text = std::fs::read_to_string(self.path("said")).unwrap_or_default();
-        text.lines().map(str::to_owned).collect()
-    }
-
-    async fn wait_said(&self, line: &str) {
-        eventually(&format!("{line} runs"), SOON, async || {
-            let said = self.said();
-            if said.iter().any(|said| said == line) { Ok(()) } else { Err(format!("{said:?}")) }
-        })
-        .await
-        .unwrap();
-    }
-
-    async fn start_with_update(&mut self) {
-        self.member.start().await.unwrap();
-        self.member.machine.update_engine.need_reboot().await.unwrap();
-    }
-
-    /// The machine goes down as ordered, and its agent starts again.
-    async fn reboots(&mut self) {
-        self.member.machine.logind.wait_reboot(SOON).await.unwrap();
-        self.member.go_down_and_come_back().await.unwrap();
-    }
-
-    async fn presence(&self) -> Option<Presence> {
-        let key = self.look.locks.keys().machine(&MachineId::new("web-1").unwrap());
-        let text = self.look.get(&key).await.unwrap()?;
-        Some(Presence::from_json(text.as_bytes()).unwrap())
-    }
-
-    /// Waits until the others see that this keeps the machine.
-    async fn wait_blocked(&self, outcome: &str, why: &str) -> Blocked {
-        eventually(&format!("{outcome}: {why}"), SOON, async || {
-            let blocked = self.presence().await.and_then(|presence| presence.blocked);
-            match blocked {
-                Some(blocked) if blocked.outcome == outcome && blocked.why.contains(why) => {
-                    Ok(blocked)
-                }
-                other => Err(format!("{other:?}")),
-            }
-        })
-        .await
-        .unwrap()
-    }
-
-    async fn request(&self) {
-        let key = self.look.locks.keys().request(&MachineId::new("web-1").unwrap());
-        self.look.put(key, r#"{"by":"ann","since":1397496396}"#).await.unwrap();
-    }
-
-    async fn history(&self) -> Vec<Past> {
-        let history = self.look.locks.history(&[Group::default()], None).await.unwrap();
-        history.into_iter().map(|entry| entry.past.unwrap()).collect()
-    }
-
-    async fn ends(&self) -> Vec<Ending> {
-        self.history().await.into_iter().map(|past| past.ended).collect()
-    }
-}
+use crate::setting::{AGENT, Setting};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hooks_run_in_byte_order_around_the_reboot_and_the_history_says_verified() {
@@ -334,7 +218,7 @@ async fn killed_after_its_hooks_the_daemon_undoes_them_if_its_slot_was_taken_awa
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_reboots_where_one_is_configured() {
     let command = "method = \"command\"\n\
-                   command = [\"/bin/sh\", \"-c\", \"echo ${REBOOTLOCK_HOSTNAME} ${REBOOTLOCK_REASON} $$ > DIR/ordered\"]\n";
+                   command = [\"/bin/sh\", \"-c\", 'echo ${REBOOTLOCK_HOSTNAME} \"$REBOOTLOCK_REASON\" $$ > DIR/ordered']\n";
     let mut setting = Setting::new(command, "").await;
     setting.start_with_update().await;
     let ordered = setting.path("ordered");
