@@ -223,15 +223,15 @@ fn check_silent(settings: &Settings) -> Result<(), ConfigError> {
     let (rule, alarm) = (settings.gateway.release_silent, settings.reboot.overdue_after);
     match rule.filter(|rule| rule.after < alarm) {
         None => Ok(()),
-        Some(rule) => Err(ConfigError::Setting {
-            setting: "gateway.release_silent_after_secs",
-            problem: format!(
+        Some(rule) => Err(ConfigError::of_setting(
+            "gateway.release_silent_after_secs",
+            format!(
                 "{} would give slots back before they are overdue, so that nobody were told; expected \
                  at least the {} of [reboot] overdue_after_secs",
                 rule.after.as_secs(),
                 alarm.as_secs()
             ),
-        }),
+        )),
     }
 }
 

@@ -67,7 +67,7 @@ async fn over_tls_both_ends_know_each_other_or_nothing_reboots() {
         (format!("ca_file = {:?}\n{client}", pki.other_ca()), "UnknownIssuer"),
         (format!("ca_file = {:?}\n", pki.ca()), "CertificateRequired"),
     ] {
-        let mut stranger = wanting("web-1", &endpoint, &config(&store)).await;
+        let stranger = wanting("web-1", &endpoint, &config(&store)).await;
         stranger.wait_status(said).await.unwrap();
         assert_eq!(stranger.machine.logind.reboots(), 0);
     }

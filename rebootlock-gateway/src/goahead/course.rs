@@ -128,7 +128,7 @@ pub(super) fn reported(record: &mut HolderRecord, uptime: &str, up: GoDuration, 
         Says::Perhaps | Says::Nothing => {
             if says == Says::Perhaps {
                 grant.doubt = Some(GoaheadDoubt { uptime: uptime.to_owned(), at: now });
-            } else if grant.uptime.parse::<GoDuration>().is_ok_and(|before| up >= before) {
+            } else if grant.uptime.parse::<GoDuration>().map_or(true, |before| up >= before) {
                 grant.uptime = uptime.to_owned();
                 (grant.reported_at, grant.doubt) = (Some(now), None);
             }
@@ -276,6 +276,11 @@ mod tests {
         let mut holder = record("5h");
         says(&mut holder, "-1s");
         assert_eq!(holder.state, Some(HolderState::Holding));
+        // What it says first is remembered, as nothing better is known.
+        says(&mut holder, "6h");
+        let mut unknown = record("");
+        says(&mut unknown, "6h");
+        assert_eq!((grant(&holder).uptime, grant(&unknown).uptime), ("6h".into(), "6h".into()));
         // But that it was up when it got its slot is known.
         let mut holder = record("long");
         reported(&mut holder, "1m", "1m".parse().unwrap(), T.plus_seconds(1000));

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use crate::client::{Machine, PATH, holders, send_from};
-use crate::support::{Fleet, Gateway, request};
-use crate::visitor::{MACHINES_TOKEN, TOKEN, Visitor, with_people};
+use super::client::{Machine, PATH, holders, send_from};
+use super::support::{Fleet, Gateway, request};
+use super::visitor::{MACHINES_TOKEN, TOKEN, Visitor, with_people};
 
 /// What a machine is told that has credentials, which all need where there are any.
 fn told(gw: &Gateway, machine: &Machine, operation: &str) -> String {

@@ -222,7 +222,7 @@ fn a_state_that_cannot_be_read_is_not_taken_for_nobody() {
 
 #[test]
 fn they_are_taken_over_by_those_who_convert_the_files_too() {
-    let fleet = Fleet::new(&crate::client::cluster(""));
+    let fleet = Fleet::new(&super::client::cluster(""));
     held_by(&fleet, "web", &["web-8", "web-9"]);
     let take_over = |more: &[&str]| {
         let store = format!("sqlite:{}", fleet.store().display());

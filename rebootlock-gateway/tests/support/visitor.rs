@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 
-use crate::support::{Answer, Fleet, Gateway, PROTOCOL, file, params, request};
+use super::support::{Answer, Fleet, Gateway, PROTOCOL, file, params, request};
 
 /// A gateway's answer, as it came.
 #[derive(Debug, Clone)]

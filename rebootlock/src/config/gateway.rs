@@ -268,8 +268,7 @@ impl GatewayFragment {
             }
             _ => return Ok(()),
         };
-        let setting = "gateway.anonymous_machines";
-        Err(ConfigError::Setting { setting, problem: problem.to_owned() })
+        Err(ConfigError::of_setting("gateway.anonymous_machines", problem))
     }
 
     fn tls(&self) -> Result<Option<TlsSettings>, ConfigError> {
