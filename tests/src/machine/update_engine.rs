@@ -83,12 +83,6 @@ impl UpdateEngine {
         self.set_status(NEED_REBOOT).await
     }
 
-    /// The same for an update to this version: no machine reboots twice for one.
-    pub async fn need_reboot_to(&self, version: &str) -> Result<()> {
-        let operation = NEED_REBOOT.to_owned();
-        self.set_full_status((1_700_000_000, 1.0, operation, version.to_owned(), 0)).await
-    }
-
     /// Nothing to do.
     pub async fn idle(&self) -> Result<()> {
         self.set_status(IDLE).await
