@@ -225,8 +225,9 @@ impl Waiting {
         }
     }
 
-    /// Whether an acquisition was sent and never answered, so that it may still happen. After
-    /// [`Waiting::leave`], [`LockManager::settle_unanswered`] makes sure that it does not.
+    /// Whether the machine may have a slot of which nobody was told, or come to have one: an
+    /// acquisition was sent and never answered. After [`Waiting::leave`],
+    /// [`LockManager::settle_unanswered`] makes sure of either.
     pub fn is_unsettled(&self) -> bool {
         self.unsettled.load(Ordering::SeqCst)
     }
@@ -252,7 +253,8 @@ struct Waiter {
     moved_up: Option<Neighbours>,
     /// When a place was lost last.
     last_loss: Option<Instant>,
-    /// Whether an acquisition was sent and never answered, or answered by a loss that may be another's.
+    /// Whether this machine may have a slot, or come to have one, of which nobody was told: an
+    /// acquisition was never answered, or by a loss that may be its own doing, or a slot was seen.
     unsettled: Arc<AtomicBool>,
     /// The semaphores that an acquisition required which is said to have lost, until it is known that
     /// it has: what passes a request on may send it a second time, and hand on that the second lost to
@@ -342,11 +344,13 @@ impl Waiter {
     /// never will. Who waits behind others would not notice that it holds what they wait for.
     async fn settle(&mut self) -> Result<(), LockError> {
         let (groups, machine) = (self.claim.groups(), &self.claim.machine);
-        if self.locks.settle_unanswered(groups, machine).await? {
-            self.leave_queue().await;
-        }
         self.lost_to = None;
-        self.unsettled.store(false, Ordering::SeqCst);
+        if self.locks.settle_unanswered(groups, machine).await? {
+            // Settled is that only once it is known by which acquisition.
+            self.leave_queue().await;
+        } else {
+            self.unsettled.store(false, Ordering::SeqCst);
+        }
         Ok(())
     }
 
@@ -370,6 +374,7 @@ impl Waiter {
         let mut nobody_waits = true;
         for group in self.claim.groups() {
             if self.locks.semaphore(seen, group)?.holds(machine) {
+                self.unsettled.store(true, Ordering::SeqCst);
                 return Ok(true);
             }
             let (queue, own) = (keys.queue(group), keys.waiter(group, machine));
@@ -392,10 +397,15 @@ impl Waiter {
         }
     }
 
-    /// Remembers that an acquisition was not answered.
+    /// Remembers whether an acquisition was answered.
     fn answered<T>(&self, answer: Result<T, LockError>) -> Result<T, LockError> {
-        if matches!(answer, Err(LockError::Store { .. } | LockError::Contended { .. })) {
-            self.unsettled.store(true, Ordering::SeqCst);
+        match answer {
+            Err(LockError::Store { .. } | LockError::Contended { .. }) => {
+                self.unsettled.store(true, Ordering::SeqCst);
+            }
+            Ok(_) => self.unsettled.store(false, Ordering::SeqCst),
+            // They are not ours.
+            Err(_) => {}
         }
         answer
     }

@@ -20,17 +20,30 @@ impl LockManager {
     /// Asking again, with the same claim or another, succeeds and changes nothing.
     ///
     /// # Errors
-    /// [`LockError::Full`], [`LockError::Paused`], [`LockError::Held`], [`LockError::CoolingDown`],
-    /// [`LockError::Damaged`], or what the store says; then the slots may be ours all the same,
-    /// which asking again finds out.
+    /// [`LockError::Full`], [`LockError::Paused`], [`LockError::Held`] and [`LockError::CoolingDown`]:
+    /// then they are not ours, and will not be by this. [`LockError::Damaged`], or what the store says;
+    /// then they may be ours all the same, which asking again finds out.
     pub async fn acquire(&self, claim: &Claim) -> Result<Acquired> {
         let action = format!("acquiring a slot for {} below {}", claim.machine, self.keys);
         let keys = self.keys_of(claim.groups(), &claim.machine);
-        let ended = self
-            .settle_from(&action, &keys, None, |before| self.decide_acquire(claim, before))
-            .await?;
-        self.remember_if_only(claim, ended.left);
-        Ok(ended.answer)
+        let decide = |before: &Snapshot| {
+            Ok(match self.decide_acquire(claim, before) {
+                Ok(Decision::Done(acquired)) => Decision::Done(Ok(acquired)),
+                Ok(Decision::Commit(txn, acquired)) => Decision::Commit(txn, Ok(acquired)),
+                Err(refusal) => Decision::Done(Err(refusal)),
+            })
+        };
+        loop {
+            let ended = self.settle_from(&action, &keys, None, decide).await?;
+            self.remember_if_only(claim, ended.left);
+            // What was sent before may be on its way still, and a pause does not last for ever.
+            if ended.answer.is_ok()
+                || ended.before.is_none()
+                || !self.settle_unanswered(claim.groups(), &claim.machine).await?
+            {
+                return ended.answer;
+            }
+        }
     }
 
     /// How [`LockManager::acquire`] would end at this moment. Writes nothing.

@@ -21,6 +21,16 @@ fn manager() -> LockManager {
     LockManager::new(Arc::new(MemoryStore::new()), Keyspace::default())
 }
 
+fn pause_of(by: &str) -> Pause {
+    Pause {
+        by: by.into(),
+        reason: None,
+        since: UnixTime(1),
+        until: None,
+        unknown: Default::default(),
+    }
+}
+
 async fn put(locks: &LockManager, key: Key, text: &str) {
     let txn = Txn::new().put(key, text.as_bytes().to_vec());
     assert!(matches!(locks.store().commit(&txn).await.unwrap(), Commit::Won(_)));
@@ -87,13 +97,7 @@ async fn a_pause_keeps_everybody_new_out_and_nobody_in() {
     let locks = manager();
     let held = claim("a", &["lb"]);
     locks.acquire(&held).await.unwrap();
-    let pause = Pause {
-        by: "eve".into(),
-        reason: None,
-        since: UnixTime(1),
-        until: None,
-        unknown: Default::default(),
-    };
+    let pause = pause_of("eve");
     for scope in [Scope::Fleet, Scope::Group(group("lb"))] {
         locks.pause(&scope, &pause).await.unwrap();
         let refused = locks.acquire(&claim("b", &["lb"])).await;
@@ -642,6 +646,29 @@ async fn a_cooldown_begins_though_the_release_lost_to_itself() {
     assert!(store.is_done());
     let next = locks.acquire(&claim("b", &["lb"])).await.unwrap_err();
     assert!(matches!(next, LockError::CoolingDown { .. }), "{next}");
+}
+
+/// It is on its way still, and would arrive once the pause is over.
+#[tokio::test(start_paused = true)]
+async fn who_is_told_of_a_pause_does_not_get_the_slot_by_an_earlier_try() {
+    let store = Arc::new(crate::store::Forgetful::default());
+    let locks = LockManager::new(store.clone(), Keyspace::default());
+    let claim = claim("a", &["lb"]);
+    store.delay(locks.keys().holder(&group("lb"), &claim.machine));
+    let scope = Scope::Group(group("lb"));
+    let asking = tokio::spawn({
+        let (locks, claim) = (locks.clone(), claim.clone());
+        async move { locks.acquire(&claim).await }
+    });
+    while !store.is_done() {
+        tokio::task::yield_now().await;
+    }
+    locks.pause(&scope, &pause_of("eve")).await.unwrap();
+    let refused = asking.await.unwrap().unwrap_err();
+    assert!(matches!(refused, LockError::Paused { .. }), "{refused}");
+    locks.resume(&scope).await.unwrap();
+    assert_eq!(store.deliver().await, [Commit::Lost]);
+    assert!(locks.holding(claim.groups(), &claim.machine).await.unwrap().is_empty());
 }
 
 /// Everything else is as it was, and the slot is free: what a waiter finds that was frozen until its

@@ -1,7 +1,7 @@
 //! A store that does not answer, or as if it had been asked twice, for tests.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -31,6 +31,8 @@ pub(crate) struct Forgetful {
     /// Any, if there is none.
     about: Mutex<Option<Key>>,
     fault: Mutex<Fault>,
+    /// Whether readings of more than some keys fail.
+    is_mute: AtomicBool,
     on_the_way: Mutex<Vec<Txn>>,
 }
 
@@ -60,6 +62,11 @@ impl Forgetful {
         *self.fault.lock().unwrap() = Fault::Repeat;
     }
 
+    /// From now on no queue can be read.
+    pub(crate) fn be_mute(&self) {
+        self.is_mute.store(true, Ordering::SeqCst);
+    }
+
     /// Whether it has gone wrong as often as it was to.
     pub(crate) fn is_done(&self) -> bool {
         self.forgets.load(Ordering::SeqCst) == 0
@@ -87,6 +94,9 @@ impl Store for Forgetful {
     }
 
     async fn read(&self, keys: &[Key], below: &[(Key, Select)]) -> Result<Snapshot> {
+        if self.is_mute.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("it does not answer".to_owned()));
+        }
         self.store.read(keys, below).await
     }
 

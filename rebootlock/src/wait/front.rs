@@ -154,6 +154,7 @@ impl Waiter {
                 Turn::Lost | Turn::Misplaced => return Ok(Round::Again),
                 Turn::Holds => {
                     // Who holds does not wait, and finds out outside the queue by which acquisition.
+                    self.unsettled.store(true, Ordering::SeqCst);
                     self.leave_queue().await;
                     return Ok(Round::Again);
                 }
@@ -393,10 +394,7 @@ impl Waiter {
             });
         let asked = self.locks.acquire_from(&self.claim, &view.documents, places).await;
         match self.answered(asked) {
-            Ok(Some(acquired)) => {
-                self.set_lost_to(None);
-                Ok(Turn::Granted(acquired))
-            }
+            Ok(Some(acquired)) => Ok(Turn::Granted(acquired)),
             Ok(None) => {
                 self.set_lost_to(Some(self.required(view)));
                 Ok(Turn::Lost)

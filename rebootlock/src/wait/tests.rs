@@ -482,6 +482,35 @@ async fn what_was_asked_for_in_vain_cannot_happen_behind_the_back_of_who_waits_a
     }
 }
 
+/// It has the slot, learns that somehow, and leaves before it can tell by which acquisition.
+#[tokio::test(start_paused = true)]
+async fn who_leaves_before_it_knows_what_it_holds_is_unsettled() {
+    let (store, locks) = forgetful();
+    let holder = claim("holder", &[]);
+    locks.acquire(&holder).await.unwrap();
+    let (claim, mut waiting) = line(&locks, 1).await.remove(0);
+    store.forget_about(locks.keys().holder(&Group::default(), &claim.machine));
+    store.be_mute();
+    release(&locks, &holder).await;
+    while !locks
+        .store()
+        .list(&locks.keys().queue(&Group::default()), Select::All)
+        .await
+        .unwrap()
+        .entries
+        .is_empty()
+    {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(waiting.is_unsettled());
+    }
+    assert_eq!(waiting.leave().await, None);
+    assert!(waiting.is_unsettled());
+    assert!(locks.settle_unanswered(claim.groups(), &claim.machine).await.unwrap());
+}
+
 /// What passes it on sends it twice, and the second loses to the first.
 #[tokio::test(start_paused = true)]
 async fn who_lost_to_itself_finds_out_that_it_holds() {
