@@ -12,6 +12,7 @@ mod store;
 mod telling;
 mod tried;
 mod users;
+mod wanted;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +43,7 @@ use crate::policy::{Action, Event, START, State, step};
 use crate::presence::Shown;
 use crate::slots::Slots;
 use crate::want::{Want, Wants};
-use crate::{presence, requests, update_engine};
+use crate::{presence, requests, standing, update_engine};
 
 pub(crate) use self::health::{configured, failure};
 pub(crate) use self::tried::still_required;
@@ -63,6 +64,8 @@ struct Held {
     groups: Vec<Group>,
     /// By which token.
     token: Token,
+    /// Since when, if that is known.
+    since: Option<UnixTime>,
 }
 
 /// How an agent ended.
@@ -127,8 +130,8 @@ pub struct Agent {
     held_up_since: Option<tokio::time::Instant>,
     /// Whether the machine is back from a reboot, and well.
     verified: bool,
-    /// Since when a reboot has been wanted without a break.
-    wanted_since: Option<UnixTime>,
+    /// Whether the figures of slots, pauses and holds come from the store itself.
+    stands: bool,
     back_off: BackOff,
     /// Why nothing goes on, as said last: each thing is said once.
     trouble: Option<String>,
@@ -191,13 +194,14 @@ impl Agent {
         });
         receivers.push(receiver);
         let detected = Arc::new(Latest::new(detectors, want));
-        // A single pass asks them itself, and only after the kill switch and the windows.
-        if !off && !detected.is_empty() && !options.run.once {
-            let follow = detect::follow(detected.clone(), settings.agent.check_interval);
-            sources.push(AbortOnDropHandle::new(tokio::spawn(follow)));
-        }
         let (shown, changes) =
             watch::channel(Shown { state: START.0, health: None, blocked: None });
+        // A single pass asks them itself, and only after the kill switch and the windows.
+        if !off && !detected.is_empty() && !options.run.once {
+            let heard = health::counting(metrics.clone(), changes.clone());
+            let follow = detect::follow(detected.clone(), settings.agent.check_interval, heard);
+            sources.push(AbortOnDropHandle::new(tokio::spawn(follow)));
+        }
         let shown = Arc::new(shown);
         let needs_slot =
             matches!(settings.agent.strategy, Strategy::EtcdLock | Strategy::BestEffort);
@@ -209,6 +213,8 @@ impl Agent {
             locks.clone(),
             metrics.clone(),
         ));
+        lookout.show_windows();
+        let mut stands = false;
         let mut presence = None;
         // Requests come through the store, and so need a strategy that has one.
         if let Some(locks) = locks {
@@ -235,7 +241,16 @@ impl Agent {
             if options.run.once {
                 presence = Some(present);
             } else {
-                let keep = presence::keep(locks, machine.clone(), groups, present, changes);
+                stands = settings.metrics.listen.is_some() || settings.metrics.textfile.is_some();
+                if stands {
+                    let (groups, poll) = (groups.clone(), settings.agent.poll);
+                    let locks = locks.clone();
+                    let follow =
+                        standing::follow(locks, machine.clone(), groups, poll, metrics.clone());
+                    sources.push(AbortOnDropHandle::new(tokio::spawn(follow)));
+                }
+                let (machine, metrics) = (machine.clone(), metrics.clone());
+                let keep = presence::keep(locks, machine, groups, present, changes, metrics);
                 sources.push(AbortOnDropHandle::new(tokio::spawn(keep)));
             }
         }
@@ -249,7 +264,7 @@ impl Agent {
             shown,
             lookout,
             detected,
-            hooks: Hooks::new(&options.settings.hooks),
+            hooks: Hooks::new(&options.settings.hooks, metrics.clone()),
             method: Method::new(options.settings.reboot.method.clone()),
             metrics,
             logind: None,
@@ -265,7 +280,7 @@ impl Agent {
             began: tokio::time::Instant::now(),
             held_up_since: None,
             verified: false,
-            wanted_since: None,
+            stands,
             back_off: BackOff::None,
             trouble: None,
             gave_up: None,
@@ -282,6 +297,7 @@ impl Agent {
             coordinator,
         };
         agent.begin_heartbeat();
+        agent.begin_to_tell_wants();
         agent.doubt_earlier_life();
         agent
     }
@@ -301,6 +317,7 @@ impl Agent {
         let (gave_up, mut given_up) = mpsc::channel(1);
         self.gave_up = self.options.run.once.then_some(gave_up);
         let (mut state, mut action) = START;
+        self.show_state(state);
         let code = loop {
             if self.pass_is_over(action) {
                 break Some(self.code());
@@ -328,6 +345,7 @@ impl Agent {
                     self.prepare(event);
                     (state, action) = (next, then);
                     self.show_state(state);
+                    self.tell_slots();
                     self.coordinate(telling::coordinator_state(
                         state,
                         self.options.settings.agent.strategy,
@@ -336,6 +354,7 @@ impl Agent {
                 Err(unexpected) => {
                     tracing::error!(%unexpected, "starting over");
                     (state, action) = START;
+                    self.show_state(state);
                 }
             }
         };
@@ -365,7 +384,7 @@ impl Agent {
             return;
         }
         let Some(locks) = self.slots.locks() else { return };
-        let told = presence::once(locks, &self.machine, presence, shown);
+        let told = presence::once(locks, &self.machine, presence, shown, &self.metrics);
         if let Err(error) = told.await {
             tracing::debug!(%error, "the others are not told how this machine is");
         }
