@@ -120,6 +120,8 @@ pub struct Agent {
     pace: Pace,
     /// Whether the last order to reboot was taken.
     ordered: bool,
+    /// Since when, on the kernel's clock, the machine should be going down.
+    ending_since: Option<Duration>,
     /// When the permit is too old to be used; never for one that nobody gives.
     permit_ends: Option<tokio::time::Instant>,
     /// Whether the next one passes over inhibitors.
@@ -275,6 +277,7 @@ impl Agent {
             settle_in: server::SETTLE_FIRST,
             pace: Pace::new(options.settings.agent.poll),
             ordered: false,
+            ending_since: None,
             permit_ends: None,
             force: false,
             began: tokio::time::Instant::now(),

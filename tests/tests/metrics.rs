@@ -17,9 +17,9 @@ use rebootlock_tests::eventually;
 use rebootlock_tests::fleet::{Member, Onlooker};
 use rebootlock_tests::prometheus::{Prometheus, http_get};
 use rebootlockd::metrics::{
-    Brake, ClusterHealth, Detection, Export, Format, Health, HookEnd, HookPhase, Lasting, LockAttempt,
-    Metrics, Phase, Reported, Required, Stage, Success, Verification, WindowAnswer, WindowNow,
-    Written,
+    Brake, ClusterHealth, Detection, Export, Format, Health, HookEnd, HookPhase, Lasting,
+    LockAttempt, Metrics, Phase, Reported, Required, Stage, Success, Verification, WindowAnswer,
+    WindowNow, Written,
 };
 use rebootlockd::outcome::Outcome;
 use rebootlockd::policy::State;

@@ -120,24 +120,15 @@ impl Agent {
                 self.go_on();
                 return Ok(Event::Unwanted);
             }
-            let closed = match (self.still_required(), self.method.check().await) {
-                _ if self.wants.now() == Want::Unknown => Some(Closed::new(
-                    Outcome::HealthBlocked,
-                    "whether it still is cannot be found out; rebootlockd simulate says which \
-                     detector fails",
-                )),
-                (Some(closed), _) => {
-                    self.lookout.asks_no_gates();
-                    Some(closed)
-                }
-                (None, Err(error)) => {
-                    self.lookout.asks_no_gates();
-                    Some(Closed::new(Outcome::HealthBlocked, error.to_string()))
-                }
-                (None, Ok(())) => match self.look(Phase::PreLock).await {
+            let closed = match self.before_gates().await {
+                None => match self.look(Phase::PreLock).await {
                     None => self.logind_is_silent().await,
                     closed => closed,
                 },
+                closed => {
+                    self.lookout.asks_no_gates();
+                    closed
+                }
             };
             let Some(closed) = closed else {
                 self.go_on();
@@ -169,6 +160,22 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// What makes it idle to ask windows and gates.
+    async fn before_gates(&self) -> Option<Closed> {
+        if self.wants.now() == Want::Unknown {
+            return Some(Closed::new(
+                Outcome::HealthBlocked,
+                "whether it still is cannot be found out; rebootlockd simulate says which \
+                 detector fails",
+            ));
+        }
+        if let Some(closed) = self.still_required() {
+            return Some(closed);
+        }
+        let error = self.method.check().await.err()?;
+        Some(Closed::new(Outcome::HealthBlocked, error.to_string()))
     }
 
     pub(super) async fn back_off(&mut self) -> Event {

@@ -358,7 +358,7 @@ impl Agent {
 
     /// Until the machine goes down; or until it is plain that it does not.
     pub(super) async fn await_end(&mut self) -> Event {
-        self.note_order();
+        self.ending_since.get_or_insert(self.kernel_up_for());
         let deadline = self.options.settings.agent.reboot_deadline;
         let (time, why) = match self.ordered {
             true => (deadline, "the reboot was ordered long ago, and the machine is still up"),
@@ -397,23 +397,14 @@ impl Agent {
         }
     }
 
-    /// Writes down when the reboot was ordered, if that is not known: maybe in an earlier life.
-    fn note_order(&self) {
-        let mut memento = self.of_this_boot(self.memento.load());
-        if memento.ordered_at_secs.is_none() {
-            memento.ordered_at_secs = Some(self.kernel_up_for().as_secs());
-            self.save(&memento);
-        }
-    }
-
-    /// Whether this machine should have gone down long ago: since the first order for the slot it has.
+    /// Whether this machine should have gone down long ago: since the first order for the slot it has, or
+    /// since this agent waits for its end if that is not known.
     pub(super) fn is_overdue(&self) -> bool {
         let memento = self.memento.load();
         let ordered_at = memento.ordered_at_secs.filter(|_| self.is_of_this_boot(&memento));
+        let ordered_at = ordered_at.map(Duration::from_secs).or(self.ending_since);
         let deadline = self.options.settings.agent.reboot_deadline;
-        ordered_at.is_some_and(|at| {
-            self.kernel_up_for().saturating_sub(Duration::from_secs(at)) >= deadline
-        })
+        ordered_at.is_some_and(|at| self.kernel_up_for().saturating_sub(at) >= deadline)
     }
 
     /// Whether logind and systemd say that no shutdown is under way or scheduled, and no command that was

@@ -219,13 +219,15 @@ impl Agent {
 
     /// Makes sure that no slot is held or comes that is not known of. An event if one turned up.
     pub(super) async fn look_again(&mut self) -> Option<Event> {
-        match self.slots.clone() {
+        let found = match self.slots.clone() {
             Slots::Store(locks) => self.look_again_at_store(&locks).await,
             Slots::Server(server) => {
                 self.settle(&server).await;
                 None
             }
-        }
+        };
+        self.tell_slots();
+        found
     }
 
     /// When to look again while that is not known.

@@ -131,10 +131,11 @@ impl Agent {
         }
     }
 
-    pub(super) fn show_state(&self, state: State) {
+    pub(super) fn show_state(&mut self, state: State) {
         self.metrics.set_state(state, UnixTime::now());
         // For as long as the order stands, also while it is given again.
         let ordered = matches!(state, State::Permitting | State::Rebooting);
+        self.ending_since = self.ending_since.filter(|_| ordered);
         self.metrics.set_overdue(ordered && self.is_overdue());
         self.shown.send_if_modified(|shown| std::mem::replace(&mut shown.state, state) != state);
     }
