@@ -2,6 +2,7 @@
 
 mod before;
 mod draining;
+mod figures;
 mod health;
 mod overdue;
 mod reboot;
@@ -12,7 +13,6 @@ mod store;
 mod telling;
 mod tried;
 mod users;
-mod wanted;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,7 +43,7 @@ use crate::policy::{Action, Event, START, State, step};
 use crate::presence::Shown;
 use crate::slots::Slots;
 use crate::want::{Want, Wants};
-use crate::{presence, requests, standing, update_engine};
+use crate::{presence, requests, update_engine};
 
 pub(crate) use self::health::{configured, failure};
 pub(crate) use self::tried::still_required;
@@ -133,7 +133,7 @@ pub struct Agent {
     /// Whether the machine is back from a reboot, and well.
     verified: bool,
     /// Whether the figures of slots, pauses and holds come from the store itself.
-    stands: bool,
+    follows_store: bool,
     back_off: BackOff,
     /// Why nothing goes on, as said last: each thing is said once.
     trouble: Option<String>,
@@ -216,7 +216,6 @@ impl Agent {
             metrics.clone(),
         ));
         lookout.show_windows();
-        let mut stands = false;
         let mut presence = None;
         // Requests come through the store, and so need a strategy that has one.
         if let Some(locks) = locks {
@@ -243,14 +242,6 @@ impl Agent {
             if options.run.once {
                 presence = Some(present);
             } else {
-                stands = settings.metrics.listen.is_some() || settings.metrics.textfile.is_some();
-                if stands {
-                    let (groups, poll) = (groups.clone(), settings.agent.poll);
-                    let locks = locks.clone();
-                    let follow =
-                        standing::follow(locks, machine.clone(), groups, poll, metrics.clone());
-                    sources.push(AbortOnDropHandle::new(tokio::spawn(follow)));
-                }
                 let (machine, metrics) = (machine.clone(), metrics.clone());
                 let keep = presence::keep(locks, machine, groups, present, changes, metrics);
                 sources.push(AbortOnDropHandle::new(tokio::spawn(keep)));
@@ -283,7 +274,7 @@ impl Agent {
             began: tokio::time::Instant::now(),
             held_up_since: None,
             verified: false,
-            stands,
+            follows_store: false,
             back_off: BackOff::None,
             trouble: None,
             gave_up: None,
@@ -300,7 +291,7 @@ impl Agent {
             coordinator,
         };
         agent.begin_heartbeat();
-        agent.begin_to_tell_wants();
+        agent.begin_figures();
         agent.doubt_earlier_life();
         agent
     }

@@ -44,7 +44,7 @@ impl Agent {
         if still_required || self.wants.now() != Want::Unknown {
             self.metrics.set_still_required(still_required);
         }
-        if !self.stands {
+        if !self.follows_store {
             // A server says so when it is asked for a slot, and not otherwise.
             self.metrics.set_held((closed.outcome == Outcome::Held).then_some(true));
         }
@@ -109,7 +109,7 @@ impl Agent {
 
     /// In figures: the slots of this machine as it knows them itself, where no store is asked for that.
     pub(super) fn tell_slots(&self) {
-        if self.stands {
+        if self.follows_store {
             return;
         }
         let held = self.held.as_ref();
@@ -126,7 +126,7 @@ impl Agent {
 
     /// In figures: whether store or server answered, where nobody follows the store.
     pub(super) fn tell_store_up(&self, up: bool) {
-        if !self.stands {
+        if !self.follows_store {
             self.metrics.set_store_up(Some(up));
         }
     }
