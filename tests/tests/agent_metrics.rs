@@ -9,8 +9,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use rebootlock::id::{Group, MachineId};
 use rebootlock::lock::Scope;
 use rebootlock::record::{Stop, UnixTime};
+use rebootlock_tests::etcd::{EtcdSetup, system};
 use rebootlock_tests::eventually;
 use rebootlock_tests::fleet::{Member, Onlooker, SOON};
+use rebootlock_tests::fleetlock::Gateway;
 use rebootlock_tests::machine::logind::{Logind, RebootFailure};
 use rebootlock_tests::process::Signal;
 use rebootlock_tests::prometheus::http_get;
@@ -35,9 +37,6 @@ verify_interval_secs = 1
 [hooks]
 pre_reboot_dir = "DIR/pre"
 post_reboot_dir = "DIR/post"
-[[group]]
-name = "default"
-cooldown_secs = 1
 [[detector]]
 type = "file"
 path = "DIR/reboot-required"
@@ -53,6 +52,9 @@ phases = ["verify"]
 command = ["/usr/bin/test", "!", "-e", "DIR/unwell"]
 "#;
 
+/// Only a store has cooldowns.
+const COOLDOWN: &str = "[[group]]\nname = \"default\"\ncooldown_secs = 1\n";
+
 struct Setting {
     look: Onlooker,
     member: Member,
@@ -61,14 +63,19 @@ struct Setting {
 }
 
 impl Setting {
-    /// An agent that runs.
+    /// An agent that runs, on a store of its own.
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let endpoints = [format!("sqlite:{}", folder.path().join("lock.db").display())];
-        let look = Onlooker::new(&endpoints).unwrap();
-        let mut member = Member::new("web-1", &endpoints, "").await.unwrap();
+        Self::at(&endpoints, Onlooker::new(&endpoints).unwrap(), folder).await
+    }
+
+    async fn at(endpoints: &[String], look: Onlooker, folder: tempfile::TempDir) -> Self {
+        let mut member = Member::new("web-1", endpoints, "").await.unwrap();
         let dir = member.machine.dir().to_owned();
-        member.configure(&CONFIG.replace("DIR", dir.to_str().unwrap())).unwrap();
+        let config = CONFIG.replace("DIR", dir.to_str().unwrap());
+        let groups = if endpoints[0].starts_with("sqlite") { COOLDOWN } else { "" };
+        member.configure(&(config + groups)).unwrap();
         for phase in ["pre", "post"] {
             std::fs::create_dir(dir.join(phase)).unwrap();
             let hook = dir.join(phase).join("10-drain");
@@ -307,6 +314,50 @@ async fn a_slot_is_shown_from_its_first_moment_to_its_last() {
             undone,
         ])
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_of_a_fleetlock_server_is_shown_as_the_agent_remembers_it() {
+    let gateway = Gateway::start().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut setting = Setting::at(&gateway.endpoint(), gateway.look().unwrap(), folder).await;
+    // Nobody says whether a slot is left from before: it is given back first.
+    setting.shows(&[FREE, "store_up 1", "!paused", "!held"]).await;
+    let upgrade = setting.logind().add_inhibitor("shutdown", "apt", "upgrading", "block");
+    let upgrade = upgrade.await.unwrap();
+    setting.touch("reboot-required");
+    setting.shows(&[HELD, "state{state=\"holding\"} 1"]).await;
+    let since = setting.is_not_zero(HELD_SINCE).await;
+    clock_passes(since).await;
+    let since = format!("{HELD_SINCE} {since}");
+    setting.restart().await;
+    setting.shows(&[HELD, &since, "state{state=\"holding\"} 1"]).await;
+    setting.logind().remove_inhibitor(upgrade).await.unwrap();
+    setting.logind().wait_reboot(SOON).await.unwrap();
+    setting.remove("reboot-required");
+    setting.touch("unwell");
+    setting.reboot().await;
+    setting.shows(&[HELD, &since, "state{state=\"verifying\"} 1"]).await;
+    setting.remove("unwell");
+    setting.shows(&[FREE, "state{state=\"idle\"} 1", "!holder_since_timestamp_seconds"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_store_is_away_a_slot_stays_and_nobody_knows_of_pauses() {
+    let mut etcd = EtcdSetup::new(&system().unwrap()).start().await.unwrap();
+    let look = Onlooker::new(&etcd.endpoints()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let setting = Setting::at(&etcd.endpoints(), look, folder).await;
+    setting.look.lock("web-1").await.unwrap();
+    let known = [HELD, "store_up 1", "paused{scope=\"fleet\"} 0", "held 0"];
+    setting.shows(&known).await;
+    etcd.members[0].stop().await.unwrap();
+    setting.shows(&[HELD, "store_up 0", "!paused", "!held"]).await;
+    etcd.members[0].spawn().unwrap();
+    etcd.wait_ready().await.unwrap();
+    setting.shows(&known).await;
+    setting.look.unlock("web-1").await.unwrap();
+    setting.shows(&[FREE]).await;
 }
 
 /// Until so many orders were given, each look shows it while the machine is to go down.

@@ -405,9 +405,10 @@ impl Agent {
             id: held.machine.to_string(),
             group: held.group(),
             stage,
-            since: held.since.filter(|_| stage != Stage::Asked),
+            since: held.since,
         });
-        if held.is_none() {
+        if held.is_none_or(|held| held.since.is_none()) {
+            // It was for a slot that is no more.
             memento.ordered_at_secs = None;
         }
         memento.back_at_secs = match came_back {

@@ -104,6 +104,9 @@ impl Agent {
     /// Nothing keeps this machine any more.
     pub(super) fn go_on(&mut self) {
         self.outcome = None;
+        if !self.follows_store {
+            self.metrics.set_held(None);
+        }
         self.shown.send_if_modified(|shown| shown.blocked.take().is_some());
     }
 
