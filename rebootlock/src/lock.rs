@@ -291,17 +291,18 @@ impl LockManager {
         let deadline = Instant::now() + self.deadline;
         let store_error = |source| LockError::Store { action: action.to_owned(), source };
         let mut unsettled: Option<StoreError> = None;
-        // What to answer if that commit happened all the same.
-        let mut unanswered: Option<T> = None;
+        // What to answer if an earlier commit happened all the same: also one that is said to have
+        // lost, as what passes it on may have sent it twice, and the second lost to the first.
+        let mut sent: Option<T> = None;
         let mut attempt = 0;
         loop {
-            if let (Some(note), Some(_)) = (&self.note, &unanswered) {
+            if let (Some(note), Some(_)) = (&self.note, &sent) {
                 let key = std::slice::from_ref(&note.key);
                 let found = self.in_time(deadline, self.store.load(key)).await;
                 if found.map_err(store_error)?.get(&note.key).is_some()
-                    && let Some(done) = unanswered.take()
+                    && let Some(done) = sent.take()
                 {
-                    return Ok(Ending { answer: done, left: None, unanswered: None });
+                    return Ok(Ending { answer: done, left: None, before: None });
                 }
             }
             let believed = known.take().and_then(|known| match decide(&known) {
@@ -317,7 +318,8 @@ impl LockManager {
                     };
                     match decide(&before)? {
                         Decision::Done(answer) => {
-                            return Ok(Ending { answer, left: None, unanswered });
+                            let before = sent.map(|done| Before::of(done, unsettled.is_some()));
+                            return Ok(Ending { answer, left: None, before });
                         }
                         Decision::Commit(txn, done) => (before, txn, done),
                     }
@@ -332,12 +334,15 @@ impl LockManager {
             match self.in_time(deadline, self.store.commit(&txn)).await {
                 Ok(Commit::Won(revision)) => {
                     let left = Some(txn.applied_to(before, revision));
-                    return Ok(Ending { answer: done, left, unanswered });
+                    let before = sent.map(|done| Before::of(done, unsettled.is_some()));
+                    return Ok(Ending { answer: done, left, before });
                 }
-                Ok(Commit::Lost) => {}
+                Ok(Commit::Lost) => {
+                    sent.get_or_insert(done);
+                }
                 Err(error) if error.is_transient() => {
                     unsettled = Some(error);
-                    unanswered = Some(done);
+                    sent = Some(done);
                 }
                 Err(error) => return Err(store_error(error)),
             }
@@ -511,8 +516,22 @@ struct Ending<T> {
     answer: T,
     /// What its commit left behind.
     left: Option<Snapshot>,
-    /// The answer of an earlier commit that was never answered, and may have happened before this.
-    unanswered: Option<T>,
+    /// An earlier commit of this change, which may have happened before this.
+    before: Option<Before<T>>,
+}
+
+/// A commit that was sent, and of which it is not known that it won.
+enum Before<T> {
+    /// It was never answered. What its answer would be.
+    Unanswered(T),
+    /// It is said to have lost: to somebody else, or to itself, sent twice.
+    Lost,
+}
+
+impl<T> Before<T> {
+    fn of(answer: T, is_unanswered: bool) -> Self {
+        if is_unanswered { Self::Unanswered(answer) } else { Self::Lost }
+    }
 }
 
 /// What to do about what was read.

@@ -174,6 +174,7 @@ impl Waiting {
             place: None,
             moved_up: None,
             last_loss: None,
+            lost_to: None,
             unsettled: unsettled.clone(),
         };
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -251,8 +252,12 @@ struct Waiter {
     moved_up: Option<Neighbours>,
     /// When a place was lost last.
     last_loss: Option<Instant>,
-    /// Whether an acquisition was sent and never answered.
+    /// Whether an acquisition was sent and never answered, or answered by a loss that may be another's.
     unsettled: Arc<AtomicBool>,
+    /// The semaphores that an acquisition required which is said to have lost, until it is known that
+    /// it has: what passes a request on may send it a second time, and hand on that the second lost to
+    /// the first.
+    lost_to: Option<Vec<Option<Revision>>>,
 }
 
 /// Our place in the queue of each group.
@@ -340,6 +345,7 @@ impl Waiter {
         if self.locks.settle_unanswered(groups, machine).await? {
             self.leave_queue().await;
         }
+        self.lost_to = None;
         self.unsettled.store(false, Ordering::SeqCst);
         Ok(())
     }
@@ -388,7 +394,7 @@ impl Waiter {
 
     /// Remembers that an acquisition was not answered.
     fn answered<T>(&self, answer: Result<T, LockError>) -> Result<T, LockError> {
-        if matches!(answer, Err(LockError::Store { .. })) {
+        if matches!(answer, Err(LockError::Store { .. } | LockError::Contended { .. })) {
             self.unsettled.store(true, Ordering::SeqCst);
         }
         answer

@@ -225,7 +225,7 @@ fn they_are_taken_over_by_those_who_convert_the_files_too() {
     let fleet = Fleet::new(&super::client::cluster(""));
     held_by(&fleet, "web", &["web-8", "web-9"]);
     let take_over = |more: &[&str]| {
-        let store = format!("sqlite:{}", fleet.store().display());
+        let store = fleet.endpoint();
         let (config, state) = (fleet.path("rebootlock.toml"), fleet.path("state"));
         let mut command = Command::new(BINARY);
         command

@@ -66,8 +66,13 @@ impl Fleet {
         std::fs::write(self.config(), config).unwrap();
     }
 
+    /// Of the store, for a command line.
+    pub fn endpoint(&self) -> String {
+        self.store.endpoint(&self.store())
+    }
+
     pub fn command(&self, flags: &[&str]) -> Command {
-        self.command_on(&self.store.endpoint(&self.store()), flags)
+        self.command_on(&self.endpoint(), flags)
     }
 
     pub fn command_on(&self, endpoint: &str, flags: &[&str]) -> Command {

@@ -187,8 +187,13 @@ fn key_of<'a>(before: &'a str, at: &str) -> Option<&'a str> {
 /// serde says "unknown field `x`, expected one of `a`, `b`"; users want to know which they meant.
 fn reword(message: &str, before: &str, at: &str) -> String {
     if message.starts_with("invalid type: map, expected a sequence") {
-        let name = at.trim_start_matches('[').split(']').next().unwrap_or_default();
-        return format!("`{name}` can be there several times; write [[{name}]]");
+        let name = match at.starts_with('[') {
+            true => at.trim_start_matches('[').split(']').next(),
+            false => key_of(before, at),
+        };
+        if let Some(name) = name {
+            return format!("`{name}` can be there several times; write [[{name}]]");
+        }
     }
     if message == "duplicate key" {
         let is_key = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';

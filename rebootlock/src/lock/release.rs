@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Decision, LockError, LockManager, Result};
+use super::{Before, Decision, LockError, LockManager, Result};
 use crate::id::{BootId, Group, MachineId, Token};
 use crate::record::{Cooldown, Document, Ending, HolderRecord, Past, UnixTime, Via, sorted_groups};
 use crate::store::{LeaseId, Snapshot, StoreError, Txn};
@@ -130,14 +130,16 @@ impl LockManager {
                     self.decide_release(&groups, machine, release, &leases, before)
                 })
                 .await
-                .map(|ended| (ended.answer, ended.unanswered));
+                .map(|ended| (ended.answer, ended.before));
             match ended {
-                // A commit that was never answered has done it, and the cooldowns hang on the leases.
-                Ok((Outcome::Settled(Released::NotHeld), Some(Outcome::Settled(freed)))) => {
-                    return Ok(freed);
-                }
-                Ok((Outcome::Settled(released), _)) => {
-                    if released == Released::NotHeld {
+                // A commit that was never answered has done it.
+                Ok((
+                    Outcome::Settled(Released::NotHeld),
+                    Some(Before::Unanswered(Outcome::Settled(freed))),
+                )) => return Ok(freed),
+                Ok((Outcome::Settled(released), before)) => {
+                    // Cooldowns hang on the leases of a commit that may have happened.
+                    if released == Released::NotHeld && before.is_none() {
                         self.end_unused(leases).await;
                     }
                     return Ok(released);

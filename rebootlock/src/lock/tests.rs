@@ -630,6 +630,20 @@ async fn a_cooldown_begins_though_the_answer_to_the_release_gets_lost() {
     assert!(matches!(next, LockError::CoolingDown { .. }), "{next}");
 }
 
+/// What passes it on sends it twice, and the second loses to the first.
+#[tokio::test(start_paused = true)]
+async fn a_cooldown_begins_though_the_release_lost_to_itself() {
+    let store = Arc::new(crate::store::Forgetful::default());
+    let locks = LockManager::new(store.clone(), Keyspace::default());
+    let (locks, first) = (cooling(locks, &group("lb"), 600), claim("a", &["lb"]));
+    locks.acquire(&first).await.unwrap();
+    store.repeat(locks.keys().semaphore(&group("lb")));
+    locks.release(first.groups(), &first.machine, &verified(&first)).await.unwrap();
+    assert!(store.is_done());
+    let next = locks.acquire(&claim("b", &["lb"])).await.unwrap_err();
+    assert!(matches!(next, LockError::CoolingDown { .. }), "{next}");
+}
+
 /// Everything else is as it was, and the slot is free: what a waiter finds that was frozen until its
 /// place had ended.
 #[tokio::test]

@@ -218,6 +218,8 @@ impl LockManager {
         let mut unsettled: Option<StoreError> = None;
         // What a commit that was never answered gave back, if it happened all the same.
         let mut unanswered: BTreeMap<usize, GivenBack> = BTreeMap::new();
+        // Whether a commit was sent before: one that lost may have lost to itself, sent twice.
+        let mut sent = false;
         let mut attempt = 0;
         loop {
             let believed = known.take();
@@ -260,8 +262,8 @@ impl LockManager {
                         let changed = txn.changes.iter().map(|c| c.key().clone()).collect();
                         left.keep(&place, &self.keys.holders(group), &changed, now);
                     }
-                    // What was never answered may have happened, and cooldowns and places may hang on them.
-                    if unsettled.is_none() {
+                    // What was sent before may have happened, and cooldowns and places may hang on them.
+                    if !sent {
                         self.end_spare_leases(&plan, &granted).await;
                     }
                     let mut answers = self.answers(action, group, wishes, plan, &granted).await;
@@ -285,6 +287,7 @@ impl LockManager {
                 }
                 Err(Some(error)) => return Err(store_error(action, error)),
             }
+            sent = true;
             tokio::time::sleep(backoff(attempt)).await;
             attempt += 1;
             if Instant::now() >= deadline {

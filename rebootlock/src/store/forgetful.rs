@@ -1,4 +1,4 @@
-//! A store that does not answer, for tests.
+//! A store that does not answer, or as if it had been asked twice, for tests.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,15 +11,26 @@ use super::{
     StoreError, Txn, Watch,
 };
 
-/// Gives no answer to the next so many commits, of those that change a certain key.
+/// What goes wrong.
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
+enum Fault {
+    /// The answer is lost.
+    #[default]
+    Forget,
+    /// That, and the commit is on its way until it is delivered.
+    Delay,
+    /// The commit is sent twice, and the answer is that to the second.
+    Repeat,
+}
+
+/// Something goes wrong with the next so many commits, of those that change a certain key.
 #[derive(Debug, Default)]
 pub(crate) struct Forgetful {
     store: MemoryStore,
     forgets: AtomicU32,
     /// Any, if there is none.
     about: Mutex<Option<Key>>,
-    /// Whether those commits do not happen either until they are delivered.
-    is_slow: Mutex<bool>,
+    fault: Mutex<Fault>,
     on_the_way: Mutex<Vec<Txn>>,
 }
 
@@ -27,7 +38,7 @@ impl Forgetful {
     /// The next so many commits happen, and nobody hears of it.
     pub(crate) fn forget(&self, next: u32) {
         *self.about.lock().unwrap() = None;
-        *self.is_slow.lock().unwrap() = false;
+        *self.fault.lock().unwrap() = Fault::Forget;
         self.forgets.store(next, Ordering::SeqCst);
     }
 
@@ -40,7 +51,13 @@ impl Forgetful {
     /// The next commit that changes `key` is not answered, and happens when it is delivered.
     pub(crate) fn delay(&self, key: Key) {
         self.forget_about(key);
-        *self.is_slow.lock().unwrap() = true;
+        *self.fault.lock().unwrap() = Fault::Delay;
+    }
+
+    /// The next commit that changes `key` is sent twice, as by a proxy that tries again.
+    pub(crate) fn repeat(&self, key: Key) {
+        self.forget_about(key);
+        *self.fault.lock().unwrap() = Fault::Repeat;
     }
 
     /// Whether it has gone wrong as often as it was to.
@@ -83,10 +100,14 @@ impl Store for Forgetful {
         {
             return self.store.commit(txn).await;
         }
-        if *self.is_slow.lock().unwrap() {
-            self.on_the_way.lock().unwrap().push(txn.clone());
-        } else {
-            self.store.commit(txn).await?;
+        let fault = *self.fault.lock().unwrap();
+        match fault {
+            Fault::Delay => self.on_the_way.lock().unwrap().push(txn.clone()),
+            Fault::Forget => drop(self.store.commit(txn).await?),
+            Fault::Repeat => {
+                self.store.commit(txn).await?;
+                return self.store.commit(txn).await;
+            }
         }
         Err(StoreError::Unavailable("the answer got lost".to_owned()))
     }

@@ -1,6 +1,7 @@
 //! Among the first of a queue: a copy of all that counts, kept by watching.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::FutureExt as _;
@@ -360,13 +361,14 @@ impl Waiter {
     }
 
     /// Takes the slots if it is our turn.
-    async fn turn(&self, view: &View) -> Result<Turn, LockError> {
-        let (groups, machine) = (self.claim.groups(), &self.claim.machine);
-        for group in groups {
-            if self.locks.semaphore(&view.documents, group)?.holds(machine) {
+    async fn turn(&mut self, view: &View) -> Result<Turn, LockError> {
+        for group in self.claim.groups() {
+            if self.locks.semaphore(&view.documents, group)?.holds(&self.claim.machine) {
                 return Ok(Turn::Holds);
             }
         }
+        self.believe_loss(view);
+        let (groups, machine) = (self.claim.groups(), &self.claim.machine);
         if view.unseen.is_some() {
             let group = groups[0].clone();
             return Ok(Turn::Wait(Obstacle::Queued { group, ahead: None }));
@@ -391,10 +393,39 @@ impl Waiter {
             });
         let asked = self.locks.acquire_from(&self.claim, &view.documents, places).await;
         match self.answered(asked) {
-            Ok(Some(acquired)) => Ok(Turn::Granted(acquired)),
-            Ok(None) => Ok(Turn::Lost),
+            Ok(Some(acquired)) => {
+                self.set_lost_to(None);
+                Ok(Turn::Granted(acquired))
+            }
+            Ok(None) => {
+                self.set_lost_to(Some(self.required(view)));
+                Ok(Turn::Lost)
+            }
             Err(error) => Obstacle::of(&error).map(Turn::Wait).ok_or(error),
         }
+    }
+
+    /// The semaphores that an acquisition requires.
+    fn required(&self, view: &View) -> Vec<Option<Revision>> {
+        let of_group = |group| view.documents.get(&self.locks.keys().semaphore(group));
+        self.claim
+            .groups()
+            .iter()
+            .map(|group| of_group(group).map(|found| found.modified))
+            .collect()
+    }
+
+    /// Once this machine has no slot, and the semaphores are not those any more that the acquisition
+    /// required, it has lost indeed and will never happen.
+    fn believe_loss(&mut self, view: &View) {
+        if self.lost_to.as_ref().is_some_and(|required| *required != self.required(view)) {
+            self.set_lost_to(None);
+        }
+    }
+
+    fn set_lost_to(&mut self, required: Option<Vec<Option<Revision>>>) {
+        self.unsettled.store(required.is_some(), Ordering::SeqCst);
+        self.lost_to = required;
     }
 }
 

@@ -60,6 +60,7 @@ async fn drain(store: SharedStore, machines: u32, max: u32, groups: &'static [&'
                 let claim = claim(&format!("m{n}"), groups);
                 let mut waiting = Waiting::start(locks.clone(), claim.clone(), options());
                 assert_eq!(waiting.granted().await, Acquired::Granted);
+                assert!(!waiting.is_unsettled(), "who lost to another has seen it");
                 assert!(down.fetch_add(1, Ordering::SeqCst) < max);
                 tokio::task::yield_now().await;
                 down.fetch_sub(1, Ordering::SeqCst);
@@ -479,6 +480,39 @@ async fn what_was_asked_for_in_vain_cannot_happen_behind_the_back_of_who_waits_a
         // Too late.
         assert!(store.deliver().await.iter().all(|ended| *ended == Commit::Lost));
     }
+}
+
+/// What passes it on sends it twice, and the second loses to the first.
+#[tokio::test(start_paused = true)]
+async fn who_lost_to_itself_finds_out_that_it_holds() {
+    let (store, locks) = forgetful();
+    let holder = claim("holder", &[]);
+    locks.acquire(&holder).await.unwrap();
+    let mut before = holder;
+    for (claim, mut waiting) in line(&locks, FRONT + 3).await {
+        store.repeat(locks.keys().holder(&Group::default(), &claim.machine));
+        release(&locks, &before).await;
+        assert_eq!(waiting.granted().await, Acquired::Granted);
+        assert!(store.is_done() && !waiting.is_unsettled());
+        before = claim;
+    }
+}
+
+/// The same, but it leaves before it has seen anything of that.
+#[tokio::test(start_paused = true)]
+async fn who_leaves_after_a_loss_that_it_has_not_seen_is_unsettled() {
+    let (store, locks) = forgetful();
+    let holder = claim("holder", &[]);
+    locks.acquire(&holder).await.unwrap();
+    let (claim, mut waiting) = line(&locks, 1).await.remove(0);
+    store.repeat(locks.keys().holder(&Group::default(), &claim.machine));
+    release(&locks, &holder).await;
+    while !store.is_done() {
+        tokio::task::yield_now().await;
+    }
+    let late = waiting.leave().await;
+    assert!(late.is_some() || waiting.is_unsettled(), "the slot would be nobody's");
+    assert!(locks.settle_unanswered(claim.groups(), &claim.machine).await.unwrap());
 }
 
 #[tokio::test(start_paused = true)]

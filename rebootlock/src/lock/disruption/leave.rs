@@ -3,7 +3,9 @@
 use super::Timed;
 use crate::id::{Group, MachineId};
 use crate::lock::release::{Leases, Outcome};
-use crate::lock::{Decision, Ended, GivenBack, LockError, LockManager, Release, Released, Result};
+use crate::lock::{
+    Before, Decision, Ended, GivenBack, LockError, LockManager, Release, Released, Result,
+};
 use crate::record::{Via, sorted_groups};
 use crate::store::{Snapshot, StoreError, Txn};
 
@@ -64,15 +66,19 @@ impl LockManager {
                     self.decide_leave(group, &groups, machine, (ended, &leases), before, &decide)
                 })
                 .await
-                .map(|ended| (ended.answer, ended.unanswered));
+                .map(|ended| (ended.answer, ended.before));
             match ended {
-                // A commit that was never answered may have done it, and the cooldowns hang on the leases.
-                Ok((Left::Settled(answer), Some(Left::Settled(unanswered)))) => {
+                // A commit that was never answered may have done it.
+                Ok((
+                    Left::Settled(answer),
+                    Some(Before::Unanswered(Left::Settled(unanswered))),
+                )) => {
                     let is_over = matches!(answer, Some(GivenBack::NotHeld));
                     return Ok(if is_over { unanswered } else { answer });
                 }
-                Ok((Left::Settled(given_back), _)) => {
-                    if !matches!(given_back, Some(GivenBack::Freed(_))) {
+                Ok((Left::Settled(given_back), before)) => {
+                    // Cooldowns hang on the leases of a commit that may have happened.
+                    if !matches!(given_back, Some(GivenBack::Freed(_))) && before.is_none() {
                         self.end_unused(leases).await;
                     }
                     return Ok(given_back);
