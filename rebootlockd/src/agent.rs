@@ -2,6 +2,7 @@
 
 mod before;
 mod draining;
+mod figures;
 mod health;
 mod overdue;
 mod reboot;
@@ -63,6 +64,8 @@ struct Held {
     groups: Vec<Group>,
     /// By which token.
     token: Token,
+    /// Since when, if that is known.
+    since: Option<UnixTime>,
 }
 
 /// How an agent ended.
@@ -117,6 +120,8 @@ pub struct Agent {
     pace: Pace,
     /// Whether the last order to reboot was taken.
     ordered: bool,
+    /// Since when, on the kernel's clock, the machine should be going down.
+    ending_since: Option<Duration>,
     /// When the permit is too old to be used; never for one that nobody gives.
     permit_ends: Option<tokio::time::Instant>,
     /// Whether the next one passes over inhibitors.
@@ -127,8 +132,8 @@ pub struct Agent {
     held_up_since: Option<tokio::time::Instant>,
     /// Whether the machine is back from a reboot, and well.
     verified: bool,
-    /// Since when a reboot has been wanted without a break.
-    wanted_since: Option<UnixTime>,
+    /// Whether the figures of slots, pauses and holds come from the store itself.
+    follows_store: bool,
     back_off: BackOff,
     /// Why nothing goes on, as said last: each thing is said once.
     trouble: Option<String>,
@@ -191,13 +196,14 @@ impl Agent {
         });
         receivers.push(receiver);
         let detected = Arc::new(Latest::new(detectors, want));
-        // A single pass asks them itself, and only after the kill switch and the windows.
-        if !off && !detected.is_empty() && !options.run.once {
-            let follow = detect::follow(detected.clone(), settings.agent.check_interval);
-            sources.push(AbortOnDropHandle::new(tokio::spawn(follow)));
-        }
         let (shown, changes) =
             watch::channel(Shown { state: START.0, health: None, blocked: None });
+        // A single pass asks them itself, and only after the kill switch and the windows.
+        if !off && !detected.is_empty() && !options.run.once {
+            let heard = health::counting(metrics.clone(), changes.clone());
+            let follow = detect::follow(detected.clone(), settings.agent.check_interval, heard);
+            sources.push(AbortOnDropHandle::new(tokio::spawn(follow)));
+        }
         let shown = Arc::new(shown);
         let needs_slot =
             matches!(settings.agent.strategy, Strategy::EtcdLock | Strategy::BestEffort);
@@ -209,6 +215,7 @@ impl Agent {
             locks.clone(),
             metrics.clone(),
         ));
+        lookout.show_windows();
         let mut presence = None;
         // Requests come through the store, and so need a strategy that has one.
         if let Some(locks) = locks {
@@ -235,7 +242,8 @@ impl Agent {
             if options.run.once {
                 presence = Some(present);
             } else {
-                let keep = presence::keep(locks, machine.clone(), groups, present, changes);
+                let (machine, metrics) = (machine.clone(), metrics.clone());
+                let keep = presence::keep(locks, machine, groups, present, changes, metrics);
                 sources.push(AbortOnDropHandle::new(tokio::spawn(keep)));
             }
         }
@@ -249,7 +257,7 @@ impl Agent {
             shown,
             lookout,
             detected,
-            hooks: Hooks::new(&options.settings.hooks),
+            hooks: Hooks::new(&options.settings.hooks, metrics.clone()),
             method: Method::new(options.settings.reboot.method.clone()),
             metrics,
             logind: None,
@@ -260,12 +268,13 @@ impl Agent {
             settle_in: server::SETTLE_FIRST,
             pace: Pace::new(options.settings.agent.poll),
             ordered: false,
+            ending_since: None,
             permit_ends: None,
             force: false,
             began: tokio::time::Instant::now(),
             held_up_since: None,
             verified: false,
-            wanted_since: None,
+            follows_store: false,
             back_off: BackOff::None,
             trouble: None,
             gave_up: None,
@@ -282,6 +291,7 @@ impl Agent {
             coordinator,
         };
         agent.begin_heartbeat();
+        agent.begin_figures();
         agent.doubt_earlier_life();
         agent
     }
@@ -301,6 +311,7 @@ impl Agent {
         let (gave_up, mut given_up) = mpsc::channel(1);
         self.gave_up = self.options.run.once.then_some(gave_up);
         let (mut state, mut action) = START;
+        self.show_state(state);
         let code = loop {
             if self.pass_is_over(action) {
                 break Some(self.code());
@@ -328,6 +339,7 @@ impl Agent {
                     self.prepare(event);
                     (state, action) = (next, then);
                     self.show_state(state);
+                    self.tell_slots();
                     self.coordinate(telling::coordinator_state(
                         state,
                         self.options.settings.agent.strategy,
@@ -336,6 +348,7 @@ impl Agent {
                 Err(unexpected) => {
                     tracing::error!(%unexpected, "starting over");
                     (state, action) = START;
+                    self.show_state(state);
                 }
             }
         };
@@ -365,7 +378,7 @@ impl Agent {
             return;
         }
         let Some(locks) = self.slots.locks() else { return };
-        let told = presence::once(locks, &self.machine, presence, shown);
+        let told = presence::once(locks, &self.machine, presence, shown, &self.metrics);
         if let Err(error) = told.await {
             tracing::debug!(%error, "the others are not told how this machine is");
         }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use rebootlock::config::{HooksSettings, Isolation};
 use rebootlock::process::{Finished, How, Output, Spec, Trace};
 
+use crate::metrics::{HookEnd, HookPhase, Metrics};
 use crate::unit::{self, Belongs, Left};
 
 /// So much of a hook's output goes into its error; all that was kept is in the log.
@@ -133,6 +134,7 @@ pub struct Hooks {
     post_reboot_dir: PathBuf,
     timeout: Duration,
     isolation: Isolation,
+    metrics: Metrics,
 }
 
 /// One of them.
@@ -144,12 +146,13 @@ struct Hook {
 
 impl Hooks {
     /// As they are configured. Folders are read anew each time.
-    pub fn new(settings: &HooksSettings) -> Self {
+    pub fn new(settings: &HooksSettings, metrics: Metrics) -> Self {
         Self {
             pre_reboot_dir: settings.pre_reboot_dir.clone(),
             post_reboot_dir: settings.post_reboot_dir.clone(),
             timeout: settings.timeout,
             isolation: settings.isolation,
+            metrics,
         }
     }
 
@@ -266,11 +269,30 @@ impl Hooks {
         };
         progress.running = None;
         log(phase, hook, &finished);
+        self.metrics.hook_ran(&hook.name, phase.into(), ended(&finished));
         if finished.succeeded() {
             return Ok(());
         }
         let tail = finished.output.tail(TAIL);
         Err(HookError::Failed { name: hook.name.clone(), how: finished.how, tail })
+    }
+}
+
+impl From<Phase> for HookPhase {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::PreReboot => Self::PreReboot,
+            Phase::PostReboot => Self::PostReboot,
+        }
+    }
+}
+
+fn ended(finished: &Finished) -> HookEnd {
+    match finished.how {
+        _ if finished.succeeded() => HookEnd::Success,
+        How::TimedOut => HookEnd::Timeout,
+        How::NotStarted(_) => HookEnd::Error,
+        _ => HookEnd::Failure,
     }
 }
 

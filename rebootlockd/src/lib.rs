@@ -8,6 +8,7 @@
 //! - [`slots`]: where slots come from; `line`: waiting for one.
 //! - [`hooks`]: what runs before a reboot and after it. [`method`]: how the machine goes down.
 //! - [`coordinator`], [`presence`]: whom we tell what we do. [`memento`]: what we keep on disk.
+//! - `standing`: what the store says of this machine, in figures.
 //! - [`unit`]: commands in units of systemd's, or as [`rebootlock::process`] runs them.
 //! - [`simulate`]: what the detectors say now, and nothing else. [`validate`]: what is wrong with the
 //!   configuration. [`import`]: other reboot managers' configurations as ours. [`version`].
@@ -39,6 +40,7 @@ pub mod presence;
 pub mod requests;
 pub mod simulate;
 pub mod slots;
+mod standing;
 pub mod status;
 pub mod unit;
 pub mod update_engine;

@@ -117,6 +117,11 @@ impl Lookout {
         answers
     }
 
+    /// In figures: no gate is asked now, so none keeps this machine.
+    pub fn asks_no_gates(&self) {
+        self.metrics.set_gates([]);
+    }
+
     /// What the answers say about the health of this machine: the gates that are asked for the
     /// others (`heartbeat`) decide it, whenever they are asked.
     pub fn problem(&self, phase: Phase, answers: &Answers) -> Option<String> {
@@ -146,23 +151,30 @@ impl Lookout {
     /// Whether a window keeps it.
     pub fn window(&self, now: Timestamp) -> Option<Closed> {
         let verdict = self.windows.judge(now, &self.machine);
-        let next = match verdict.is_open() {
-            true => None,
-            false => self.windows.next_start(now, &self.machine),
-        };
         self.metrics.window_evaluated(match verdict {
             Verdict::Open { .. } => WindowAnswer::Allowed,
             Verdict::Denied { .. } => WindowAnswer::Denied,
             _ => WindowAnswer::OutsideAllow,
         });
-        let next_opening = next.map(|next| UnixTime(next.as_second()));
-        self.metrics.set_window(Some(WindowNow { open: verdict.is_open(), next_opening }));
         let outcome = match verdict {
             Verdict::Open { .. } => return None,
             Verdict::Denied { .. } => Outcome::WindowDenied,
             _ => Outcome::WindowOutsideAllow,
         };
-        Some(Closed { outcome, why: verdict.sentence(&TimeZone::system()), until: next })
+        let until = self.windows.next_start(now, &self.machine);
+        Some(Closed { outcome, why: verdict.sentence(&TimeZone::system()), until })
+    }
+
+    /// In figures, from here on: whether the windows are open, each time somebody looks at the figures.
+    pub fn show_windows(&self) {
+        let (windows, machine) = (self.windows.clone(), self.machine.clone());
+        self.metrics.set_window(move || {
+            let now = Timestamp::now();
+            let open = windows.judge(now, &machine).is_open();
+            let next = if open { None } else { windows.next_start(now, &machine) };
+            let next_opening = next.map(|next| UnixTime(next.as_second()));
+            Some(WindowNow { open, next_opening })
+        });
     }
 
     /// Whether it is configured how well the others must be.

@@ -5,14 +5,18 @@
 //! from one that another machine took under a copied machine-id. Without it the hostname decides.
 //! A FleetLock server does not say who holds; there this file is all that is known.
 
+mod wanted;
+
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rebootlock::id::{BootId, Group, Token};
 use rebootlock::process::Trace;
+use rebootlock::record::UnixTime;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::wanted::WantedFile;
 use crate::logind::Scheduled;
 use crate::unit::Left;
 
@@ -37,6 +41,8 @@ pub struct Memento {
     pub back_at_secs: Option<u64>,
     /// Whether the reboot was ordered in that boot.
     pub ordered: bool,
+    /// When it was ordered first for the slot that this machine has, on the kernel's clock.
+    pub ordered_at_secs: Option<u64>,
     /// What logind was told to announce, and may still.
     pub announced: Option<Scheduled>,
     /// Whether users were told of a reboot, and not yet that it is called off.
@@ -61,6 +67,9 @@ pub struct Asked {
     pub group: Group,
     /// What is known of it.
     pub stage: Stage,
+    /// Since when it is granted, if that is known.
+    #[serde(default)]
+    pub since: Option<UnixTime>,
 }
 
 /// What is known of a slot at a FleetLock server.
@@ -89,6 +98,7 @@ pub struct Tried {
 pub struct MementoFile {
     path: PathBuf,
     unwritten: Arc<Mutex<Option<Memento>>>,
+    wanted: WantedFile,
 }
 
 /// What is found there.
@@ -105,7 +115,13 @@ pub enum Found {
 impl MementoFile {
     /// In the agent's state folder.
     pub fn new(state_dir: &Path) -> Self {
-        Self { path: state_dir.join("agent.json"), unwritten: Arc::default() }
+        let path = state_dir.join("agent.json");
+        Self { path, unwritten: Arc::default(), wanted: WantedFile::new(state_dir) }
+    }
+
+    /// Since when a reboot is wanted: a file of its own, as nothing but figures depends on it.
+    pub(crate) fn wanted(&self) -> &WantedFile {
+        &self.wanted
     }
 
     /// What was remembered; nothing if the file is missing or unreadable.
@@ -143,23 +159,24 @@ impl MementoFile {
     /// # Errors
     /// Why the file cannot be written.
     pub fn save(&self, memento: &Memento) -> io::Result<()> {
-        let written = self.write(memento);
+        let written = write(&self.path, memento);
         let unwritten = written.is_err().then(|| memento.clone());
         *self.unwritten.lock().unwrap_or_else(PoisonError::into_inner) = unwritten;
         written
     }
+}
 
-    fn write(&self, memento: &Memento) -> io::Result<()> {
-        let folder = self.path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder)?;
-        let new = self.path.with_extension("json.new");
-        let mut file = std::fs::File::create(&new)?;
-        serde_json::to_writer(&mut file, memento)?;
-        file.flush()?;
-        file.sync_all()?;
-        std::fs::rename(&new, &self.path)?;
-        std::fs::File::open(folder)?.sync_all()
-    }
+/// Writes it so that the old or the new is there after a power cut.
+fn write(path: &Path, what: &impl Serialize) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    let new = path.with_extension("json.new");
+    let mut file = std::fs::File::create(&new)?;
+    serde_json::to_writer(&mut file, what)?;
+    file.flush()?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)?;
+    std::fs::File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub use self::labels::{
     Stage, Success, Verification, WindowAnswer, Written,
 };
 use self::now::{Gauges, Now};
-pub use self::now::{Required, WindowNow};
+pub use self::now::{Lasting, Required, WindowNow};
 pub use self::text::Format;
 use crate::outcome::Outcome;
 use crate::policy::State;
@@ -124,7 +124,7 @@ impl Metrics {
         self.count(|counts| counts.cluster_health_checks.get_or_create(&labels).inc());
     }
 
-    /// This machine's own health was to be written for the others.
+    /// This machine's own health was written for the others, or was no news.
     pub fn cluster_health_updated(&self, status: Reported, result: Written) {
         let labels = of("status", status.as_str(), result.as_str());
         self.count(|counts| counts.cluster_health_updates.get_or_create(&labels).inc());
@@ -199,12 +199,12 @@ impl Metrics {
         self.now(|now| now.required = required);
     }
 
-    /// Since when this machine holds a slot, for every one of its groups; none if that is unknown.
-    pub fn set_slots(&self, slots: impl IntoIterator<Item = (Group, Option<UnixTime>)>) {
+    /// Whether this machine holds a slot, for every one of its groups; none if that is unknown.
+    pub fn set_slots(&self, slots: impl IntoIterator<Item = (Group, Lasting)>) {
         self.now(|now| now.slots = slots.into_iter().collect());
     }
 
-    /// This machine's place in each queue that it waits in, from 1; none if it waits in none.
+    /// This machine's place in the queue that it waits in, from 1; none if it waits in none.
     pub fn set_queues(&self, places: impl IntoIterator<Item = (Group, u64)>) {
         self.now(|now| now.queues = places.into_iter().collect());
     }
@@ -214,19 +214,19 @@ impl Metrics {
         self.now(|now| now.gates = closed.into_iter().collect());
     }
 
-    /// When reboots may begin; `None` if nothing limits that.
-    pub fn set_window(&self, window: Option<WindowNow>) {
-        self.now(|now| now.window = window);
+    /// What tells when reboots may begin, each time figures are shown; `None` if that is unknown.
+    pub fn set_window(&self, ask: impl Fn() -> Option<WindowNow> + Send + 'static) {
+        self.0.gauges.set_window(Some(Box::new(ask)));
+        self.0.changed.notify_one();
     }
 
-    /// Since when the fleet and every group of this machine are paused, `None` for one that is not.
-    /// A scope whose pause cannot be read is left out.
-    pub fn set_pauses(&self, since: impl IntoIterator<Item = (Scope, Option<UnixTime>)>) {
+    /// Whether the fleet and every group of this machine are paused; none if that is unknown.
+    pub fn set_pauses(&self, pauses: impl IntoIterator<Item = (Scope, Lasting)>) {
         let scope = |scope| match scope {
             Scope::Fleet => None,
             Scope::Group(group) => Some(group),
         };
-        self.now(|now| now.pauses = since.into_iter().map(|(of, at)| (scope(of), at)).collect());
+        self.now(|now| now.pauses = pauses.into_iter().map(|(of, at)| (scope(of), at)).collect());
     }
 
     /// Whether somebody holds this machine back; `None` if that is unknown.
@@ -267,6 +267,7 @@ impl Metrics {
 
     /// Nothing is known of now any more: another agent begins, with other settings.
     pub fn forget_now(&self) {
+        self.0.gauges.set_window(None);
         self.now(|now| {
             *now = Now {
                 started: now.started,

@@ -11,6 +11,7 @@ use rebootlock::record::{Blocked, Document, Health, Presence, UnixTime};
 use rebootlock::store::{LeaseKeeper, Result, Txn};
 use tokio::sync::watch;
 
+use crate::metrics::{Metrics, Reported, Written};
 use crate::policy::State;
 
 /// A machine that is off is not there any more after this long.
@@ -33,14 +34,17 @@ pub struct Shown {
     pub blocked: Option<Blocked>,
 }
 
-/// Keeps the document in the store, and the machine in the roster, while the agent lives.
+/// Keeps the document in the store, and the machine in the roster, while the agent lives. In `metrics`:
+/// the health that is written with it.
 pub async fn keep(
     locks: Arc<LockManager>,
     machine: MachineId,
     groups: Vec<Group>,
     mut presence: Presence,
     mut shown: watch::Receiver<Shown>,
+    metrics: Metrics,
 ) {
+    let mut written: Option<Health> = None;
     let mut lease = None;
     let mut enrolled = false;
     loop {
@@ -57,8 +61,14 @@ pub async fn keep(
                 Err(error) => tracing::debug!(%error, "not in the roster yet"),
             }
         }
-        match show(&locks, &machine, &presence, &mut lease).await {
+        let is_news = presence.health != written;
+        let answer = show(&locks, &machine, &presence, &mut lease).await;
+        if is_news && let Some(health) = &presence.health {
+            count(&metrics, health, &answer);
+        }
+        match answer {
             Ok(()) => {
+                written.clone_from(&presence.health);
                 let Some(kept) = &mut lease else { continue };
                 tokio::select! {
                     changed = shown.changed() => {
@@ -66,14 +76,14 @@ pub async fn keep(
                         // States that only last for a moment are not worth a write.
                         tokio::time::sleep(SETTLED).await;
                     }
-                    () = kept.gone() => lease = None,
+                    () = kept.gone() => (lease, written) = (None, None),
                     () = tokio::time::sleep(if enrolled { SAY_AGAIN } else { LEASE }) => {}
                 }
             }
             Err(error) => {
                 tracing::debug!(%error, "the others cannot see this agent");
                 // A lease of which nothing is known is replaced, and ends by itself.
-                lease = None;
+                (lease, written) = (None, None);
                 let pause = rand::rng().random_range(2000..5000);
                 tokio::time::sleep(Duration::from_millis(pause)).await;
             }
@@ -90,12 +100,23 @@ pub async fn once(
     machine: &MachineId,
     presence: Presence,
     shown: Shown,
+    metrics: &Metrics,
 ) -> Result<()> {
     let state = shown.state.as_str().to_owned();
     let (health, blocked) = (shown.health, shown.blocked);
     let state_since = UnixTime::now();
     let presence = Presence { state, state_since, health, blocked, ..presence };
-    show(locks, machine, &presence, &mut None).await
+    let answer = show(locks, machine, &presence, &mut None).await;
+    if let Some(health) = &presence.health {
+        count(metrics, health, &answer);
+    }
+    answer
+}
+
+fn count(metrics: &Metrics, health: &Health, answer: &Result<()>) {
+    let status = if health.healthy { Reported::Healthy } else { Reported::Unhealthy };
+    let result = if answer.is_ok() { Written::Success } else { Written::Error };
+    metrics.cluster_health_updated(status, result);
 }
 
 async fn show(
@@ -137,7 +158,9 @@ mod tests {
         let health = Some(Health::new(None, UnixTime(1)));
         let (shown, changes) = watch::channel(Shown { state: State::Idle, health, blocked: None });
         let presence = Presence::from_json(presence).unwrap();
-        let keeping = keep(locks.clone(), machine.clone(), vec![], presence, changes);
+        let metrics = Metrics::new(UnixTime(1));
+        let keeping =
+            keep(locks.clone(), machine.clone(), vec![], presence, changes, metrics.clone());
         let keeping = tokio::spawn(keeping);
         tokio::time::sleep(SETTLED).await;
         assert_eq!(checked_at(&locks, &machine).await, Some(UnixTime(1)));
@@ -149,6 +172,12 @@ mod tests {
         assert_eq!(checked_at(&locks, &machine).await, Some(UnixTime(1)));
         tokio::time::sleep(SETTLED * 2).await;
         assert_eq!(checked_at(&locks, &machine).await, Some(UnixTime(2)));
+        // A write that says nothing new of the health is not one of it.
+        shown.send_modify(|shown| shown.state = State::Closed);
+        tokio::time::sleep(SETTLED * 3).await;
+        let text = metrics.text(crate::metrics::Format::Prometheus);
+        let counted = "cluster_health_updates_total{status=\"healthy\",result=\"success\"} 2\n";
+        assert!(text.contains(counted), "{text}");
         keeping.abort();
     }
 }

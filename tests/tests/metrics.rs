@@ -17,9 +17,9 @@ use rebootlock_tests::eventually;
 use rebootlock_tests::fleet::{Member, Onlooker};
 use rebootlock_tests::prometheus::{Prometheus, http_get};
 use rebootlockd::metrics::{
-    Brake, ClusterHealth, Detection, Export, Format, Health, HookEnd, HookPhase, LockAttempt,
-    Metrics, Phase, Reported, Required, Stage, Success, Verification, WindowAnswer, WindowNow,
-    Written,
+    Brake, ClusterHealth, Detection, Export, Format, Health, HookEnd, HookPhase, Lasting,
+    LockAttempt, Metrics, Phase, Reported, Required, Stage, Success, Verification, WindowAnswer,
+    WindowNow, Written,
 };
 use rebootlockd::outcome::Outcome;
 use rebootlockd::policy::State;
@@ -54,11 +54,13 @@ fn busy() -> Metrics {
     metrics.reboot_ordered();
     metrics.verified(Verification::Passed);
     metrics.set_required(Required::Since(UnixTime(2_000)));
-    metrics.set_slots([(lb(), Some(UnixTime(3_000))), (Group::default(), None)]);
+    metrics.set_slots([(lb(), Lasting::Since(UnixTime(3_000))), (Group::default(), Lasting::No)]);
     metrics.set_queues([(lb(), 1)]);
     metrics.set_gates([("users \\ \"x\"".to_owned(), true)]);
-    metrics.set_window(Some(WindowNow { open: false, next_opening: Some(UnixTime(4_000)) }));
-    metrics.set_pauses([(Scope::Fleet, None), (Scope::Group(lb()), Some(UnixTime(5_000)))]);
+    let closed = WindowNow { open: false, next_opening: Some(UnixTime(4_000)) };
+    metrics.set_window(move || Some(closed));
+    let since = Lasting::Since(UnixTime(5_000));
+    metrics.set_pauses([(Scope::Fleet, Lasting::No), (Scope::Group(lb()), since)]);
     metrics.set_held(Some(false));
     metrics.set_state(State::Idle, UnixTime(6_000));
     metrics.set_state(State::Holding, UnixTime(7_000));
@@ -156,7 +158,7 @@ async fn prometheus_scrapes_what_was_told_and_forgets_what_no_longer_applies() {
     metrics.pass_ended(Outcome::StillRequired);
     let outcomes = "rebootlock_orchestration_outcomes_total{status=\"still-required\"}";
     value(&format!("increase({outcomes}[1m]) > bool 0"), &["1"]).await;
-    metrics.set_slots([(lb(), None)]);
+    metrics.set_slots([(lb(), Lasting::No)]);
     metrics.set_queues([]);
     value("rebootlock_holder", &["0"]).await;
     value("rebootlock_holder_since_timestamp_seconds", &[]).await;

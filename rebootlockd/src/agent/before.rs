@@ -5,12 +5,10 @@ use std::time::Duration;
 
 use rebootlock::config::Strategy;
 use rebootlock::config::gate::Phase;
-use rebootlock::record::UnixTime;
 
 use super::slot::at;
 use super::{Agent, BackOff, ONCE_PATIENCE, PassOver, WINDOW_TICK};
 use crate::lookout::Closed;
-use crate::metrics::Required;
 use crate::outcome::Outcome;
 use crate::policy::Event;
 use crate::want::Want;
@@ -43,14 +41,11 @@ impl Agent {
             match self.wants.now() {
                 Want::Reboot { reason, .. } => {
                     tracing::info!(reason, "a reboot is wanted");
-                    let since = *self.wanted_since.get_or_insert_with(UnixTime::now);
-                    self.metrics.set_required(Required::Since(since));
                     return Ok(Event::Wanted);
                 }
                 Want::Nothing => {
-                    self.wanted_since = None;
                     self.held_up_since = None;
-                    self.metrics.set_required(Required::No);
+                    self.lookout.asks_no_gates();
                     believed = self.forget_tried();
                     if self.options.run.once || tokio::time::Instant::now() >= monitor {
                         self.monitor().await;
@@ -61,7 +56,6 @@ impl Agent {
                     }
                 }
                 Want::Unknown => {
-                    self.metrics.set_required(Required::Unknown);
                     let from = *in_doubt_from
                         .get_or_insert_with(|| tokio::time::Instant::now() + ONCE_PATIENCE);
                     if !in_doubt && tokio::time::Instant::now() >= from {
@@ -126,18 +120,15 @@ impl Agent {
                 self.go_on();
                 return Ok(Event::Unwanted);
             }
-            let closed = match (self.still_required(), self.method.check().await) {
-                _ if self.wants.now() == Want::Unknown => Some(Closed::new(
-                    Outcome::HealthBlocked,
-                    "whether it still is cannot be found out; rebootlockd simulate says which \
-                     detector fails",
-                )),
-                (Some(closed), _) => Some(closed),
-                (None, Err(error)) => Some(Closed::new(Outcome::HealthBlocked, error.to_string())),
-                (None, Ok(())) => match self.look(Phase::PreLock).await {
+            let closed = match self.before_gates().await {
+                None => match self.look(Phase::PreLock).await {
                     None => self.logind_is_silent().await,
                     closed => closed,
                 },
+                closed => {
+                    self.lookout.asks_no_gates();
+                    closed
+                }
             };
             let Some(closed) = closed else {
                 self.go_on();
@@ -169,6 +160,22 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// What makes it idle to ask windows and gates.
+    async fn before_gates(&self) -> Option<Closed> {
+        if self.wants.now() == Want::Unknown {
+            return Some(Closed::new(
+                Outcome::HealthBlocked,
+                "whether it still is cannot be found out; rebootlockd simulate says which \
+                 detector fails",
+            ));
+        }
+        if let Some(closed) = self.still_required() {
+            return Some(closed);
+        }
+        let error = self.method.check().await.err()?;
+        Some(Closed::new(Outcome::HealthBlocked, error.to_string()))
     }
 
     pub(super) async fn back_off(&mut self) -> Event {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use rebootlock::process::How;
 use tokio::time::sleep;
 
 use super::Agent;
@@ -10,7 +9,6 @@ use crate::failpoint;
 use crate::hooks::{HookEnv, HookError, Progress};
 use crate::lookout::Closed;
 use crate::memento::MementoFile;
-use crate::metrics::{HookEnd, HookPhase};
 use crate::outcome::Outcome;
 use crate::policy::Event;
 use crate::unit::StillRuns;
@@ -37,19 +35,13 @@ impl Agent {
         let memento = self.memento.load();
         let before = if self.is_of_this_boot(&memento) { memento.hooks_done } else { Vec::new() };
         match self.hooks.pre_reboot(&env, keeping(&self.memento, before)).await {
-            Ok(done) => {
-                for hook in done {
-                    self.metrics.hook_ran(&hook, HookPhase::PreReboot, HookEnd::Success);
-                }
+            Ok(_) => {
                 failpoint::reach("hooks-done");
                 Event::Drained
             }
             Err(failed) => {
                 for error in &failed.not_undone {
                     tracing::error!(%error, "a hook could not be undone");
-                }
-                if let HookError::Failed { name, how, .. } = &failed.source {
-                    self.metrics.hook_ran(name, HookPhase::PreReboot, ended(how));
                 }
                 self.conclude(Closed::new(Outcome::HealthBlocked, failed.source.to_string()));
                 Event::Obstructed
@@ -126,13 +118,5 @@ fn keeping(file: &MementoFile, before: Vec<String>) -> impl FnMut(&Progress) + S
         if let Err(error) = file.save(&memento) {
             tracing::warn!(%error, "how far the hooks have come cannot be kept");
         }
-    }
-}
-
-pub(super) fn ended(how: &How) -> HookEnd {
-    match how {
-        How::TimedOut => HookEnd::Timeout,
-        How::NotStarted(_) => HookEnd::Error,
-        _ => HookEnd::Failure,
     }
 }

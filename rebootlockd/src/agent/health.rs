@@ -11,13 +11,14 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Agent;
-use crate::detect::{Findings, Verdict};
+use crate::detect::{Finding, Findings, Verdict};
 use crate::environment::Facts;
 use crate::gate::Answers;
 use crate::lookout::{Closed, Lookout, closed_by, cluster_rules};
 use crate::metrics::{Detection, Metrics, Reported, Written};
 use crate::options::Options;
 use crate::outcome::Outcome;
+use crate::policy::State;
 use crate::presence::{SAY_AGAIN, Shown};
 use crate::want::Want;
 
@@ -68,11 +69,13 @@ impl Agent {
 
     /// Looks at everything that may speak against a reboot.
     pub(super) async fn look(&mut self, phase: Phase) -> Option<Closed> {
-        if let Some(closed) = self.lookout.glance(phase) {
-            return Some(closed);
-        }
-        if let Some(closed) = self.look_at_others(phase).await {
-            return Some(closed);
+        let closed = match self.lookout.glance(phase) {
+            None => self.look_at_others(phase).await,
+            closed => closed,
+        };
+        if closed.is_some() {
+            self.lookout.asks_no_gates();
+            return closed;
         }
         let facts = self.facts(phase);
         let (closed, answers) = self.lookout.look(phase, &facts).await;
@@ -123,8 +126,8 @@ impl Agent {
         if self.detected.is_empty() {
             return None;
         }
-        let findings = self.detected.ask().await;
-        count(&self.metrics, phase, &findings);
+        let heard = |finding: &Finding| count(&self.metrics, phase, finding);
+        let findings = self.detected.ask(heard).await;
         let closed = failure(&findings).map(|why| Closed::new(Outcome::HealthBlocked, why));
         if self.options.run.once {
             self.report.findings = findings;
@@ -208,8 +211,9 @@ fn tell_health(
         return;
     }
     let reported = if problem.is_none() { Reported::Healthy } else { Reported::Unhealthy };
-    let written = if say_health(shown, problem) { Written::Success } else { Written::Skipped };
-    metrics.cluster_health_updated(reported, written);
+    if !say_health(shown, problem) {
+        metrics.cluster_health_updated(reported, Written::Skipped);
+    }
 }
 
 /// Whether that is news. When it was looked at last is written down now and then, and no news.
@@ -221,14 +225,33 @@ fn say_health(shown: &watch::Sender<Shown>, problem: Option<String>) -> bool {
     })
 }
 
-fn count(metrics: &Metrics, phase: Phase, findings: &Findings) {
-    for finding in findings {
-        let detection = match finding.verdict {
-            Verdict::Clear => Detection::Clear,
-            Verdict::Wanted { .. } => Detection::Requires,
-            Verdict::Failed { .. } => Detection::Error,
-        };
-        metrics.detector_evaluated(phase.into(), detection, finding.took);
+fn count(metrics: &Metrics, phase: Phase, finding: &Finding) {
+    let detection = match finding.verdict {
+        Verdict::Clear => Detection::Clear,
+        Verdict::Wanted { .. } => Detection::Requires,
+        Verdict::Failed { .. } => Detection::Error,
+    };
+    metrics.detector_evaluated(phase.into(), detection, finding.took);
+}
+
+/// Counts what the detectors answer who are asked again and again, whatever the agent does meanwhile.
+pub(super) fn counting(
+    metrics: Metrics,
+    shown: watch::Receiver<Shown>,
+) -> impl Fn(&Finding) + Send + 'static {
+    move |finding| {
+        let phase = phase_of(shown.borrow().state);
+        count(&metrics, phase, finding);
+    }
+}
+
+/// The part of the way on which a machine in this state is.
+fn phase_of(state: State) -> Phase {
+    match state {
+        State::Starting | State::Idle => Phase::Monitor,
+        State::Closed | State::Queued | State::BackingOff => Phase::PreLock,
+        State::Holding | State::Draining | State::Permitting | State::Rebooting => Phase::PostLock,
+        State::Verifying | State::Releasing => Phase::Verify,
     }
 }
 

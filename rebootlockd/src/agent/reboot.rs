@@ -289,6 +289,7 @@ impl Agent {
             self.count_try(&mut after);
         }
         after.ordered = true;
+        after.ordered_at_secs.get_or_insert(self.kernel_up_for().as_secs());
         if let Some(error) = self.save(&after)
             && self.tried_reason().is_some()
         {
@@ -301,7 +302,6 @@ impl Agent {
             self.conclude(Closed::new(Outcome::HealthBlocked, why));
             return Event::NotOrdered;
         }
-        self.metrics.reboot_ordered();
         let variables = environment::variables(Phase::PostLock, &self.facts(Phase::PostLock));
         let order = Order {
             message: format!("Reboot by rebootlock: {reason}"),
@@ -325,6 +325,9 @@ impl Agent {
             Err(error) => Err(MethodError::Logind(error)),
         };
         self.ordered = ordered.is_ok();
+        if !matches!(ordered, Err(MethodError::TooLate | MethodError::Impossible(_))) {
+            self.metrics.reboot_ordered();
+        }
         if let Err(MethodError::TooLate) = ordered {
             tracing::warn!("the order came too late for its permit; asking again");
             self.save(&before);
@@ -355,6 +358,7 @@ impl Agent {
 
     /// Until the machine goes down; or until it is plain that it does not.
     pub(super) async fn await_end(&mut self) -> Event {
+        self.ending_since.get_or_insert(self.kernel_up_for());
         let deadline = self.options.settings.agent.reboot_deadline;
         let (time, why) = match self.ordered {
             true => (deadline, "the reboot was ordered long ago, and the machine is still up"),
@@ -364,11 +368,10 @@ impl Agent {
             ),
         };
         sleep(time).await;
-        self.metrics.set_overdue(true);
         self.conclude(Closed::new(Outcome::Overdue, why));
         loop {
+            self.metrics.set_overdue(self.is_overdue());
             if self.is_certainly_up().await {
-                self.metrics.set_overdue(false);
                 return match self.wants.now() {
                     Want::Nothing => {
                         tracing::error!(
@@ -392,6 +395,16 @@ impl Agent {
             self.say("should be down by now; somebody should look at this machine");
             sleep(STILL_GOING_DOWN).await;
         }
+    }
+
+    /// Whether this machine should have gone down long ago: since the first order for the slot it has, or
+    /// since this agent waits for its end if that is not known.
+    pub(super) fn is_overdue(&self) -> bool {
+        let memento = self.memento.load();
+        let ordered_at = memento.ordered_at_secs.filter(|_| self.is_of_this_boot(&memento));
+        let ordered_at = ordered_at.map(Duration::from_secs).or(self.ending_since);
+        let deadline = self.options.settings.agent.reboot_deadline;
+        ordered_at.is_some_and(|at| self.kernel_up_for().saturating_sub(at) >= deadline)
     }
 
     /// Whether logind and systemd say that no shutdown is under way or scheduled, and no command that was

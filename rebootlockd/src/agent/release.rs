@@ -8,12 +8,10 @@ use rebootlock::lock::{Advance, Ended, LockManager, Release, Released};
 use rebootlock::record::{HolderState, UnixTime};
 use tokio::time::{Instant, sleep};
 
-use super::draining::ended;
 use super::{Agent, Held, ONCE_PATIENCE, PassOver};
 use crate::failpoint;
-use crate::hooks::HookError;
 use crate::lookout::Closed;
-use crate::metrics::{HookPhase, Metrics, Success, Verification};
+use crate::metrics::{Metrics, Success, Verification};
 use crate::outcome::Outcome;
 use crate::policy::Event;
 use crate::slots::Slots;
@@ -43,12 +41,7 @@ impl Agent {
                 Some(closed) => closed.why,
                 None => match self.run_post_hooks().await {
                     Ok(()) => break,
-                    Err(error) => {
-                        if let HookError::Failed { name, how, .. } = &error {
-                            self.metrics.hook_ran(name, HookPhase::PostReboot, ended(how));
-                        }
-                        error.to_string()
-                    }
+                    Err(error) => error.to_string(),
                 },
             };
             self.metrics.verified(Verification::Failed);
@@ -175,7 +168,6 @@ impl Agent {
             true => Ended::Verified { boot: self.boot_id.clone() },
             false => Ended::GivenBack,
         };
-        let began = Instant::now();
         let settled = match self.slots.clone() {
             Slots::Store(locks) => {
                 self.release_at_store(&locks, &held, ended).await;
@@ -183,8 +175,6 @@ impl Agent {
             }
             Slots::Server(server) => self.give_back(&server, &held).await,
         };
-        self.metrics.lock_released(Success::Success, began.elapsed());
-        self.metrics.set_slots(held.groups.iter().map(|group| (group.clone(), None)));
         failpoint::reach("released");
         self.found = None;
         self.clear_trouble();
@@ -214,11 +204,13 @@ impl Agent {
         loop {
             match locks.release(&held.groups, &self.machine, &release).await {
                 Ok(Released::Freed(_)) => {
+                    self.metrics.lock_released(Success::Success, began.elapsed());
                     begun(&self.metrics, Success::Success);
                     tracing::info!(token = %held.token, "slot given back");
                     return;
                 }
                 Ok(Released::NotHeld) => {
+                    self.metrics.lock_released(Success::Success, began.elapsed());
                     tracing::info!(token = %held.token, "the slot had been given back already");
                     return;
                 }

@@ -41,16 +41,17 @@ impl Agent {
     /// The slot at the server that this machine has or may have, as it remembers.
     pub(super) fn asked(&self) -> Option<Held> {
         let memento = self.memento.load();
-        let Asked { id, group, .. } = memento.asked.filter(|_| self.slots.locks().is_none())?;
+        let Asked { id, group, since, .. } =
+            memento.asked.filter(|_| self.slots.locks().is_none())?;
         let machine = MachineId::new(id).unwrap_or_else(|_| self.name());
         let token = memento.token.unwrap_or_else(Token::random);
-        Some(Held { machine, groups: vec![group], token })
+        Some(Held { machine, groups: vec![group], token, since })
     }
 
     /// The slot that this machine would have, if it has one that it does not remember.
     fn any_slot(&self) -> Held {
         let groups = self.options.settings.machine.groups.clone();
-        Held { machine: self.name(), groups, token: Token::random() }
+        Held { machine: self.name(), groups, token: Token::random(), since: None }
     }
 
     /// What an earlier life of this boot has asked may not be over.
@@ -145,7 +146,9 @@ impl Agent {
         let held = self.asked().unwrap_or_else(|| self.any_slot());
         let began = Instant::now();
         let over = server.over_in(Call::PreReboot).is_none();
-        match server.steady_state(&held.machine, &held.group()).await {
+        let answer = server.steady_state(&held.machine, &held.group()).await;
+        self.server_said(&answer);
+        match answer {
             Ok(_) if over => {
                 self.looked = true;
                 self.remember(None);
@@ -229,11 +232,14 @@ impl Agent {
         held: Held,
     ) -> Result<Event, PassOver> {
         let asked = Instant::now();
-        let error = match server.pre_reboot(&held.machine, &held.group(), None).await {
+        let answer = server.pre_reboot(&held.machine, &held.group(), None).await;
+        self.server_said(&answer);
+        let error = match answer {
             Ok(_) => return Ok(self.acquired(Acquired::Granted, held, asked.elapsed())),
             Err(error) => error,
         };
         if error.is_out_of_reach() && self.may_do_without() {
+            self.metrics.lock_attempted(LockAttempt::Error, asked.elapsed());
             return Ok(Event::SlotGranted);
         }
         // Who is refused may be in a queue now, and comes back no more.
@@ -260,7 +266,9 @@ impl Agent {
             return Permit::Unknown;
         }
         let asked = Instant::now();
-        let error = match server.pre_reboot(&held.machine, &held.group(), None).await {
+        let answer = server.pre_reboot(&held.machine, &held.group(), None).await;
+        self.server_said(&answer);
+        let error = match answer {
             Ok(_) => return Permit::Given,
             Err(error) => error,
         };
@@ -282,6 +290,11 @@ impl Agent {
         }
     }
 
+    fn server_said<T>(&self, answer: &Result<T, FleetLockError>) {
+        let away = answer.as_ref().is_err_and(FleetLockError::is_out_of_reach);
+        self.tell_store_up(!away);
+    }
+
     /// Gives the slot back; goes on trying until the server says that it is. Whether that is the end
     /// of it.
     pub(super) async fn give_back(&mut self, server: &FleetLock, held: &Held) -> bool {
@@ -291,8 +304,11 @@ impl Agent {
         loop {
             let over = server.over_in(Call::PreReboot).is_none();
             let asked = Instant::now();
-            let error = match server.steady_state(&held.machine, &held.group()).await {
+            let answer = server.steady_state(&held.machine, &held.group()).await;
+            self.server_said(&answer);
+            let error = match answer {
                 Ok(said) => {
+                    self.metrics.lock_released(Success::Success, began.elapsed());
                     tracing::info!(token = %held.token, said, "slot given back");
                     return over;
                 }

@@ -30,7 +30,7 @@ impl Held {
     /// What `claim` asks for.
     pub(super) fn of(claim: &Claim) -> Self {
         let (machine, groups) = (claim.machine.clone(), claim.groups().to_vec());
-        Self { machine, groups, token: claim.token }
+        Self { machine, groups, token: claim.token, since: None }
     }
 
     /// The one group, at a FleetLock server.
@@ -120,10 +120,20 @@ impl Agent {
                 }
             };
             if let Some(event) = event {
-                self.metrics.lock_attempted(LockAttempt::Canceled, asked.elapsed());
+                let took = asked.elapsed();
                 self.metrics.set_queues([]);
-                if self.leave_line(&held, event).await {
-                    self.held = Some(held);
+                let late = self.leave_line(&held, event).await;
+                self.metrics.lock_attempted(
+                    match (event, late) {
+                        (Event::SlotGranted, true) => LockAttempt::Success,
+                        // The store did not answer in time.
+                        (Event::SlotGranted, false) => LockAttempt::Error,
+                        _ => LockAttempt::Canceled,
+                    },
+                    took,
+                );
+                if late {
+                    self.held = Some(Held { since: Some(UnixTime::now()), ..held });
                     if event != Event::SlotGranted {
                         self.release().await;
                     }
@@ -133,7 +143,9 @@ impl Agent {
             let Some(obstacle) = self.line.as_ref().map(Line::obstacle) else { continue };
             let away = obstacle.is_away();
             away_since = away.then(|| away_since.unwrap_or_else(tokio::time::Instant::now));
-            self.metrics.set_store_up(Some(!away));
+            if obstacle != Obstacle::ASKING {
+                self.tell_store_up(!away);
+            }
             if look_again
                 && tokio::time::Instant::now() >= next_overdue
                 && let Obstacle::Store(wait::Obstacle::Queued { group, .. }) = &obstacle
@@ -207,13 +219,15 @@ impl Agent {
 
     /// Makes sure that no slot is held or comes that is not known of. An event if one turned up.
     pub(super) async fn look_again(&mut self) -> Option<Event> {
-        match self.slots.clone() {
+        let found = match self.slots.clone() {
             Slots::Store(locks) => self.look_again_at_store(&locks).await,
             Slots::Server(server) => {
                 self.settle(&server).await;
                 None
             }
-        }
+        };
+        self.tell_slots();
+        found
     }
 
     /// When to look again while that is not known.
@@ -225,7 +239,7 @@ impl Agent {
         }
     }
 
-    pub(super) fn acquired(&mut self, acquired: Acquired, held: Held, took: Duration) -> Event {
+    pub(super) fn acquired(&mut self, acquired: Acquired, mut held: Held, took: Duration) -> Event {
         failpoint::reach("slot-granted");
         self.clear_trouble();
         self.metrics.set_queues([]);
@@ -233,8 +247,8 @@ impl Agent {
             Acquired::Granted => {
                 self.go_on();
                 self.metrics.lock_attempted(LockAttempt::Success, took);
-                let since = UnixTime::now();
-                self.metrics.set_slots(held.groups.iter().map(|g| (g.clone(), Some(since))));
+                self.tell_store_up(true);
+                held.since = Some(UnixTime::now());
                 tracing::info!(groups = ?names(&held.groups), token = %held.token, "slot taken");
                 if self.slots.locks().is_some() {
                     // In the transaction that took the slot.
@@ -283,6 +297,7 @@ impl Agent {
         took: Duration,
     ) -> Result<Event, PassOver> {
         if error.is_out_of_reach() && self.may_do_without() {
+            self.metrics.lock_attempted(LockAttempt::Error, took);
             return Ok(Event::SlotGranted);
         }
         let Some(closed) = pass::refused(locks, error).await else {
@@ -311,10 +326,15 @@ impl Agent {
                 return self.complain("waiting for a slot", why.clone());
             }
         };
+        // Who is paused or held is not in the queue, and a store that fails does not say.
+        self.metrics.set_queues(match obstacle {
+            Queued { group, ahead: Some(ahead) } => Some((group.clone(), *ahead as u64 + 1)),
+            CoolingDown { group, .. } => Some((group.clone(), 1)),
+            _ => None,
+        });
         match obstacle {
             Asking => self.say("asking for a slot"),
-            Paused { scope, why } => {
-                self.tell_pauses(Some(scope));
+            Paused { why, .. } => {
                 self.say(&format!("a reboot is wanted; {why}"));
                 self.conclude(Closed::new(Outcome::Paused, why));
             }
@@ -341,9 +361,6 @@ impl Agent {
                 }
                 let sentence = self.queued(group, *ahead).await;
                 self.say(&sentence);
-                if let Some(ahead) = ahead {
-                    self.metrics.set_queues([(group.clone(), *ahead as u64 + 1)]);
-                }
                 self.conclude(Closed::new(Outcome::LockUnavailable, sentence));
             }
         }
@@ -388,7 +405,12 @@ impl Agent {
             id: held.machine.to_string(),
             group: held.group(),
             stage,
+            since: held.since,
         });
+        if held.is_none_or(|held| held.since.is_none()) {
+            // It was for a slot that is no more.
+            memento.ordered_at_secs = None;
+        }
         memento.back_at_secs = match came_back {
             true => memento.back_at_secs.or(Some(self.kernel_up_for().as_secs())),
             false => None,

@@ -187,7 +187,8 @@ impl Agent {
             }
         }
         self.clear_trouble();
-        let held = Held::of(&claim);
+        let since = record.as_ref().map(|record| record.start_time);
+        let held = Held { since, ..Held::of(&claim) };
         self.remember(Some(&held));
         self.held = Some(held);
         self.found = record;

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use rebootlock::config::Strategy;
-use rebootlock::lock::{LockError, Scope};
+use rebootlock::id::Group;
+use rebootlock::lock::LockError;
 use rebootlock::notify;
 use rebootlock::record::{Blocked, UnixTime};
 
 use super::{Agent, ONCE_PATIENCE};
 use crate::coordinator::CoordinatorState;
 use crate::lookout::Closed;
+use crate::metrics::Lasting;
 use crate::outcome::Outcome;
 use crate::policy::State;
 use crate::want::Want;
@@ -37,8 +39,15 @@ impl Agent {
                 tracing::warn!(status, why, dry_run, "pass ended");
             }
         }
-        self.metrics.set_still_required(closed.outcome == Outcome::StillRequired);
-        self.metrics.set_held(Some(closed.outcome == Outcome::Held));
+        let still_required = closed.outcome == Outcome::StillRequired;
+        // While nobody knows whether a reboot is wanted nobody knows that either.
+        if still_required || self.wants.now() != Want::Unknown {
+            self.metrics.set_still_required(still_required);
+        }
+        if !self.follows_store {
+            // A server says so when it is asked for a slot, and not otherwise.
+            self.metrics.set_held((closed.outcome == Outcome::Held).then_some(true));
+        }
         let idle = matches!(closed.outcome, Outcome::NoAction | Outcome::Ready);
         let wanted = match self.wants.now() {
             Want::Reboot { reason, .. } => Some(reason),
@@ -95,23 +104,42 @@ impl Agent {
     /// Nothing keeps this machine any more.
     pub(super) fn go_on(&mut self) {
         self.outcome = None;
-        self.tell_pauses(None);
+        if !self.follows_store {
+            self.metrics.set_held(None);
+        }
         self.shown.send_if_modified(|shown| shown.blocked.take().is_some());
     }
 
-    /// In figures: what is paused, as far as this agent was stopped by it.
-    pub(super) fn tell_pauses(&self, paused: Option<&Scope>) {
-        let groups = self.options.settings.machine.groups.iter().cloned().map(Scope::Group);
-        let since = |scope: &Scope| (paused == Some(scope)).then(UnixTime::now);
-        let all = groups.chain([Scope::Fleet]).map(|scope| {
-            let since = since(&scope);
-            (scope, since)
-        });
-        self.metrics.set_pauses(all);
+    /// In figures: the slots of this machine as it knows them itself, where no store is asked for that.
+    pub(super) fn tell_slots(&self) {
+        if self.follows_store {
+            return;
+        }
+        let held = self.held.as_ref();
+        if held.is_none() && !self.looked {
+            return self.metrics.set_slots([]);
+        }
+        let of_group = |group: &Group| match held {
+            Some(held) if held.groups.contains(group) => Lasting::since(held.since),
+            _ => Lasting::No,
+        };
+        let groups = &self.options.settings.machine.groups;
+        self.metrics.set_slots(groups.iter().map(|group| (group.clone(), of_group(group))));
     }
 
-    pub(super) fn show_state(&self, state: State) {
+    /// In figures: whether store or server answered, where nobody follows the store.
+    pub(super) fn tell_store_up(&self, up: bool) {
+        if !self.follows_store {
+            self.metrics.set_store_up(Some(up));
+        }
+    }
+
+    pub(super) fn show_state(&mut self, state: State) {
         self.metrics.set_state(state, UnixTime::now());
+        // For as long as the order stands, also while it is given again.
+        let ordered = matches!(state, State::Permitting | State::Rebooting);
+        self.ending_since = self.ending_since.filter(|_| ordered);
+        self.metrics.set_overdue(ordered && self.is_overdue());
         self.shown.send_if_modified(|shown| std::mem::replace(&mut shown.state, state) != state);
     }
 

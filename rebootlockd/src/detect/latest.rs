@@ -41,18 +41,20 @@ impl Latest {
         self.want.borrow().clone()
     }
 
-    /// Asks all detectors, and returns what is known then. If the future is dropped their commands
-    /// are killed, and what was known stands.
-    pub async fn ask(&self) -> Findings {
+    /// Asks all detectors, and returns what is known then; `heard` is told each answer. If the future
+    /// is dropped their commands are killed, and what was known stands.
+    pub async fn ask(&self, heard: impl Fn(&Finding)) -> Findings {
         let round = self.begin();
         let answers = self.detectors.ask().await;
+        answers.iter().for_each(heard);
         self.learn(round, answers.all.into_iter().enumerate())
     }
 
-    /// Asks those again that look at watched files.
-    pub(super) async fn ask_watched(&self) {
+    /// Asks those again that look at watched files; `heard` is told each answer.
+    pub(super) async fn ask_watched(&self, heard: impl Fn(&Finding)) {
         let round = self.begin();
         let answers = self.detectors.ask_watched().await;
+        answers.iter().for_each(|(_, finding)| heard(finding));
         self.learn(round, answers.into_iter());
     }
 
@@ -203,7 +205,7 @@ mod tests {
         let put = |name: &str| std::fs::write(folder.path().join(name), "").unwrap();
         let (latest, mut told) = latest(&two(folder.path()));
         put("switch");
-        let following = tokio::spawn(super::super::follow(latest.clone(), LONG * 60));
+        let following = tokio::spawn(super::super::follow(latest.clone(), LONG * 60, |_| {}));
         let mut until = async |wanted: &str| {
             let matches = |want: &Want| reason(want).contains(wanted);
             tokio::time::timeout(LONG, told.wait_for(matches)).await.unwrap().unwrap().clone()
@@ -211,7 +213,7 @@ mod tests {
         until("switched").await;
         // As right before the permit: asked by somebody else.
         std::fs::remove_file(folder.path().join("switch")).unwrap();
-        assert_eq!(latest.ask().await.want(), Want::Nothing);
+        assert_eq!(latest.ask(|_| {}).await.want(), Want::Nothing);
         put("marker");
         let want = until("marker").await;
         assert!(!reason(&want).contains("switched"), "{want:?}");
@@ -222,9 +224,9 @@ mod tests {
     async fn nothing_is_told_before_all_have_answered() {
         let folder = tempfile::tempdir().unwrap();
         let (latest, told) = latest(&two(folder.path()));
-        latest.ask_watched().await;
+        latest.ask_watched(|_| {}).await;
         assert_eq!(*told.borrow(), Want::Unknown);
-        latest.ask().await;
+        latest.ask(|_| {}).await;
         assert_eq!(*told.borrow(), Want::Nothing);
     }
 }

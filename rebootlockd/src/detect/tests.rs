@@ -102,7 +102,10 @@ async fn a_touched_file_is_noticed_without_waiting_for_the_interval() {
     let count = format!("echo x >> {}", counted.display());
     let detectors = detectors(&(file(&path) + &sh("other", &count, "")));
     let (want, mut told) = channel::channel(Want::Unknown);
-    let following = tokio::spawn(follow(Arc::new(Latest::new(detectors, want)), LONG * 60));
+    let (heard, answers) = std::sync::mpsc::channel();
+    let heard = move |finding: &Finding| heard.send(finding.name.clone()).unwrap();
+    let following = follow(Arc::new(Latest::new(detectors, want)), LONG * 60, heard);
+    let following = tokio::spawn(following);
     let mut until = async |wanted: &str| {
         let matches = |want: &Want| match want {
             Want::Nothing => wanted.is_empty(),
@@ -126,6 +129,10 @@ async fn a_touched_file_is_noticed_without_waiting_for_the_interval() {
     assert_eq!(std::fs::read_to_string(counted).unwrap(), "x\n");
     drop(told);
     tokio::time::timeout(LONG, following).await.unwrap().unwrap();
+    // Each answer was told, whoever it came from.
+    let answers: Vec<_> = answers.iter().collect();
+    assert_eq!(answers.iter().filter(|name| *name == "other").count(), 1);
+    assert!(answers.len() >= 6, "{answers:?}");
 }
 
 #[tokio::test]
@@ -136,7 +143,7 @@ async fn what_cannot_be_noticed_is_found_at_the_interval_and_only_changes_are_to
     let config = file(&sub.join("m")) + &sh("switched", &script, "");
     let (want, mut told) = channel::channel(Want::Unknown);
     let latest = Arc::new(Latest::new(detectors(&config), want));
-    tokio::spawn(follow(latest, Duration::from_millis(50)));
+    tokio::spawn(follow(latest, Duration::from_millis(50), |_| {}));
     let next = async |told: &mut channel::Receiver<Want>| {
         tokio::time::timeout(LONG, told.changed()).await.unwrap().unwrap();
         told.borrow_and_update().clone()

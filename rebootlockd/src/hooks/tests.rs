@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::symlink;
 
+use rebootlock::record::UnixTime;
 use tempfile::TempDir;
 
 use super::*;
@@ -38,12 +39,13 @@ impl Folders {
     }
 
     fn hooks(&self) -> Hooks {
-        Hooks::new(&HooksSettings {
+        let settings = HooksSettings {
             pre_reboot_dir: self.path("pre"),
             post_reboot_dir: self.path("post"),
             timeout: self.timeout,
             isolation: Isolation::ProcessGroup,
-        })
+        };
+        Hooks::new(&settings, Metrics::new(UnixTime::now()))
     }
 
     /// Who ran, in order.

@@ -111,12 +111,13 @@ impl Counts {
     /// A counter that is first seen at 1 never grew, as `rate` and `increase` see it: the first
     /// event, often the one that matters, would be lost. Histograms are too many for this.
     fn begin_at_zero(&self) {
-        let asked = [Phase::Monitor, Phase::PreLock, Phase::PostLock].map(Phase::as_str);
+        let asked = [Phase::Monitor, Phase::PreLock, Phase::PostLock, Phase::Verify];
+        let asked = asked.map(Phase::as_str);
         let locking = [Phase::PreLock, Phase::PostLock].map(Phase::as_str);
         zero(&self.kill_switch_checks, pairs("stage", &Stage::texts(), &Brake::texts()));
         zero(&self.detector_evaluations, pairs("phase", &asked, &Detection::texts()));
         zero(&self.health_checks, pairs("phase", &Phase::texts(), &Health::texts()));
-        zero(&self.cluster_health_checks, pairs("phase", &asked, &ClusterHealth::texts()));
+        zero(&self.cluster_health_checks, pairs("phase", &locking, &ClusterHealth::texts()));
         zero(&self.cluster_health_updates, pairs("status", &Reported::texts(), &Written::texts()));
         zero(&self.cooldown_checks, pairs("phase", &locking, &Brake::texts()));
         let results = |texts: Vec<&'static str>| texts.into_iter().map(|text| one("result", text));
@@ -138,7 +139,7 @@ impl Counts {
         registry.register("health_checks", "Questions put to gates, which are reasons to wait", all.health_checks);
         registry.register("health_check_seconds", "How long one gate took to answer", all.health_check_seconds);
         registry.register("cluster_health_checks", "Looks at the health of the whole fleet", all.cluster_health_checks);
-        registry.register("cluster_health_updates", "Writes of this machine's own health for the others to see, by what was to be written", all.cluster_health_updates);
+        registry.register("cluster_health_updates", "This machine's own health written for the others to see, or found to be no news", all.cluster_health_updates);
         registry.register("cooldown_checks", "Looks at whether another machine came back too recently", all.cooldown_checks);
         registry.register("cooldown_activations", "Cooldowns begun by this machine's giving its slots back", all.cooldown_activations);
         registry.register("lock_attempts", "Ends of asking for slots", all.lock_attempts);

@@ -27,6 +27,35 @@ pub enum Required {
     Since(UnixTime),
 }
 
+/// Whether something lasts, and since when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lasting {
+    /// It does not.
+    No,
+    /// It does; nobody wrote down since when.
+    Undated,
+    /// It does, since then.
+    Since(UnixTime),
+}
+
+impl Lasting {
+    /// One that lasts, since then if that is known.
+    pub fn since(at: Option<UnixTime>) -> Self {
+        at.map_or(Self::Undated, Self::Since)
+    }
+
+    fn flag(self) -> i64 {
+        i64::from(self != Self::No)
+    }
+
+    fn at(self) -> Option<i64> {
+        match self {
+            Self::Since(at) => Some(at.0),
+            Self::No | Self::Undated => None,
+        }
+    }
+}
+
 /// When reboots may begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowNow {
@@ -42,15 +71,14 @@ pub(super) struct Now {
     /// When the agent started.
     pub(super) started: UnixTime,
     pub(super) required: Required,
-    /// Since when this machine holds a slot, for each of its groups.
-    pub(super) slots: BTreeMap<Group, Option<UnixTime>>,
+    /// Whether this machine holds a slot, for each of its groups.
+    pub(super) slots: BTreeMap<Group, Lasting>,
     /// Its place in each queue it waits in, from 1.
     pub(super) queues: BTreeMap<Group, u64>,
     /// Whether each gate is closed.
     pub(super) gates: BTreeMap<String, bool>,
-    pub(super) window: Option<WindowNow>,
-    /// Since when the fleet and each group are paused; `None` for the fleet's name.
-    pub(super) pauses: BTreeMap<Option<Group>, Option<UnixTime>>,
+    /// Whether the fleet and each group are paused; `None` for the fleet's name.
+    pub(super) pauses: BTreeMap<Option<Group>, Lasting>,
     pub(super) held: Option<bool>,
     /// The state, and since when.
     pub(super) state: Option<(&'static str, UnixTime)>,
@@ -62,13 +90,32 @@ pub(super) struct Now {
     pub(super) store_up: Option<bool>,
 }
 
+/// What tells when reboots may begin. It is asked when figures are shown: windows open and close by
+/// the clock, and nobody else looks at them while nothing wants a reboot.
+type AskWindow = Box<dyn Fn() -> Option<WindowNow> + Send>;
+
 /// The gauges, shared between those who set them and those who show them.
-#[derive(Debug, Clone)]
-pub(super) struct Gauges(Arc<Mutex<Now>>);
+#[derive(Clone)]
+pub(super) struct Gauges(Arc<Shared>);
+
+struct Shared {
+    now: Mutex<Now>,
+    window: Mutex<Option<AskWindow>>,
+}
 
 impl Gauges {
     pub(super) fn new(started: UnixTime) -> Self {
-        Self(Arc::new(Mutex::new(Now { started, ..Now::default() })))
+        let now = Mutex::new(Now { started, ..Now::default() });
+        Self(Arc::new(Shared { now, window: Mutex::new(None) }))
+    }
+
+    /// From here on this tells of the windows.
+    pub(super) fn set_window(&self, ask: Option<AskWindow>) {
+        *self.0.window.lock().unwrap_or_else(PoisonError::into_inner) = ask;
+    }
+
+    fn window(&self) -> Option<WindowNow> {
+        self.0.window.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?()
     }
 
     /// Changes them, and tells whether that made a difference.
@@ -81,7 +128,13 @@ impl Gauges {
 
     fn lock(&self) -> MutexGuard<'_, Now> {
         // Whoever panicked over them left them whole: each change is one assignment.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Gauges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Gauges").field(&self.0.now).finish()
     }
 }
 
@@ -90,7 +143,7 @@ type Labels = Vec<(&'static str, Cow<'static, str>)>;
 impl Collector for Gauges {
     #[rustfmt::skip]
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let now = self.lock().clone();
+        let (now, window) = (self.lock().clone(), self.window());
         let mut page = Page(encoder);
         let of_group = |group: &Group| vec![("group", group.as_str().to_owned().into())];
         let of_scope = |scope: &Option<Group>| match scope {
@@ -110,20 +163,20 @@ impl Collector for Gauges {
             Required::Unknown | Required::No => None,
         })?;
         page.all("holder", "Whether this machine holds a slot of the group", now.slots.iter()
-            .map(|(group, since)| (i64::from(since.is_some()), of_group(group))))?;
+            .map(|(group, held)| (held.flag(), of_group(group))))?;
         page.all("holder_since_timestamp_seconds", "Since when this machine holds a slot of the group", now.slots.iter()
-            .filter_map(|(group, since)| Some(((*since)?.0, of_group(group)))))?;
+            .filter_map(|(group, held)| Some((held.at()?, of_group(group)))))?;
         page.all("queue_position", "This machine's place among those who wait for a slot of the group, 1 being next", now.queues.iter()
             .map(|(group, place)| (i64::try_from(*place).unwrap_or(i64::MAX), of_group(group))))?;
         page.all("gate_closed", "Whether the gate keeps this machine from rebooting", now.gates.iter()
             .map(|(gate, closed)| (i64::from(*closed), vec![("gate", gate.clone().into())])))?;
-        page.flag("window_open", "Whether the windows allow a reboot now", now.window.map(|window| window.open))?;
-        page.plain("window_next_opening_timestamp_seconds", "When the windows will allow a reboot again, if they do not now", now.window
+        page.flag("window_open", "Whether the windows allow a reboot now", window.map(|window| window.open))?;
+        page.plain("window_next_opening_timestamp_seconds", "When the windows will allow a reboot again, if they do not now", window
             .and_then(|window| window.next_opening).map(|at| at.0))?;
         page.all("paused", "Whether somebody paused the fleet or the group", now.pauses.iter()
-            .map(|(scope, since)| (i64::from(since.is_some()), of_scope(scope))))?;
+            .map(|(scope, paused)| (paused.flag(), of_scope(scope))))?;
         page.all("paused_since_timestamp_seconds", "Since when the fleet or the group is paused", now.pauses.iter()
-            .filter_map(|(scope, since)| Some(((*since)?.0, of_scope(scope)))))?;
+            .filter_map(|(scope, paused)| Some((paused.at()?, of_scope(scope)))))?;
         page.flag("held", "Whether somebody holds this machine back", now.held)?;
         page.all("state", "1 for the state this agent is in, 0 for those it was in before", now.past_states.iter()
             .map(|state| (i64::from(now.state.is_some_and(|(name, _)| name == *state)), vec![("state", (*state).into())])))?;

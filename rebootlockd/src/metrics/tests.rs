@@ -25,11 +25,13 @@ fn busy() -> Metrics {
     metrics.reboot_ordered();
     metrics.verified(Verification::GivenUp);
     metrics.set_required(Required::Since(UnixTime(2_000)));
-    metrics.set_slots([(lb(), Some(UnixTime(3_000))), (Group::default(), None)]);
+    metrics.set_slots([(lb(), Lasting::Since(UnixTime(3_000))), (Group::default(), Lasting::No)]);
     metrics.set_queues([(lb(), 2)]);
     metrics.set_gates([("monitoring \"eu\"".to_owned(), true), ("users".to_owned(), false)]);
-    metrics.set_window(Some(WindowNow { open: false, next_opening: Some(UnixTime(4_000)) }));
-    metrics.set_pauses([(Scope::Fleet, None), (Scope::Group(lb()), Some(UnixTime(5_000)))]);
+    let closed = WindowNow { open: false, next_opening: Some(UnixTime(4_000)) };
+    metrics.set_window(move || Some(closed));
+    let since = Lasting::Since(UnixTime(5_000));
+    metrics.set_pauses([(Scope::Fleet, Lasting::No), (Scope::Group(lb()), since)]);
     metrics.set_held(Some(true));
     metrics.set_state(State::Idle, UnixTime(6_000));
     metrics.set_state(State::Queued, UnixTime(7_000));
@@ -135,11 +137,11 @@ fn counters_are_there_before_the_first_event_and_gauges_only_once_they_are_known
 fn a_gauge_that_stops_applying_is_gone() {
     let metrics = busy();
     metrics.set_required(Required::No);
-    metrics.set_slots([(Group::default(), None)]);
+    metrics.set_slots([(Group::default(), Lasting::No)]);
     metrics.set_queues([]);
     metrics.set_gates([("users".to_owned(), false)]);
-    metrics.set_window(Some(WindowNow { open: true, next_opening: None }));
-    metrics.set_pauses([(Scope::Fleet, None)]);
+    metrics.set_window(|| Some(WindowNow { open: true, next_opening: None }));
+    metrics.set_pauses([(Scope::Fleet, Lasting::No)]);
     metrics.set_held(None);
     metrics.set_store_up(None);
     for family in [
@@ -203,4 +205,30 @@ fn openmetrics_ends_as_it_must_and_says_the_same() {
             .collect::<BTreeSet<_>>()
     };
     assert_eq!(samples(&open), samples(&metrics.text(Format::Prometheus)));
+}
+
+#[test]
+fn what_lasts_since_nobody_knows_when_is_shown_without_a_time() {
+    let metrics = Metrics::new(UnixTime(1_000));
+    metrics.set_slots([(Group::default(), Lasting::Undated)]);
+    metrics.set_pauses([(Scope::Fleet, Lasting::Undated)]);
+    assert_eq!(values(&metrics, "holder"), ["{group=\"default\"} 1".to_owned()].into());
+    assert_eq!(values(&metrics, "paused"), ["{scope=\"fleet\"} 1".to_owned()].into());
+    for family in ["holder_since_timestamp_seconds", "paused_since_timestamp_seconds"] {
+        assert!(values(&metrics, family).is_empty(), "{family}");
+    }
+}
+
+#[test]
+fn the_windows_are_asked_each_time_figures_are_shown() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let metrics = Metrics::new(UnixTime(1_000));
+    let open = Arc::new(AtomicBool::new(false));
+    let asked = open.clone();
+    metrics.set_window(move || {
+        Some(WindowNow { open: asked.load(Ordering::SeqCst), next_opening: None })
+    });
+    assert_eq!(values(&metrics, "window_open"), [" 0".to_owned()].into());
+    open.store(true, Ordering::SeqCst);
+    assert_eq!(values(&metrics, "window_open"), [" 1".to_owned()].into());
 }
