@@ -217,7 +217,20 @@ impl Agent {
                 continue;
             };
             if held.is_empty() {
+                if self.machine.body().token.is_some() {
+                    // An earlier life asked for a slot, and that may be on its way.
+                    let (groups, id) = (&self.machine.groups, &self.machine.id);
+                    match self.locks.settle_unanswered(groups, id).await {
+                        Ok(false) => {}
+                        Ok(true) => continue,
+                        Err(_) => {
+                            self.pause(750).await;
+                            continue;
+                        }
+                    }
+                }
                 self.held.clear();
+                self.looked = true;
                 self.machine.body().token = None;
                 return Event::HoldsNothing;
             }
