@@ -64,10 +64,11 @@ test: setup ## every test: Rust, documentation examples, units
 	$(MAKE) test-doc
 	$(MAKE) check-units
 
-# The fleet-wide tests run the programs themselves, which `cargo test` would not build.
+# The fleet-wide tests run the programs themselves, which `cargo test` would not build. Most of them wait for
+# most of their time, so half as many again run at once as there are processors.
 test-rust: build ## the Rust tests alone
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-	  set -x; $(CARGO) nextest run --workspace; \
+	  set -x; $(CARGO) nextest run --workspace --no-fail-fast --test-threads $$(($$(nproc) * 3 / 2)); \
 	else \
 	  set -x; $(CARGO) test --workspace --lib --bins --tests; \
 	fi
