@@ -492,13 +492,14 @@ impl Waiter {
         neighbours: Neighbours,
         after: Revision,
     ) -> Result<Round, LockError> {
-        self.report(Obstacle::Queued { group, ahead: None });
+        let queued = Obstacle::Queued { group, ahead: None };
+        self.report(queued.clone());
         let guard = &neighbours.guard;
         let mut changes = self.locks.store().watch(&guard.into(), after);
         let poll = tokio::time::sleep(self.poll_interval());
         tokio::pin!(poll);
-        let Some(place) = &mut self.place else { return Ok(Round::PlaceLost) };
         loop {
+            let Some(place) = &mut self.place else { return Ok(Round::PlaceLost) };
             tokio::select! {
                 biased;
                 () = place.lease.gone() => return Ok(Round::PlaceLost),
@@ -513,16 +514,47 @@ impl Waiter {
                         }
                         return Ok(Round::Again);
                     }
-                    Some(Event::Lost { .. } | Event::Resumed) | None => return Ok(Round::Again),
-                    Some(Event::Changed { .. }) => {}
+                    Some(Event::Changed { .. }) => continue,
                     Some(Event::Interrupted { reason }) => {
                         let why = reason;
                         self.obstacles.send_replace(Obstacle::Failing { why, out_of_reach: true });
+                        continue;
                     }
+                    Some(Event::Lost { .. } | Event::Resumed) | None => {}
                 },
-                () = &mut poll => return Ok(Round::Again),
+                () = &mut poll => {}
             }
+            let seen = loop {
+                match self.stands_behind(guard).await {
+                    Ok(seen) => break seen,
+                    // Not everything anew: all who are far behind are in this, and at one time.
+                    Err(error) => match self.failed(&error).await {
+                        Round::Again => {}
+                        ended => return Ok(ended),
+                    },
+                }
+            };
+            let Some(seen) = seen else { return Ok(Round::Again) };
+            self.report(queued.clone());
+            changes = self.locks.store().watch(&guard.into(), seen);
+            poll.as_mut().reset(Instant::now() + self.poll_interval());
         }
+    }
+
+    /// Whether our place is still behind that of the guard, and when that was seen. Looks at no more
+    /// than these: a store sorts all of a queue to give any part of it, and many look.
+    async fn stands_behind(&self, guard: &Key) -> Result<Option<Revision>, LockError> {
+        let Some(place) = &self.place else { return Ok(None) };
+        let mut keys: Vec<_> = place.tickets.iter().map(|(key, ..)| key.clone()).collect();
+        keys.push(guard.clone());
+        let looking = self.locks.store().load(&keys);
+        let seen = self.store_call("looking at", guard, looking).await?;
+        let is_behind = |(key, came, modified): &(Key, Revision, Revision)| {
+            let own = seen.get(key).is_some_and(|own| own.modified == *modified);
+            // Else it went, and came back behind us.
+            own && seen.get(guard).is_some_and(|guard| guard.created < *came)
+        };
+        Ok(place.tickets.iter().all(is_behind).then_some(seen.revision))
     }
 
     /// Paused or held: outside the queue until that has ended.

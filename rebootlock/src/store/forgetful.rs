@@ -67,6 +67,11 @@ impl Forgetful {
         self.is_mute.store(true, Ordering::SeqCst);
     }
 
+    /// From now on queues can be read again.
+    pub(crate) fn answer_again(&self) {
+        self.is_mute.store(false, Ordering::SeqCst);
+    }
+
     /// Whether it has gone wrong as often as it was to.
     pub(crate) fn is_done(&self) -> bool {
         self.forgets.load(Ordering::SeqCst) == 0

@@ -13,8 +13,9 @@ use crate::lock::{Acquired, LockError};
 use crate::queue::Queue;
 use crate::store::{Entry, Event, Key, Precondition, Revision, Select, Snapshot, Span, Watch};
 
-/// How much of a queue is read: those before the last of the first, and that one.
-const HEAD: usize = FRONT + 1;
+/// How much of a queue is read. Not only those before the last of the first: where there are several
+/// slots they do not go one after the other, and a store sorts all of a queue to give any part of it.
+const HEAD: usize = 32;
 
 /// Who lost a commit hears within this time why, or looks.
 const HEARD_WITHIN: Duration = Duration::from_millis(100);

@@ -482,6 +482,43 @@ async fn what_was_asked_for_in_vain_cannot_happen_behind_the_back_of_who_waits_a
     }
 }
 
+/// However many there are, and however often they look.
+#[tokio::test(start_paused = true)]
+async fn who_is_far_behind_lists_no_queue_to_find_out_that_it_still_is() {
+    let (store, locks) = forgetful();
+    let holder = claim("holder", &[]);
+    locks.acquire(&holder).await.unwrap();
+    let mut waiting = line(&locks, FRONT).await;
+    let often = WaitOptions { poll: Duration::from_secs(1), ..options() };
+    let last = claim("last", &[]);
+    let mut behind = Waiting::start(locks.clone(), last.clone(), often);
+    in_queue(&locks, FRONT + 1).await;
+    while !matches!(behind.obstacle(), Obstacle::Queued { .. }) {
+        behind.changed().await;
+    }
+    store.be_mute();
+    let all_the_time = async {
+        loop {
+            behind.changed().await;
+            assert!(
+                matches!(behind.obstacle(), Obstacle::Queued { .. }),
+                "{:?}",
+                behind.obstacle()
+            );
+        }
+    };
+    let _: Result<(), _> = tokio::time::timeout(Duration::from_secs(30), all_the_time).await;
+    store.answer_again();
+    let mut before = holder;
+    for (claim, waiting) in &mut waiting {
+        release(&locks, &before).await;
+        assert_eq!(waiting.granted().await, Acquired::Granted);
+        before = claim.clone();
+    }
+    release(&locks, &before).await;
+    assert_eq!(behind.granted().await, Acquired::Granted);
+}
+
 /// It has the slot, learns that somehow, and leaves before it can tell by which acquisition.
 #[tokio::test(start_paused = true)]
 async fn who_leaves_before_it_knows_what_it_holds_is_unsettled() {
