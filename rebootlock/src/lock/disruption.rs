@@ -9,13 +9,11 @@ mod limit;
 use std::time::Duration;
 
 pub use self::leave::Wanted;
+use super::release::LEASE_TRIES;
 use super::{Decision, LockError, LockManager, MOST_KEYS, Result};
 use crate::id::MachineId;
 use crate::record::{Disruption, Document};
 use crate::store::{Key, LeaseId, Select, Snapshot, StoreError, Txn};
-
-/// How often a new lease is taken when a commit took longer than the one it had.
-const LEASE_TRIES: u32 = 3;
 
 /// A machine's document, and whether its time still runs.
 #[derive(Debug, Clone, PartialEq)]

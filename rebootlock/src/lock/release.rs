@@ -102,8 +102,8 @@ impl Ended {
 /// Leases for the cooldowns that a release begins.
 pub(super) type Leases = BTreeMap<Group, LeaseId>;
 
-/// How often new leases are taken when a release took longer than those it had.
-const LEASE_TRIES: u32 = 3;
+/// How often new leases are taken when a commit took longer than those it had.
+pub(super) const LEASE_TRIES: u32 = 3;
 
 impl LockManager {
     /// Frees the slots of `machine` in `groups`, and in the groups that its record says were taken

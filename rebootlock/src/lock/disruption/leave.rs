@@ -2,15 +2,12 @@
 
 use super::Timed;
 use crate::id::{Group, MachineId};
-use crate::lock::release::{Leases, Outcome};
+use crate::lock::release::{LEASE_TRIES, Leases, Outcome};
 use crate::lock::{
     Before, Decision, Ended, GivenBack, LockError, LockManager, Release, Released, Result,
 };
 use crate::record::{Via, sorted_groups};
 use crate::store::{Snapshot, StoreError, Txn};
-
-/// How often new leases are taken when a release took longer than those it had.
-const LEASE_TRIES: u32 = 3;
 
 /// Whether the machine's document outlives its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
