@@ -115,6 +115,8 @@ impl Protocol {
                     return None;
                 }
                 machine.down = true;
+                // By an order for a slot that was unlocked it may go down while it asks for another.
+                machine.looked = self.without.looking;
                 abandon(&mut world, m);
             }
             Step::Boot(m) => {
