@@ -115,6 +115,11 @@ impl Queue {
         self.places.get(key).is_some_and(|ticket| ticket.modified == modified)
     }
 
+    /// Whether somebody waits in the place under `key`.
+    pub fn has(&self, key: &Key) -> bool {
+        self.places.contains_key(key)
+    }
+
     /// How many places are known.
     pub fn len(&self) -> usize {
         self.places.len()

@@ -14,6 +14,7 @@ mod lease;
 mod memory;
 mod open;
 mod rotation;
+mod shared;
 mod sqlite;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 pub use self::etcd::{EndpointReport, EndpointStatus, EtcdOptions, EtcdStore};
 #[cfg(test)]
@@ -58,7 +61,7 @@ impl fmt::Display for Key {
 }
 
 /// Keys that are watched together.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Span {
     /// All that begin with this one.
     Below(Key),
@@ -309,10 +312,16 @@ pub enum Event {
 
 /// Changes of the keys of one span, from the moment it was opened until it is dropped. It heals itself.
 #[derive(Debug)]
-pub struct Watch {
-    events: mpsc::Receiver<Event>,
-    /// Ends the task that feeds it.
-    _feeder: tokio_util::task::AbortOnDropHandle<()>,
+pub struct Watch(Source);
+
+#[derive(Debug)]
+enum Source {
+    Own {
+        events: mpsc::Receiver<Event>,
+        /// Ends the task that feeds it.
+        _feeder: AbortOnDropHandle<()>,
+    },
+    Shared(shared::Reader),
 }
 
 impl Watch {
@@ -320,16 +329,28 @@ impl Watch {
     pub const BUFFER: usize = 64;
 
     /// A watch fed by `feeder` through the other end of `events`.
-    pub fn new(
-        events: mpsc::Receiver<Event>,
-        feeder: tokio_util::task::AbortOnDropHandle<()>,
-    ) -> Self {
-        Self { events, _feeder: feeder }
+    pub fn new(events: mpsc::Receiver<Event>, feeder: AbortOnDropHandle<()>) -> Self {
+        Self(Source::Own { events, _feeder: feeder })
+    }
+
+    fn shared(reader: shared::Reader) -> Self {
+        Self(Source::Shared(reader))
     }
 
     /// The next event. `None` only when the runtime shuts down. Safe to cancel.
     pub async fn next(&mut self) -> Option<Event> {
-        self.events.recv().await
+        match &mut self.0 {
+            Source::Own { events, .. } => events.recv().await,
+            Source::Shared(reader) => reader.next().await,
+        }
+    }
+
+    /// Since when everything has been told, if others in this process had it opened before.
+    pub fn told_since(&self) -> Option<Instant> {
+        match &self.0 {
+            Source::Own { .. } => None,
+            Source::Shared(reader) => reader.told_since(),
+        }
     }
 }
 

@@ -10,7 +10,7 @@
 
 mod front;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -26,7 +26,9 @@ use crate::lock::line::Entering;
 use crate::lock::{Acquired, LockError, LockManager, Scope};
 use crate::queue::Queue;
 use crate::record::{Claim, UnixTime};
-use crate::store::{Commit, Event, Key, LeaseKeeper, Revision, Select, Snapshot, StoreError, Txn};
+use crate::store::{
+    Commit, Entry, Event, Key, LeaseKeeper, Revision, Select, Snapshot, StoreError, Txn,
+};
 
 /// How many at the head of a queue watch it.
 pub const FRONT: usize = 4;
@@ -336,7 +338,9 @@ impl Waiter {
         match self.guard().await? {
             Guard::None => self.front(None).await,
             Guard::Gone => Ok(Round::PlaceLost),
-            Guard::Behind(group, neighbours, after) => self.behind(group, neighbours, after).await,
+            Guard::Behind(group, guard, neighbours, after) => {
+                self.behind(group, guard, neighbours, after).await
+            }
         }
     }
 
@@ -471,15 +475,18 @@ impl Waiter {
             return Ok(Guard::Gone);
         }
         for (group, (own, _, _)) in self.claim.groups().iter().zip(&place.tickets) {
-            let mut before = seen.below(&keys.queue(group)).entries;
-            before.remove(own);
-            if before.len() == FRONT
-                && let Some((guard, _)) = before.iter().min_by_key(|(_, e)| e.created)
+            let mut places = seen.below(&keys.queue(group)).entries;
+            let ours = places.remove(own);
+            if places.len() == FRONT
+                && let Some((guard, _)) = places.iter().min_by_key(|(_, e)| e.created)
             {
                 let guard = guard.clone();
-                let between = before.into_keys().filter(|key| *key != guard).collect();
-                let neighbours = Neighbours { guard, between };
-                return Ok(Guard::Behind(group.clone(), neighbours, seen.revision));
+                places.remove(&guard);
+                let between = places.keys().cloned().collect();
+                places.extend(ours.map(|ours| (own.clone(), ours)));
+                let only_slot = self.locks.semaphore(&seen, group)?.max() == 1;
+                let neighbours = Neighbours { between, places, only_slot };
+                return Ok(Guard::Behind(group.clone(), guard, neighbours, seen.revision));
             }
         }
         Ok(Guard::None)
@@ -489,12 +496,13 @@ impl Waiter {
     async fn behind(
         &mut self,
         group: Group,
+        guard: Key,
         neighbours: Neighbours,
         after: Revision,
     ) -> Result<Round, LockError> {
         let queued = Obstacle::Queued { group, ahead: None };
         self.report(queued.clone());
-        let guard = &neighbours.guard;
+        let guard = &guard;
         let mut changes = self.locks.store().watch(&guard.into(), after);
         let poll = tokio::time::sleep(self.poll_interval());
         tokio::pin!(poll);
@@ -660,17 +668,19 @@ enum Guard {
     None,
     /// It has no place of its own.
     Gone,
-    /// The one so far before it in this group, present at that revision.
-    Behind(Group, Neighbours, Revision),
+    /// The one so far before it in this group, present at that revision, and those between them.
+    Behind(Group, Key, Neighbours, Revision),
 }
 
-/// The places right before ours.
-#[derive(Debug, Clone)]
+/// Who waits right before us in a group.
+#[derive(Debug)]
 struct Neighbours {
-    /// The one that is watched.
-    guard: Key,
-    /// Those that came after it.
+    /// The places of those who came between the one whom we watched and ourselves.
     between: BTreeSet<Key>,
+    /// These and ours, as they were when that one was still there.
+    places: BTreeMap<Key, Entry>,
+    /// Whether they waited for the only slot: who has one of several says little of whose turn it was.
+    only_slot: bool,
 }
 
 #[cfg(test)]

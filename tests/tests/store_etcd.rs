@@ -12,6 +12,7 @@ use rebootlock::store::{
 };
 use rebootlock_tests::etcd::{EtcdCluster, EtcdSetup, system, versions};
 use rebootlock_tests::pki::Pki;
+use rebootlock_tests::prometheus::http_get;
 use rebootlock_tests::proxy::Proxy;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -162,6 +163,50 @@ async fn a_watch_opened_before_the_server_is_up_finds_it() {
     assert_eq!(next(&mut watch).await, Event::Resumed);
     put(&store, "a/k", "1").await.unwrap();
     assert_eq!(kinds(&until_changed(&mut watch, "1").await), ["changed"]);
+}
+
+/// How many spans are watched, by etcd's own count.
+async fn watched(etcd: &EtcdCluster) -> Result<u64, StoreError> {
+    let address = ([127, 0, 0, 1], etcd.members[0].port()).into();
+    let figures = http_get(address, "/metrics").await.unwrap();
+    let figure =
+        figures.lines().find_map(|line| line.strip_prefix("etcd_debugging_mvcc_watcher_total "));
+    Ok(figure.unwrap().parse().unwrap())
+}
+
+#[tokio::test]
+async fn those_of_one_process_who_watch_the_same_cost_one_watch() {
+    let etcd = start().await;
+    let (one, other) = (store(etcd.endpoints()), store(etcd.endpoints()));
+    let spans = [Span::Below(Key::new("a/")), Span::Below(Key::new("b/"))];
+    let mut watches: Vec<_> = (0..50).map(|_| one.watch_from_now(&spans)).collect();
+    for watch in &mut watches {
+        assert!(matches!(next(watch).await, Event::Lost { .. }));
+    }
+    assert_eq!(watched(&etcd).await.unwrap(), 2);
+    put(&other, "b/k", "1").await.unwrap();
+    for watch in &mut watches {
+        assert_eq!(kinds(&until_changed(watch, "1").await), ["changed"]);
+    }
+    // Another process has its own.
+    let mut apart = other.watch_from_now(&spans);
+    assert!(matches!(next(&mut apart).await, Event::Lost { .. }));
+    assert_eq!(watched(&etcd).await.unwrap(), 4);
+    watches.truncate(1);
+    drop(apart);
+    until_watched(&etcd, 2).await;
+    drop(watches);
+    until_watched(&etcd, 0).await;
+    let mut anew = one.watch_from_now(&spans);
+    assert!(matches!(next(&mut anew).await, Event::Lost { .. }));
+}
+
+async fn until_watched(etcd: &EtcdCluster, count: u64) {
+    eventually(async || match watched(etcd).await? {
+        now if now == count => Ok(()),
+        now => Err(StoreError::Unavailable(format!("{now} are watched"))),
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ use etcd_client::{
 use self::cluster::{Cluster, Repeat};
 use self::failure::Task;
 pub use self::report::{EndpointReport, EndpointStatus};
+use super::shared::SharedWatches;
 use super::{
     Change, Commit, Entry, Key, LeaseId, Precondition, Result, Revision, Select, Snapshot, Span,
     Store, StoreError, Txn, Watch,
@@ -71,6 +72,7 @@ const MAX_TXN_OPS: usize = 128;
 #[derive(Debug, Clone)]
 pub struct EtcdStore {
     cluster: Arc<Cluster>,
+    watches: Arc<SharedWatches>,
 }
 
 impl EtcdStore {
@@ -80,7 +82,7 @@ impl EtcdStore {
     /// # Errors
     /// [`StoreError::Broken`] for options that cannot work; it names the file or endpoint.
     pub fn new(options: EtcdOptions) -> Result<Self> {
-        Ok(Self { cluster: Arc::new(Cluster::new(options)?) })
+        Ok(Self { cluster: Arc::new(Cluster::new(options)?), watches: Arc::default() })
     }
 
     /// Asks every endpoint, all at once, how it is.
@@ -180,11 +182,11 @@ impl Store for EtcdStore {
     }
 
     fn watch(&self, span: &Span, after: Revision) -> Watch {
-        watch::open(self.cluster.clone(), vec![span.clone()], Some(after))
+        watch::open(self.cluster.clone(), span.clone(), after)
     }
 
     fn watch_from_now(&self, spans: &[Span]) -> Watch {
-        watch::open(self.cluster.clone(), spans.to_vec(), None)
+        watch::from_now(self.cluster.clone(), &self.watches, spans)
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId> {

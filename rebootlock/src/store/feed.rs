@@ -1,12 +1,14 @@
 //! What keeps a watch over several servers going for as long as somebody reads it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Event, Watch};
+use super::shared::{Channel, SharedWatches};
+use super::{Event, Span, Watch};
 
 /// Between two rounds over all servers: one that returns is found within a second, and a fleet does
 /// not come in step.
@@ -35,9 +37,44 @@ impl<F: Failed> From<F> for End<F> {
     }
 }
 
-impl<F> From<mpsc::error::SendError<Event>> for End<F> {
-    fn from(_: mpsc::error::SendError<Event>) -> Self {
+impl<F> From<Unread> for End<F> {
+    fn from(_: Unread) -> Self {
         Self::Unread
+    }
+}
+
+/// Nobody reads it any more.
+pub(super) struct Unread;
+
+/// Where events go.
+pub(super) enum Outlet {
+    /// To one reader, for which the feeder waits.
+    One(mpsc::Sender<Event>),
+    /// To all who watch the same. The last of them ends the feeder.
+    Shared(Arc<Channel>),
+}
+
+impl Outlet {
+    /// Tells who reads.
+    ///
+    /// # Errors
+    /// When nobody does any more.
+    pub(super) async fn send(&self, event: Event) -> Result<(), Unread> {
+        match self {
+            Self::One(events) => events.send(event).await.map_err(|_| Unread),
+            Self::Shared(channel) => {
+                channel.tell(event);
+                Ok(())
+            }
+        }
+    }
+
+    /// Returns when nobody reads any more.
+    pub(super) async fn closed(&self) {
+        match self {
+            Self::One(events) => events.closed().await,
+            Self::Shared(_) => std::future::pending().await,
+        }
     }
 }
 
@@ -51,14 +88,26 @@ pub(super) trait Feeder: Send + 'static {
     fn round(&mut self) -> impl Future<Output = Result<(), End<Self::Failure>>> + Send;
 
     /// Where they go.
-    fn events(&self) -> &mpsc::Sender<Event>;
+    fn events(&self) -> &Outlet;
 }
 
 /// A watch that is fed by what `feeder` makes.
-pub(super) fn start<F: Feeder>(feeder: impl FnOnce(mpsc::Sender<Event>) -> F) -> Watch {
+pub(super) fn start<F: Feeder>(feeder: impl FnOnce(Outlet) -> F) -> Watch {
     let (events, receiver) = mpsc::channel(Watch::BUFFER);
-    let feeder = feeder(events);
-    Watch::new(receiver, AbortOnDropHandle::new(tokio::spawn(run(feeder))))
+    Watch::new(receiver, spawn(feeder(Outlet::One(events))))
+}
+
+/// The watch of `spans` from now on that somebody has already, or one that is fed by what `feeder` makes.
+pub(super) fn share<F: Feeder>(
+    watches: &SharedWatches,
+    spans: &[Span],
+    feeder: impl FnOnce(Outlet) -> F,
+) -> Watch {
+    watches.watch(spans, |channel| spawn(feeder(Outlet::Shared(channel))))
+}
+
+fn spawn(feeder: impl Feeder) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(run(feeder)))
 }
 
 async fn run(mut feeder: impl Feeder) {

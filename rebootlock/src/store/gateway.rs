@@ -23,6 +23,7 @@ use self::cluster::{Cluster, Repeat};
 use self::link::Ask;
 pub use self::recognise::recognise;
 pub use self::report::{GatewayReport, GatewayStatus};
+use super::shared::SharedWatches;
 use super::{
     Commit, Key, LeaseId, Result, Revision, Select, Snapshot, Span, Store, StoreError, Txn, Watch,
 };
@@ -83,6 +84,7 @@ impl GatewayOptions {
 #[derive(Debug, Clone)]
 pub struct GatewayStore {
     cluster: Arc<Cluster>,
+    watches: Arc<SharedWatches>,
 }
 
 impl GatewayStore {
@@ -93,7 +95,7 @@ impl GatewayStore {
     /// [`StoreError::Broken`] for options that cannot work.
     pub fn new(options: &GatewayOptions) -> Result<Self> {
         let cluster = Cluster::new(&options.endpoints, options.access()?, options.timeout)?;
-        Ok(Self { cluster: Arc::new(cluster) })
+        Ok(Self { cluster: Arc::new(cluster), watches: Arc::default() })
     }
 
     /// Asks every gateway, all at once, how it is.
@@ -140,11 +142,11 @@ impl Store for GatewayStore {
     }
 
     fn watch(&self, span: &Span, after: Revision) -> Watch {
-        watch::open(self.cluster.clone(), vec![span.clone()], Some(after))
+        watch::open(self.cluster.clone(), span.clone(), after)
     }
 
     fn watch_from_now(&self, spans: &[Span]) -> Watch {
-        watch::open(self.cluster.clone(), spans.to_vec(), None)
+        watch::from_now(self.cluster.clone(), &self.watches, spans)
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId> {

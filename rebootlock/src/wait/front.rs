@@ -78,13 +78,27 @@ struct View {
     queues: BTreeMap<Group, Queue>,
     /// The queues of which no more than the head is known, and our own place behind it.
     far_behind: BTreeSet<Group>,
-    /// Of the only queue no more was read than these places and our own: somebody may be before them.
-    unseen: Option<Neighbours>,
-    /// All of it was read at this revision or later.
+    /// Nothing was read: of the only queue these places are believed, and somebody may be before them.
+    unread: Option<BTreeSet<Key>>,
+    /// What was heard of up to this revision is part of it.
     after: Revision,
 }
 
 impl View {
+    /// What is known before anything was read.
+    fn believed(group: &Group, known: Neighbours, begun: Revision) -> Self {
+        let Neighbours { between, places: entries, .. } = known;
+        let places = Snapshot { revision: begun, entries };
+        let queue = Queue::of_head(&places, &Snapshot::default());
+        Self {
+            documents: Snapshot { revision: begun, ..Snapshot::default() },
+            queues: BTreeMap::from([(group.clone(), queue)]),
+            far_behind: BTreeSet::new(),
+            unread: Some(between),
+            after: begun,
+        }
+    }
+
     /// Whether so many have left that the head of a queue has to be read again.
     fn is_worn(&self) -> bool {
         let worn = |group| self.queues.get(group).is_some_and(|queue| queue.len() <= FRONT / 2);
@@ -107,8 +121,8 @@ enum Turn {
 impl Waiter {
     /// Among the first: until it is our turn and the slots are ours.
     ///
-    /// Who has just moved up knows those between the one that went and itself, and needs no listing
-    /// of the queue, which costs a store as much as there are who wait.
+    /// Who has just moved up knows those between the one that went and itself, and hears of all that
+    /// happens from now on. While the queue moves fast it reads nothing.
     pub(super) async fn front(&mut self, known: Option<Neighbours>) -> Result<Round, LockError> {
         // First the watches and then the reading: nothing falls between, and etcd need not catch
         // up with a past, which it does ten times a second only.
@@ -128,9 +142,11 @@ impl Waiter {
             Some(Event::Interrupted { reason }) => return self.interrupted(reason, changes).await,
             _ => return Ok(Round::Again),
         };
-        let mut view = match &known {
-            Some(known) => self.glance(known).await?,
-            None => self.view().await?,
+        let settled_watch =
+            changes.told_since().is_some_and(|since| since.elapsed() > Doubt::LASTS);
+        let mut view = match known {
+            Some(known) if known.only_slot => View::believed(&self.claim.groups()[0], known, begun),
+            _ => self.view().await?,
         };
         let see = tokio::time::sleep(SEEN_WITHIN);
         tokio::pin!(see);
@@ -143,7 +159,10 @@ impl Waiter {
         if self.claim.priority == 0 && !view.far_behind.is_empty() {
             return Ok(Round::Again);
         }
-        let mut doubt = Doubt::of(self.claim.groups(), begun, view.after);
+        let groups = self.claim.groups().to_vec();
+        let doubt_of =
+            |view: &View| Doubt::of(if settled_watch { &[] } else { &groups }, begun, view.after);
+        let mut doubt = doubt_of(&view);
         let poll = tokio::time::sleep(self.poll_interval());
         tokio::pin!(poll);
         let mut heard = true;
@@ -194,18 +213,13 @@ impl Waiter {
                     view = self.view().await?;
                     None
                 }
-                () = &mut see, if view.unseen.is_some() => {
+                () = &mut see, if view.unread.is_some() => {
                     view = self.view().await?;
+                    doubt = doubt_of(&view);
                     None
                 }
                 () = doubt.time_to_look() => {
-                    view = match &known {
-                        // Once that was the head of the queue, nobody can have come before us since.
-                        Some(known) if view.unseen.is_none() => {
-                            View { unseen: None, ..self.glance(known).await? }
-                        }
-                        _ => self.view().await?,
-                    };
+                    view = self.view().await?;
                     doubt.looked();
                     None
                 }
@@ -247,42 +261,20 @@ impl Waiter {
         Ok(Round::Again)
     }
 
-    /// Reads no more than it takes to know whose turn it is: of the queue `known`, and nothing that may
-    /// stop us, which the transaction finds out.
-    async fn glance(&self, known: &Neighbours) -> Result<View, LockError> {
-        let group = &self.claim.groups()[0];
-        let (keys, machine) = (self.locks.keys(), &self.claim.machine);
-        let mut wanted = vec![keys.semaphore(group), keys.holder(group, machine)];
-        wanted.extend(known.between.iter().cloned().chain([keys.waiter(group, machine)]));
-        let below = [(keys.all_urgent(group), Select::All)];
-        let reading = self.locks.store().read(&wanted, &below);
-        let mut documents = self.store_call("reading", &wanted[0], reading).await?;
-        if self.locks.semaphore(&documents, group)?.max() != 1 {
-            // With several slots nobody's having one shows whose turn it was.
-            return self.view().await;
-        }
-        let after = documents.revision;
-        let (head, urgent) = (
-            part(&mut documents, &Span::Below(keys.queue(group))),
-            part(&mut documents, &Span::Below(keys.all_urgent(group))),
-        );
-        let queues = BTreeMap::from([(group.clone(), Queue::of_head(&head, &urgent))]);
-        let unseen = Some(known.clone());
-        Ok(View { documents, queues, far_behind: BTreeSet::new(), unseen, after })
-    }
-
-    /// Whether those whom we know are the head of the queue: one of them has the only slot, which it
-    /// got in its turn, so nobody is before them any more.
+    /// Whether those whom we know are the head of the queue: one of them was heard to leave it and has
+    /// the only slot, which it got in its turn. So nobody was before it then, and of whoever came
+    /// before us since we have heard.
     fn see_head(&self, view: &mut View) -> Result<(), LockError> {
-        let Some(known) = &view.unseen else { return Ok(()) };
+        let Some(between) = &view.unread else { return Ok(()) };
         let group = &self.claim.groups()[0];
         let semaphore = self.locks.semaphore(&view.documents, group)?;
-        let is_known = |machine: &MachineId| {
+        let took_its_turn = |machine: &MachineId| {
             let place = self.locks.keys().waiter(group, machine);
-            place == known.guard || known.between.contains(&place)
+            let waits = view.queues.get(group).is_some_and(|queue| queue.has(&place));
+            between.contains(&place) && !waits
         };
-        if semaphore.max() == 1 && semaphore.holders().iter().any(is_known) {
-            view.unseen = None;
+        if semaphore.max() == 1 && semaphore.holders().iter().any(took_its_turn) {
+            view.unread = None;
         }
         Ok(())
     }
@@ -312,7 +304,7 @@ impl Waiter {
             }
             queues.insert(group.clone(), Queue::of_head(&head, &urgent));
         }
-        Ok(View { documents, queues, far_behind, unseen: None, after })
+        Ok(View { documents, queues, far_behind, unread: None, after })
     }
 
     fn changes(&self) -> Watch {
@@ -364,6 +356,10 @@ impl Waiter {
 
     /// Takes the slots if it is our turn.
     async fn turn(&mut self, view: &View) -> Result<Turn, LockError> {
+        if view.unread.is_some() {
+            let group = self.claim.groups()[0].clone();
+            return Ok(Turn::Wait(Obstacle::Queued { group, ahead: None }));
+        }
         for group in self.claim.groups() {
             if self.locks.semaphore(&view.documents, group)?.holds(&self.claim.machine) {
                 return Ok(Turn::Holds);
@@ -371,10 +367,6 @@ impl Waiter {
         }
         self.believe_loss(view);
         let (groups, machine) = (self.claim.groups(), &self.claim.machine);
-        if view.unseen.is_some() {
-            let group = groups[0].clone();
-            return Ok(Turn::Wait(Obstacle::Queued { group, ahead: None }));
-        }
         for (group, queue) in &view.queues {
             let Some(ahead) = queue.ahead_of(machine) else { return Ok(Turn::Misplaced) };
             if view.far_behind.contains(group) && queue.is_behind_the_head(machine) {

@@ -390,6 +390,30 @@ async fn who_moves_up_past_one_that_left_sees_those_who_stayed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_moves_up_through_a_fast_queue_lets_the_urgent_go_first() {
+    for enters_after in 0..2 * FRONT {
+        let (_store, locks) = manager();
+        let mut before = claim("holder", &[]);
+        locks.acquire(&before).await.unwrap();
+        let mut urgent = claim("urgent", &[]);
+        urgent.priority = 1;
+        for (n, (claim, mut waiting)) in line(&locks, 3 * FRONT).await.into_iter().enumerate() {
+            if n == enters_after {
+                let mut first = Waiting::start(locks.clone(), urgent.clone(), options());
+                in_queue(&locks, 3 * FRONT - n + 1).await;
+                release(&locks, &before).await;
+                let granted = tokio::time::timeout(Duration::from_secs(1), first.granted()).await;
+                assert_eq!(granted, Ok(Acquired::Granted), "after {n}");
+                before = urgent.clone();
+            }
+            release(&locks, &before).await;
+            assert_eq!(waiting.granted().await, Acquired::Granted);
+            before = claim;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_watch_that_is_late_delays_nobody() {
     let store = late::LateStore(MemoryStore::new());
     let locks = LockManager::new(Arc::new(store), Keyspace::default());

@@ -186,3 +186,26 @@ pub(super) async fn a_watch_from_now_tells_when_it_began_and_what_came_after(pla
     };
     tokio::join!(read, write);
 }
+
+pub(super) async fn who_watches_the_same_from_now_on_is_told_the_same(place: Place<'_>) {
+    let (writer, reader) = (place.open(), place.open());
+    let key = place.key("k");
+    let began = async |watch: &mut Watch| match watch.next().await {
+        Some(Event::Lost { revision }) => revision,
+        other => panic!("a watch from now begins with its moment, not with {other:?}"),
+    };
+    let mut first = reader.watch_from_now(&[Span::Below(key.clone())]);
+    began(&mut first).await;
+    let one = put(&*writer, &key, "1").await;
+    assert_eq!(changes(&mut first, 1).await[0].2, one);
+    let mut second = reader.watch_from_now(&[Span::Below(key.clone())]);
+    assert!(began(&mut second).await >= one);
+    let rest = [put(&*writer, &key, "2").await, put(&*writer, &key, "3").await];
+    for watch in [&mut first, &mut second] {
+        let told: Vec<_> = changes(watch, 2).await.into_iter().map(|told| told.2).collect();
+        assert_eq!(told, rest);
+    }
+    drop(first);
+    let last = put(&*writer, &key, "4").await;
+    assert_eq!(changes(&mut second, 1).await[0].2, last);
+}

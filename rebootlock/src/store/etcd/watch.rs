@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{EventType, GetOptions, WatchOptions, WatchStream};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::cluster::{Cluster, Connection, within};
 use super::failure::{Failure, Task, understand};
 use super::{signed, unsigned};
-use crate::store::feed::{self, End};
+use crate::store::feed::{self, End, Outlet};
+use crate::store::shared::SharedWatches;
 use crate::store::{Entry, Event, Key, Revision, Span, StoreError, Watch};
 
 /// How long nothing may come before the server is asked whether it is still there.
@@ -19,16 +19,13 @@ const QUIET_FOR: Duration = Duration::from_secs(10);
 /// How long it may take to say so.
 const PROGRESS_WITHIN: Duration = Duration::from_secs(5);
 
-/// Several spans are watched from now on only: it is the stream that costs, so they share one.
-pub(super) fn open(cluster: Arc<Cluster>, spans: Vec<Span>, after: Option<Revision>) -> Watch {
-    feed::start(|events| Feeder {
-        cluster,
-        spans,
-        seen: after,
-        cluster_id: None,
-        interrupted: false,
-        events,
-    })
+pub(super) fn open(cluster: Arc<Cluster>, span: Span, after: Revision) -> Watch {
+    feed::start(|events| Feeder::of(cluster, vec![span], Some(after), events))
+}
+
+/// Several spans: it is the stream that costs, so they share one.
+pub(super) fn from_now(cluster: Arc<Cluster>, watches: &SharedWatches, spans: &[Span]) -> Watch {
+    feed::share(watches, spans, |events| Feeder::of(cluster, spans.to_vec(), None, events))
 }
 
 struct Feeder {
@@ -40,13 +37,13 @@ struct Feeder {
     cluster_id: Option<u64>,
     /// Whether the reader believes that the store is out of reach.
     interrupted: bool,
-    events: mpsc::Sender<Event>,
+    events: Outlet,
 }
 
 impl feed::Feeder for Feeder {
     type Failure = Failure;
 
-    fn events(&self) -> &mpsc::Sender<Event> {
+    fn events(&self) -> &Outlet {
         &self.events
     }
 
@@ -96,6 +93,10 @@ impl feed::Feeder for Feeder {
 }
 
 impl Feeder {
+    fn of(cluster: Arc<Cluster>, spans: Vec<Span>, seen: Option<Revision>, events: Outlet) -> Self {
+        Self { cluster, spans, seen, cluster_id: None, interrupted: false, events }
+    }
+
     fn attempt_limit(&self) -> Duration {
         let share = self.cluster.timeout() / u32::try_from(self.cluster.len()).unwrap_or(1);
         share.clamp(Duration::from_millis(500), Duration::from_secs(3))

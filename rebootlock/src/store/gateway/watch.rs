@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::cluster::Cluster;
 use super::failure::{Failure, summary};
 use super::link::Link;
 use super::wire::{self, HEARTBEAT_SECS, Line};
-use crate::store::feed::{self, End};
+use crate::store::feed::{self, End, Outlet};
+use crate::store::shared::SharedWatches;
 use crate::store::{Event, Key, Revision, Span, Watch};
 
 /// How long nothing may come, not even a heartbeat, before a gateway counts as gone.
@@ -22,9 +22,13 @@ const PATIENCE: Duration = Duration::from_secs(3 * HEARTBEAT_SECS);
 /// A value and its key are far shorter.
 const MAX_LINE_BYTES: usize = 64 << 20;
 
-pub(super) fn open(cluster: Arc<Cluster>, spans: Vec<Span>, after: Option<Revision>) -> Watch {
-    let told = Told { seen: after, at: Revision(0), keys: BTreeSet::new() };
-    feed::start(|events| Feeder { cluster, spans, told, interrupted: false, events })
+pub(super) fn open(cluster: Arc<Cluster>, span: Span, after: Revision) -> Watch {
+    feed::start(|events| Feeder::of(cluster, vec![span], Some(after), events))
+}
+
+/// Several spans: it is the connection that costs, so they share one.
+pub(super) fn from_now(cluster: Arc<Cluster>, watches: &SharedWatches, spans: &[Span]) -> Watch {
+    feed::share(watches, spans, |events| Feeder::of(cluster, spans.to_vec(), None, events))
 }
 
 struct Feeder {
@@ -33,7 +37,7 @@ struct Feeder {
     told: Told,
     /// Whether the reader believes that the store is out of reach.
     interrupted: bool,
-    events: mpsc::Sender<Event>,
+    events: Outlet,
 }
 
 /// What the reader has been told.
@@ -70,7 +74,7 @@ impl Told {
 impl feed::Feeder for Feeder {
     type Failure = Failure;
 
-    fn events(&self) -> &mpsc::Sender<Event> {
+    fn events(&self) -> &Outlet {
         &self.events
     }
 
@@ -121,6 +125,11 @@ impl feed::Feeder for Feeder {
 }
 
 impl Feeder {
+    fn of(cluster: Arc<Cluster>, spans: Vec<Span>, seen: Option<Revision>, events: Outlet) -> Self {
+        let told = Told { seen, at: Revision(0), keys: BTreeSet::new() };
+        Self { cluster, spans, told, interrupted: false, events }
+    }
+
     fn attempt_limit(&self) -> Duration {
         let share = self.cluster.timeout() / u32::try_from(self.cluster.len()).unwrap_or(1);
         share.max(Duration::from_millis(500))

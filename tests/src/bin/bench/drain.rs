@@ -14,7 +14,7 @@ use crate::figures::Table;
 use crate::rig::{Rig, claim};
 
 /// Machines share so many connections: it is the lock that is measured.
-const CONNECTIONS: usize = 25;
+const CONNECTIONS: usize = 1;
 
 /// How often a put is repeated for the reference.
 const PUTS: u32 = 2000;

@@ -1,0 +1,145 @@
+use std::time::Duration;
+
+use super::*;
+use crate::store::{Entry, Key};
+
+fn changed(revision: u64) -> Event {
+    let revision = Revision(revision);
+    let entry = Entry { value: Vec::new(), modified: revision, created: revision };
+    Event::Changed { key: Key::new("k"), entry: Some(entry), revision }
+}
+
+fn lost(revision: u64) -> Event {
+    Event::Lost { revision: Revision(revision) }
+}
+
+fn interrupted() -> Event {
+    Event::Interrupted { reason: "away".to_owned() }
+}
+
+/// Watches, and the channels that were opened for them, with what ends with their feeders.
+#[derive(Default)]
+struct Store {
+    watches: SharedWatches,
+    opened: Vec<(Arc<Channel>, Weak<()>)>,
+}
+
+impl Store {
+    fn watch(&mut self, prefix: &str) -> Watch {
+        let opened = &mut self.opened;
+        self.watches.watch(&[Span::Below(Key::new(prefix))], |channel| {
+            let alive = Arc::new(());
+            opened.push((channel, Arc::downgrade(&alive)));
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                std::future::pending::<()>().await;
+                drop(alive);
+            }))
+        })
+    }
+
+    fn tell(&self, event: Event) {
+        self.opened.last().unwrap().0.tell(event);
+    }
+}
+
+/// What is there to be read now.
+async fn told(watch: &mut Watch) -> Vec<Event> {
+    let mut told = Vec::new();
+    while let Ok(Some(event)) = tokio::time::timeout(Duration::from_secs(1), watch.next()).await {
+        told.push(event);
+    }
+    told
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_watches_the_same_shares_and_is_told_where_it_begins() {
+    let mut store = Store::default();
+    let (mut first, mut second) = (store.watch("a/"), store.watch("a/"));
+    assert_eq!(store.opened.len(), 1);
+    store.tell(lost(5));
+    store.tell(changed(6));
+    let mut third = store.watch("a/");
+    store.tell(changed(7));
+    assert_eq!(told(&mut first).await, [lost(5), changed(6), changed(7)]);
+    assert_eq!(told(&mut second).await, [lost(5), changed(6), changed(7)]);
+    assert_eq!(told(&mut third).await, [lost(6), changed(7)]);
+    let mut other = store.watch("b/");
+    assert_eq!(store.opened.len(), 2);
+    store.tell(lost(9));
+    assert_eq!(told(&mut other).await, [lost(9)]);
+    assert_eq!(told(&mut first).await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_who_leaves_ends_it_and_the_next_opens_it_anew() {
+    let mut store = Store::default();
+    let (first, mut second) = (store.watch("a/"), store.watch("a/"));
+    drop(first);
+    store.tell(lost(1));
+    assert_eq!(told(&mut second).await, [lost(1)]);
+    drop(second);
+    while store.opened[0].1.strong_count() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let mut next = store.watch("a/");
+    assert_eq!(store.opened.len(), 2);
+    assert_eq!(told(&mut next).await, []);
+    store.tell(lost(2));
+    assert_eq!(told(&mut next).await, [lost(2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_while_the_store_is_away_is_told_so_and_then_where_it_begins() {
+    let mut store = Store::default();
+    let mut first = store.watch("a/");
+    store.tell(lost(5));
+    store.tell(interrupted());
+    let mut second = store.watch("a/");
+    assert_eq!(told(&mut second).await, [interrupted()]);
+    store.tell(Event::Resumed);
+    store.tell(changed(8));
+    assert_eq!(told(&mut first).await, [lost(5), interrupted(), Event::Resumed, changed(8)]);
+    // It reads after that, and so needs not be told of what came before.
+    assert_eq!(told(&mut second).await, [lost(8), Event::Resumed]);
+    store.tell(changed(9));
+    assert_eq!(told(&mut second).await, [changed(9)]);
+    // Away for so long that changes were missed, or before it ever began.
+    store.tell(interrupted());
+    let mut third = store.watch("a/");
+    store.tell(lost(3));
+    store.tell(Event::Resumed);
+    assert_eq!(told(&mut third).await, [interrupted(), lost(3), Event::Resumed]);
+    store.tell(changed(4));
+    assert_eq!(told(&mut third).await, [changed(4)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_too_slowly_is_told_to_read_everything_again() {
+    let mut store = Store::default();
+    let (mut slow, mut quick) = (store.watch("a/"), store.watch("a/"));
+    store.tell(lost(0));
+    let last = 3 * Watch::BUFFER as u64;
+    for revision in 1..=last {
+        store.tell(changed(revision));
+        while quick.next().await != Some(changed(revision)) {}
+    }
+    assert_eq!(told(&mut slow).await, [lost(last)]);
+    store.tell(changed(last + 1));
+    assert_eq!(told(&mut slow).await, [changed(last + 1)]);
+    assert_eq!(told(&mut quick).await, [changed(last + 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn since_when_it_tells_is_known_but_not_from_before_a_gap() {
+    let mut store = Store::default();
+    let watch = store.watch("a/");
+    assert_eq!(watch.told_since(), None);
+    store.tell(lost(1));
+    let began = Instant::now();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(store.watch("a/").told_since(), Some(began));
+    store.tell(interrupted());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    store.tell(Event::Resumed);
+    assert_eq!(watch.told_since(), Some(Instant::now()));
+}
