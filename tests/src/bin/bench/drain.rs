@@ -13,9 +13,6 @@ use tokio::task::JoinSet;
 use crate::figures::Table;
 use crate::rig::{Rig, claim};
 
-/// Machines share so many connections: it is the lock that is measured.
-const CONNECTIONS: usize = 1;
-
 /// How often a put is repeated for the reference.
 const PUTS: u32 = 2000;
 
@@ -70,10 +67,8 @@ async fn drain(rig: &Rig, machines: usize, slots: u32) -> Result<Drained> {
     let group = Group::new(format!("drain-{machines}-{slots}"))?;
     let first = rig.locks()?;
     first.set_max(&group, slots).await?;
-    let mut connections = vec![first.clone()];
-    for _ in 1..CONNECTIONS {
-        connections.push(rig.locks()?);
-    }
+    // One process, as a gateway before a fleet is.
+    let all = rig.locks()?;
     let mut holders = Vec::new();
     for n in 0..slots as usize {
         let claim = claim(&group, machines + n)?;
@@ -85,7 +80,7 @@ async fn drain(rig: &Rig, machines: usize, slots: u32) -> Result<Drained> {
     let mut fleet = JoinSet::new();
     let (queued, mut in_queue) = watch::channel(0);
     for n in 0..machines {
-        let (locks, claim) = (connections[n % connections.len()].clone(), claim(&group, n)?);
+        let (locks, claim) = (all.clone(), claim(&group, n)?);
         let queued = queued.clone();
         fleet.spawn(async move {
             let options = WaitOptions { lease: LEASE, ..WaitOptions::default() };

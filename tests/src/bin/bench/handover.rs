@@ -6,9 +6,9 @@ use anyhow::{Context, Result};
 use rebootlock::id::Group;
 use rebootlock::lock::{Ended, LockManager, Release};
 use rebootlock::record::Claim;
-use rebootlock::wait::{WaitOptions, Waiting};
-use rebootlock_tests::eventually;
-use tokio::sync::mpsc;
+use rebootlock::wait::{Obstacle, Progress, WaitOptions, Waiting};
+use rebootlock_tests::{eventually, within};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,7 +22,8 @@ const HAND_OVERS: usize = 200;
 /// The same for the count of requests, while the queue runs down to the depth that is meant.
 const COUNTED: usize = 50;
 
-/// Waiters share so many connections at most: it is the lock that is measured.
+/// Waiters share so many connections at most: it is the lock that is measured. Who stands next to each
+/// other never shares one, so that all is asked for as if each machine were a process of its own.
 const CONNECTIONS: usize = 25;
 
 /// Nobody has anything more to ask if nobody does for this long.
@@ -128,6 +129,7 @@ struct Line {
     holder: Holder,
     granted: mpsc::UnboundedReceiver<(Holder, Instant)>,
     grants: mpsc::UnboundedSender<(Holder, Instant)>,
+    queued: watch::Sender<usize>,
     waiters: TaskTracker,
     over: CancellationToken,
 }
@@ -141,10 +143,13 @@ impl Line {
         rig.locks()?.acquire(&claim).await?;
         let holder = Holder { number: 0, claim };
         let (waiters, over) = (TaskTracker::new(), CancellationToken::new());
-        let group = group.clone();
-        let line = Self { group, connections, holder, granted, grants, waiters, over };
+        let (group, queued) = (group.clone(), watch::Sender::new(0));
+        let line = Self { group, connections, holder, granted, grants, queued, waiters, over };
+        let mut in_queue = line.queued.subscribe();
         for number in 1..=waiting {
             line.join(number)?;
+            let all = in_queue.wait_for(|count| *count == number);
+            within(&format!("{number} in the queue"), QUEUED_WITHIN, all).await??;
         }
         line.wait_formed(waiting).await?;
         Ok(line)
@@ -155,16 +160,25 @@ impl Line {
         let claim = claim(&self.group, number)?;
         let locks = self.connections[number % self.connections.len()].clone();
         let grants = self.grants.clone();
-        let over = self.over.clone();
+        let (over, queued) = (self.over.clone(), self.queued.clone());
         self.waiters.spawn(async move {
             let mut waiting = Waiting::start(locks, claim.clone(), WaitOptions::default());
-            tokio::select! {
-                _ = waiting.granted() => {
-                    // Nobody is left to hear it once the measurement is over.
-                    let _ = grants.send((Holder { number, claim }, Instant::now()));
+            let mut is_queued = false;
+            loop {
+                tokio::select! {
+                    progress = waiting.next() => match progress {
+                        Progress::Granted(_) => break,
+                        Progress::Obstacle(Obstacle::Queued { .. }) if !is_queued => {
+                            is_queued = true;
+                            queued.send_modify(|count| *count += 1);
+                        }
+                        Progress::Obstacle(_) => {}
+                    },
+                    () = over.cancelled() => return drop(waiting.leave().await),
                 }
-                () = over.cancelled() => drop(waiting.leave().await),
             }
+            // Nobody is left to hear it once the measurement is over.
+            let _ = grants.send((Holder { number, claim }, Instant::now()));
         });
         Ok(())
     }
