@@ -21,6 +21,9 @@ use tokio::signal::unix::{SignalKind, signal};
 /// More wait for one of these.
 const MAX_BLOCKING_THREADS: usize = 32;
 
+/// Says how many threads work, instead of [`workers`].
+const WORKERS_VARIABLE: &str = "TOKIO_WORKER_THREADS";
+
 /// It goes without saying after a while.
 const RESIGN_WITHIN: Duration = Duration::from_secs(1);
 
@@ -56,12 +59,13 @@ fn main() -> ExitCode {
         return fail(&error.into(), exit::CONFIG);
     }
     say(&read.notes);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
     // Calls into SQLite and password checks wait for each other anyway.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .max_blocking_threads(MAX_BLOCKING_THREADS)
-        .build();
-    let runtime = match runtime {
+    runtime.enable_all().max_blocking_threads(MAX_BLOCKING_THREADS);
+    if std::env::var_os(WORKERS_VARIABLE).is_none() {
+        runtime.worker_threads(workers());
+    }
+    let runtime = match runtime.build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into(), exit::FAILED),
     };
@@ -69,6 +73,12 @@ fn main() -> ExitCode {
     // A blocking call into a store that hangs must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     code
+}
+
+/// Half of the processors: a request that is passed from thread to thread takes longer, and what it waits
+/// for is the store, which needs processors too if it is on the same machine.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |processors| processors.get().div_ceil(2))
 }
 
 fn take_over(common: &CommonArgs, args: &TakeOverArgs) -> ExitCode {

@@ -8,9 +8,10 @@
 //! The place hangs on a lease. A waiter that was frozen has lost its place, and the transaction
 //! that would take the slot requires the place: it cannot act on what it believed before.
 
+mod behind;
 mod front;
+mod obstacle;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,15 +21,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::behind::{Guard, Neighbours};
+pub use self::obstacle::Obstacle;
 use crate::chance;
 use crate::id::{Group, MachineId};
 use crate::lock::line::Entering;
-use crate::lock::{Acquired, LockError, LockManager, Scope};
+use crate::lock::{Acquired, LockError, LockManager};
 use crate::queue::Queue;
 use crate::record::{Claim, UnixTime};
-use crate::store::{
-    Commit, Entry, Event, Key, LeaseKeeper, Revision, Select, Snapshot, StoreError, Txn,
-};
+use crate::store::{Commit, Key, LeaseKeeper, Revision, Select, Snapshot, StoreError, Txn};
 
 /// How many at the head of a queue watch it.
 pub const FRONT: usize = 4;
@@ -48,73 +49,6 @@ pub struct WaitOptions {
 impl Default for WaitOptions {
     fn default() -> Self {
         Self { lease: Duration::from_secs(30), poll: Duration::from_secs(60) }
-    }
-}
-
-/// What is in the way.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Obstacle {
-    /// Nothing known yet.
-    Asking,
-    /// Others are before us, or all slots are taken.
-    Queued {
-        /// In which group.
-        group: Group,
-        /// How many go first; `None` if so many that they were not counted.
-        ahead: Option<usize>,
-    },
-    /// Somebody paused it.
-    Paused {
-        /// What is paused.
-        scope: Scope,
-        /// By whom and why, in words.
-        why: String,
-    },
-    /// Somebody holds this machine.
-    Held {
-        /// Who and why, in words.
-        why: String,
-    },
-    /// It is our turn, but the group cools down after somebody's reboot.
-    CoolingDown {
-        /// Which group.
-        group: Group,
-        /// After whose reboot, in words.
-        why: String,
-        /// Until when, by the clock of who came back. The store's clock decides.
-        until: Option<UnixTime>,
-    },
-    /// The store does not answer, or a document is damaged.
-    Failing {
-        /// The error with its causes, in words.
-        why: String,
-        /// Whether it is the store that cannot be reached, rather than a document or a right.
-        out_of_reach: bool,
-    },
-}
-
-impl Obstacle {
-    /// What an error of an acquisition stands for, if it is one that time or a person will end.
-    fn of(error: &LockError) -> Option<Self> {
-        Some(match error {
-            LockError::Full { group, .. } => Self::Queued { group: group.clone(), ahead: Some(0) },
-            LockError::Paused { scope, .. } => {
-                Self::Paused { scope: scope.clone(), why: error.to_string() }
-            }
-            LockError::Held { .. } => Self::Held { why: error.to_string() },
-            // Without the time that is left, which would be news at every look.
-            LockError::CoolingDown { group, cooldown, .. } => {
-                let (group, until) = (group.clone(), cooldown.as_ref().map(|c| c.until()));
-                let left = Duration::ZERO;
-                let steady = LockError::CoolingDown {
-                    group: group.clone(),
-                    cooldown: cooldown.clone(),
-                    left,
-                };
-                Self::CoolingDown { group, why: steady.to_string(), until }
-            }
-            _ => return None,
-        })
     }
 }
 
@@ -451,120 +385,6 @@ impl Waiter {
         Ok(true)
     }
 
-    /// Whom to watch while far behind.
-    async fn guard(&self) -> Result<Guard, LockError> {
-        let Some(place) = &self.place else { return Ok(Guard::Gone) };
-        if self.claim.priority > 0 {
-            return Ok(Guard::None);
-        }
-        // All places came at one revision.
-        let Some((_, came, _)) = place.tickets.first() else { return Ok(Guard::Gone) };
-        let (keys, own) = (self.locks.keys(), self.locks.own_keys(&self.claim));
-        let before: Vec<_> = self
-            .claim
-            .groups()
-            .iter()
-            .map(|group| (keys.queue(group), Select::NewestBefore(*came, FRONT)))
-            .collect();
-        let reading = self.locks.store().read(&own, &before);
-        let seen = self.store_call("looking at", &before[0].0, reading).await?;
-        let is_kept = |(key, _, modified): &(Key, Revision, Revision)| {
-            seen.get(key).is_some_and(|entry| entry.modified == *modified)
-        };
-        if !place.tickets.iter().all(is_kept) {
-            return Ok(Guard::Gone);
-        }
-        for (group, (own, _, _)) in self.claim.groups().iter().zip(&place.tickets) {
-            let mut places = seen.below(&keys.queue(group)).entries;
-            let ours = places.remove(own);
-            if places.len() == FRONT
-                && let Some((guard, _)) = places.iter().min_by_key(|(_, e)| e.created)
-            {
-                let guard = guard.clone();
-                places.remove(&guard);
-                let between = places.keys().cloned().collect();
-                places.extend(ours.map(|ours| (own.clone(), ours)));
-                let only_slot = self.locks.semaphore(&seen, group)?.max() == 1;
-                let neighbours = Neighbours { between, places, only_slot };
-                return Ok(Guard::Behind(group.clone(), guard, neighbours, seen.revision));
-            }
-        }
-        Ok(Guard::None)
-    }
-
-    /// Far behind: until the guard is gone.
-    async fn behind(
-        &mut self,
-        group: Group,
-        guard: Key,
-        neighbours: Neighbours,
-        after: Revision,
-    ) -> Result<Round, LockError> {
-        let queued = Obstacle::Queued { group, ahead: None };
-        self.report(queued.clone());
-        let guard = &guard;
-        let mut changes = self.locks.store().watch(&guard.into(), after);
-        let poll = tokio::time::sleep(self.poll_interval());
-        tokio::pin!(poll);
-        loop {
-            let Some(place) = &mut self.place else { return Ok(Round::PlaceLost) };
-            tokio::select! {
-                biased;
-                () = place.lease.gone() => return Ok(Round::PlaceLost),
-                () = self.cancel.cancelled() => return Ok(Round::Cancelled),
-                event = changes.next() => match event {
-                    // The guard's key may begin another's.
-                    Some(Event::Changed { key, entry: None, .. }) if key == *guard => {
-                        // Nobody can have come in between, so if all before the guard are gone
-                        // too this one is among the first; if not, it will see.
-                        if self.claim.groups().len() == 1 {
-                            self.moved_up = Some(neighbours);
-                        }
-                        return Ok(Round::Again);
-                    }
-                    Some(Event::Changed { .. }) => continue,
-                    Some(Event::Interrupted { reason }) => {
-                        let why = reason;
-                        self.obstacles.send_replace(Obstacle::Failing { why, out_of_reach: true });
-                        continue;
-                    }
-                    Some(Event::Lost { .. } | Event::Resumed) | None => {}
-                },
-                () = &mut poll => {}
-            }
-            let seen = loop {
-                match self.stands_behind(guard).await {
-                    Ok(seen) => break seen,
-                    // Not everything anew: all who are far behind are in this, and at one time.
-                    Err(error) => match self.failed(&error).await {
-                        Round::Again => {}
-                        ended => return Ok(ended),
-                    },
-                }
-            };
-            let Some(seen) = seen else { return Ok(Round::Again) };
-            self.report(queued.clone());
-            changes = self.locks.store().watch(&guard.into(), seen);
-            poll.as_mut().reset(Instant::now() + self.poll_interval());
-        }
-    }
-
-    /// Whether our place is still behind that of the guard, and when that was seen. Looks at no more
-    /// than these: a store sorts all of a queue to give any part of it, and many look.
-    async fn stands_behind(&self, guard: &Key) -> Result<Option<Revision>, LockError> {
-        let Some(place) = &self.place else { return Ok(None) };
-        let mut keys: Vec<_> = place.tickets.iter().map(|(key, ..)| key.clone()).collect();
-        keys.push(guard.clone());
-        let looking = self.locks.store().load(&keys);
-        let seen = self.store_call("looking at", guard, looking).await?;
-        let is_behind = |(key, came, modified): &(Key, Revision, Revision)| {
-            let own = seen.get(key).is_some_and(|own| own.modified == *modified);
-            // Else it went, and came back behind us.
-            own && seen.get(guard).is_some_and(|guard| guard.created < *came)
-        };
-        Ok(place.tickets.iter().all(is_behind).then_some(seen.revision))
-    }
-
     /// Paused or held: outside the queue until that has ended.
     async fn sit_out(&mut self, stop: LockError) -> Result<Round, LockError> {
         self.leave_queue().await;
@@ -660,27 +480,6 @@ async fn end_lease(lease: LeaseKeeper) {
     if let Err(error) = lease.end().await {
         tracing::debug!(%error, "could not leave the queue; the lease will");
     }
-}
-
-/// Whom a waiter watches.
-enum Guard {
-    /// Nobody: it is among the first.
-    None,
-    /// It has no place of its own.
-    Gone,
-    /// The one so far before it in this group, present at that revision, and those between them.
-    Behind(Group, Key, Neighbours, Revision),
-}
-
-/// Who waits right before us in a group.
-#[derive(Debug)]
-struct Neighbours {
-    /// The places of those who came between the one whom we watched and ourselves.
-    between: BTreeSet<Key>,
-    /// These and ours, as they were when that one was still there.
-    places: BTreeMap<Key, Entry>,
-    /// Whether they waited for the only slot: who has one of several says little of whose turn it was.
-    only_slot: bool,
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::keys::Keyspace;
-use crate::lock::{Ended, Release};
+use crate::lock::{Ended, Release, Scope};
 use crate::queue::Queue;
 use crate::record::{Document, Hold, Pause, Via};
 use crate::semaphore::Semaphore;

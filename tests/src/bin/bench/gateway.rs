@@ -6,10 +6,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rebootlock_tests::{binaries, within};
+use rebootlock_tests::{binaries, eventually};
 use rusqlite::Connection;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
@@ -135,7 +134,9 @@ impl Gateway {
              [[group]]\nname = \"roomy\"\nslots = 64\n\
              [[group]]\nname = \"narrow\"\nslots = 1\n",
         )?;
-        let mut child = Command::new(binaries::path("rebootlock-gateway")?)
+        // Not a pipe, whose reading would be measured too.
+        let log = dir.path().join("log");
+        let child = Command::new(binaries::path("rebootlock-gateway")?)
             .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"])
             .arg("--config")
             .arg(&config)
@@ -143,34 +144,28 @@ impl Gateway {
             .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(std::fs::File::create(&log).context("cannot log")?)
             .kill_on_drop(true)
             .spawn()
             .context("cannot start rebootlock-gateway")?;
         let pid = child.id().context("the gateway ended at once")?;
-        let log = child.stderr.take().context("the gateway has no standard error")?;
-        let mut lines = BufReader::new(log).lines();
-        let listening = async {
-            while let Some(line) = lines.next_line().await? {
-                let line: serde_json::Value = serde_json::from_str(&line)?;
-                if line["message"] == "listening" {
-                    let address = line["address"].as_str().context("without an address")?;
-                    return Ok(address.to_owned());
-                }
-            }
-            anyhow::bail!("the gateway ended")
-        };
-        let address = within("the gateway listens", SOON, listening).await??;
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let address = eventually("the gateway listens", SOON, async || {
+            let logged = std::fs::read_to_string(&log)?;
+            let lines = logged.lines().map(serde_json::from_str::<serde_json::Value>);
+            let listening = lines.flatten().find(|line| line["message"] == "listening");
+            let address = listening.and_then(|line| Some(line["address"].as_str()?.to_owned()));
+            address.with_context(|| format!("it says: {logged}"))
+        })
+        .await?;
         let gateway = Self { pid, address, _child: child, _dir: dir };
-        let mut first = gateway.client("first", "roomy").await?;
-        ensure!(first.ask(Path::Take).await? == "success", "the gateway grants nothing");
-        ensure!(first.ask(Path::GiveBack).await? == "success", "the gateway takes nothing back");
+        let mut first = gateway.client("first", "roomy")?;
+        ensure!(first.ask(Path::Take)? == "success", "the gateway grants nothing");
+        ensure!(first.ask(Path::GiveBack)? == "success", "the gateway takes nothing back");
         Ok(gateway)
     }
 
-    async fn client(&self, machine: &str, group: &str) -> Result<Client> {
-        Client::connect(&self.address, machine, group).await
+    fn client(&self, machine: &str, group: &str) -> Result<Client> {
+        Client::connect(&self.address, machine, group)
     }
 
     /// Slots taken and given back.
@@ -179,16 +174,16 @@ impl Gateway {
         let begin = Instant::now() + WARM_UP;
         let end = begin + MEASURED;
         for n in 0..connections {
-            let mut client = self.client(&format!("machine-{n:04}"), group).await?;
-            tasks.spawn(async move {
+            let mut client = self.client(&format!("machine-{n:04}"), group)?;
+            tasks.spawn_blocking(move || {
                 let mut measured = Measured::default();
                 while Instant::now() < end {
                     let asked = Instant::now();
-                    let kind = client.ask(Path::Take).await?;
+                    let kind = client.ask(Path::Take)?;
                     let granted = kind == "success";
                     measured.answers.add(kind);
                     if granted {
-                        let kind = client.ask(Path::GiveBack).await?;
+                        let kind = client.ask(Path::GiveBack)?;
                         if asked >= begin && kind == "success" {
                             measured.times.add(asked.elapsed());
                         }
@@ -211,17 +206,17 @@ impl Gateway {
     async fn repeats(&self, connections: usize) -> Result<Answers> {
         let mut clients = Vec::new();
         for n in 0..connections {
-            let mut client = self.client(&format!("machine-{n:04}"), "roomy").await?;
-            ensure!(client.ask(Path::Take).await? == "success", "no slot for holder {n}");
+            let mut client = self.client(&format!("machine-{n:04}"), "roomy")?;
+            ensure!(client.ask(Path::Take)? == "success", "no slot for holder {n}");
             clients.push(client);
         }
         let mut tasks = JoinSet::new();
         let end = Instant::now() + MEASURED;
         for mut client in clients {
-            tasks.spawn(async move {
+            tasks.spawn_blocking(move || {
                 let mut answers = Answers::default();
                 while Instant::now() < end {
-                    answers.add(client.ask(Path::Take).await?);
+                    answers.add(client.ask(Path::Take)?);
                 }
                 Ok::<_, anyhow::Error>(answers)
             });
