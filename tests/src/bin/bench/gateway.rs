@@ -158,14 +158,14 @@ impl Gateway {
         })
         .await?;
         let gateway = Self { pid, address, _child: child, _dir: dir };
-        let mut first = gateway.client("first", "roomy")?;
-        ensure!(first.ask(Path::Take)? == "success", "the gateway grants nothing");
-        ensure!(first.ask(Path::GiveBack)? == "success", "the gateway takes nothing back");
+        let mut first = gateway.client("first", "roomy").await?;
+        ensure!(first.ask(Path::Take).await? == "success", "the gateway grants nothing");
+        ensure!(first.ask(Path::GiveBack).await? == "success", "the gateway takes nothing back");
         Ok(gateway)
     }
 
-    fn client(&self, machine: &str, group: &str) -> Result<Client> {
-        Client::connect(&self.address, machine, group)
+    async fn client(&self, machine: &str, group: &str) -> Result<Client> {
+        Client::connect(&self.address, machine, group).await
     }
 
     /// Slots taken and given back.
@@ -174,16 +174,16 @@ impl Gateway {
         let begin = Instant::now() + WARM_UP;
         let end = begin + MEASURED;
         for n in 0..connections {
-            let mut client = self.client(&format!("machine-{n:04}"), group)?;
-            tasks.spawn_blocking(move || {
+            let mut client = self.client(&format!("machine-{n:04}"), group).await?;
+            tasks.spawn(async move {
                 let mut measured = Measured::default();
                 while Instant::now() < end {
                     let asked = Instant::now();
-                    let kind = client.ask(Path::Take)?;
+                    let kind = client.ask(Path::Take).await?;
                     let granted = kind == "success";
                     measured.answers.add(kind);
                     if granted {
-                        let kind = client.ask(Path::GiveBack)?;
+                        let kind = client.ask(Path::GiveBack).await?;
                         if asked >= begin && kind == "success" {
                             measured.times.add(asked.elapsed());
                         }
@@ -206,17 +206,17 @@ impl Gateway {
     async fn repeats(&self, connections: usize) -> Result<Answers> {
         let mut clients = Vec::new();
         for n in 0..connections {
-            let mut client = self.client(&format!("machine-{n:04}"), "roomy")?;
-            ensure!(client.ask(Path::Take)? == "success", "no slot for holder {n}");
+            let mut client = self.client(&format!("machine-{n:04}"), "roomy").await?;
+            ensure!(client.ask(Path::Take).await? == "success", "no slot for holder {n}");
             clients.push(client);
         }
         let mut tasks = JoinSet::new();
         let end = Instant::now() + MEASURED;
         for mut client in clients {
-            tasks.spawn_blocking(move || {
+            tasks.spawn(async move {
                 let mut answers = Answers::default();
                 while Instant::now() < end {
-                    answers.add(client.ask(Path::Take)?);
+                    answers.add(client.ask(Path::Take).await?);
                 }
                 Ok::<_, anyhow::Error>(answers)
             });

@@ -1,11 +1,10 @@
-//! A FleetLock client that costs as little as can be: what is measured is the other end. So each is a
-//! thread that does nothing but wait for its answer.
+//! A FleetLock client that costs as little as can be: what is measured is the other end.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 
 use anyhow::{Context, Result, bail};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -23,8 +22,8 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn connect(address: &str, machine: &str, group: &str) -> Result<Self> {
-        let stream = TcpStream::connect(address).context("cannot connect to the gateway")?;
+    pub(crate) async fn connect(address: &str, machine: &str, group: &str) -> Result<Self> {
+        let stream = TcpStream::connect(address).await.context("cannot connect to the gateway")?;
         stream.set_nodelay(true)?;
         let body =
             serde_json::json!({"client_params": {"id": machine, "group": group}}).to_string();
@@ -42,15 +41,17 @@ impl Client {
 
     /// Asks, and gives the kind of the answer. A grant that is not 200, or a 200 that is none, is
     /// of no kind.
-    pub(crate) fn ask(&mut self, path: Path) -> Result<String> {
+    pub(crate) async fn ask(&mut self, path: Path) -> Result<String> {
         let request = match path {
             Path::Take => &self.take,
             Path::GiveBack => &self.give_back,
         };
-        self.stream.write_all(request)?;
+        self.stream.write_all(request).await?;
         self.read.clear();
         let (head, length) = loop {
-            self.receive()?;
+            if self.stream.read_buf(&mut self.read).await? == 0 {
+                bail!("the gateway closed the connection");
+            }
             let end = self.read.windows(4).position(|window| window == b"\r\n\r\n");
             if let Some(end) = end {
                 let head = std::str::from_utf8(&self.read[..end])?.to_owned();
@@ -60,7 +61,9 @@ impl Client {
             }
         };
         while self.read.len() < length {
-            self.receive()?;
+            if self.stream.read_buf(&mut self.read).await? == 0 {
+                bail!("the gateway closed the connection");
+            }
         }
         let body = &self.read[head.len() + 4..length];
         let answer: serde_json::Value = serde_json::from_slice(body)?;
@@ -70,15 +73,6 @@ impl Client {
             true => Ok(kind.to_owned()),
             false => Ok(format!("{kind} with {status}")),
         }
-    }
-
-    fn receive(&mut self) -> Result<()> {
-        let mut some = [0; 4096];
-        match self.stream.read(&mut some)? {
-            0 => bail!("the gateway closed the connection"),
-            count => self.read.extend_from_slice(&some[..count]),
-        }
-        Ok(())
     }
 }
 
