@@ -382,6 +382,8 @@ impl Waiter {
         };
         let tickets = waiters.into_iter().map(|key| (key, came.unwrap_or(at), at)).collect();
         self.place = Some(Place { lease, tickets });
+        // Those were the neighbours of another place.
+        self.moved_up = None;
         Ok(true)
     }
 

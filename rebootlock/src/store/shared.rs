@@ -16,7 +16,24 @@ use super::{Event, Revision, Span, Watch};
 
 /// The watches of one store that are open, by what they watch.
 #[derive(Debug, Default)]
-pub(super) struct SharedWatches(Mutex<BTreeMap<Vec<Span>, Weak<Source>>>);
+pub(super) struct SharedWatches(Mutex<Opened>);
+
+#[derive(Debug, Default)]
+struct Opened {
+    sources: BTreeMap<Vec<Span>, Weak<Source>>,
+    /// With so many, those that have ended are thrown out: not each time, as there may be thousands.
+    too_many: usize,
+}
+
+impl Opened {
+    fn insert(&mut self, spans: &[Span], source: &Arc<Source>) {
+        if self.sources.len() >= self.too_many {
+            self.sources.retain(|_, source| source.strong_count() > 0);
+            self.too_many = 2 * self.sources.len().max(16);
+        }
+        self.sources.insert(spans.to_vec(), Arc::downgrade(source));
+    }
+}
 
 impl SharedWatches {
     /// The watch of `spans` that somebody has, or the one that `open` feeds from now on.
@@ -25,16 +42,15 @@ impl SharedWatches {
         spans: &[Span],
         open: impl FnOnce(Arc<Channel>) -> AbortOnDropHandle<()>,
     ) -> Watch {
-        let mut sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = sources.get(spans).and_then(Weak::upgrade);
+        let mut opened = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = opened.sources.get(spans).and_then(Weak::upgrade);
         let source = known.unwrap_or_else(|| {
             let channel = Arc::new(Channel::default());
             let source = Arc::new(Source { _feeder: open(channel.clone()), channel });
-            sources.retain(|_, source| source.strong_count() > 0);
-            sources.insert(spans.to_vec(), Arc::downgrade(&source));
+            opened.insert(spans, &source);
             source
         });
-        drop(sources);
+        drop(opened);
         Watch::shared(Reader::of(source))
     }
 }

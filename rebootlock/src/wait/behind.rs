@@ -64,7 +64,8 @@ impl Waiter {
                 places.remove(&guard);
                 let between = places.keys().cloned().collect();
                 places.extend(ours.map(|ours| (own.clone(), ours)));
-                let only_slot = self.locks.semaphore(&seen, group)?.max() == 1;
+                let only_slot =
+                    self.locks.semaphore(&seen, group).is_ok_and(|semaphore| semaphore.max() == 1);
                 let neighbours = Neighbours { between, places, only_slot };
                 return Ok(Guard::Behind(group.clone(), guard, neighbours, seen.revision));
             }

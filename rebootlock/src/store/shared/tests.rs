@@ -143,3 +143,16 @@ async fn since_when_it_tells_is_known_but_not_from_before_a_gap() {
     store.tell(Event::Resumed);
     assert_eq!(watch.told_since(), Some(Instant::now()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn those_that_have_ended_are_not_kept_in_mind() {
+    let mut store = Store::default();
+    let kept = store.watch("kept/");
+    for n in 0..1000 {
+        drop(store.watch(&format!("{n}/")));
+    }
+    assert!(store.watches.0.lock().unwrap().sources.len() < 100);
+    drop(store.watch("kept/"));
+    assert_eq!(store.opened.len(), 1001);
+    drop(kept);
+}
