@@ -120,6 +120,11 @@ impl Queue {
         self.places.contains_key(key)
     }
 
+    /// Whether somebody waits who came before that revision.
+    pub fn has_from_before(&self, revision: Revision) -> bool {
+        self.places.values().any(|ticket| ticket.created < revision)
+    }
+
     /// How many places are known.
     pub fn len(&self) -> usize {
         self.places.len()

@@ -23,6 +23,10 @@ const HEARD_WITHIN: Duration = Duration::from_millis(100);
 /// Who has not seen the whole head of the queue looks at it after this long.
 const SEEN_WITHIN: Duration = Duration::from_millis(5);
 
+/// Who has read nothing at all reads after this long: one of those it believes to be before it may have
+/// left before it heard of anything.
+const READ_WITHIN: Duration = Duration::from_millis(50);
+
 /// Who is among the first for longer than this watches what hardly ever changes too. A watch costs a
 /// store as much as a hand-over does, and whoever moves up through a fast queue needs none: what it
 /// has not heard of its transaction finds out.
@@ -78,23 +82,38 @@ struct View {
     queues: BTreeMap<Group, Queue>,
     /// The queues of which no more than the head is known, and our own place behind it.
     far_behind: BTreeSet<Group>,
-    /// Nothing was read: of the only queue these places are believed, and somebody may be before them.
-    unread: Option<BTreeSet<Key>>,
+    /// Nothing was read of the only queue yet, but this is believed.
+    believed: Option<Believed>,
     /// What was heard of up to this revision is part of it.
     after: Revision,
 }
 
+/// Who was right before us when we last looked, and may have left before we heard of anything.
+struct Believed {
+    /// Their places, and when they came.
+    between: BTreeMap<Key, Revision>,
+    /// Whether somebody may be before them.
+    is_headless: bool,
+}
+
 impl View {
+    /// Whether it is not known yet who is at the head of the queue.
+    fn is_headless(&self) -> bool {
+        self.believed.as_ref().is_some_and(|believed| believed.is_headless)
+    }
+
     /// What is known before anything was read.
     fn believed(group: &Group, known: Neighbours, begun: Revision) -> Self {
         let Neighbours { between, places: entries, .. } = known;
+        let came = |key: Key| entries.get(&key).map(|entry| (key.clone(), entry.created));
+        let between = between.into_iter().filter_map(came).collect();
         let places = Snapshot { revision: begun, entries };
         let queue = Queue::of_head(&places, &Snapshot::default());
         Self {
             documents: Snapshot { revision: begun, ..Snapshot::default() },
             queues: BTreeMap::from([(group.clone(), queue)]),
             far_behind: BTreeSet::new(),
-            unread: Some(between),
+            believed: Some(Believed { between, is_headless: true }),
             after: begun,
         }
     }
@@ -150,6 +169,8 @@ impl Waiter {
         };
         let see = tokio::time::sleep(SEEN_WITHIN);
         tokio::pin!(see);
+        let read = tokio::time::sleep(READ_WITHIN);
+        tokio::pin!(read);
         let settled = tokio::time::sleep(SETTLED_AFTER);
         tokio::pin!(settled);
         let mut rare: Option<Watch> = None;
@@ -167,7 +188,7 @@ impl Waiter {
         tokio::pin!(poll);
         let mut heard = true;
         loop {
-            self.see_head(&mut view)?;
+            self.see_head(&mut view).await?;
             let lost = match self.turn(&view).await? {
                 Turn::Granted(acquired) => return Ok(Round::Granted(acquired)),
                 Turn::Lost if std::mem::take(&mut heard) => true,
@@ -213,7 +234,12 @@ impl Waiter {
                     view = self.view().await?;
                     None
                 }
-                () = &mut see, if view.unread.is_some() => {
+                () = &mut see, if view.is_headless() => {
+                    view = self.view().await?;
+                    doubt = doubt_of(&view);
+                    None
+                }
+                () = &mut read, if view.believed.is_some() => {
                     view = self.view().await?;
                     doubt = doubt_of(&view);
                     None
@@ -263,18 +289,24 @@ impl Waiter {
 
     /// Whether those whom we know are the head of the queue: one of them was heard to leave it and has
     /// the only slot, which it got in its turn. So nobody was before it then, and of whoever came
-    /// before us since we have heard.
-    fn see_head(&self, view: &mut View) -> Result<(), LockError> {
-        let Some(between) = &view.unread else { return Ok(()) };
+    /// before us since we have heard. If somebody seems to be before it still, what we believe is
+    /// not so, and everything has to be read.
+    async fn see_head(&self, view: &mut View) -> Result<(), LockError> {
+        let Some(believed) = &mut view.believed else { return Ok(()) };
         let group = &self.claim.groups()[0];
         let semaphore = self.locks.semaphore(&view.documents, group)?;
+        let Some(queue) = view.queues.get(group) else { return Ok(()) };
         let took_its_turn = |machine: &MachineId| {
             let place = self.locks.keys().waiter(group, machine);
-            let waits = view.queues.get(group).is_some_and(|queue| queue.has(&place));
-            between.contains(&place) && !waits
+            believed.between.get(&place).copied().filter(|_| !queue.has(&place))
         };
-        if semaphore.max() == 1 && semaphore.holders().iter().any(took_its_turn) {
-            view.unread = None;
+        if semaphore.max() == 1
+            && let Some(came) = semaphore.holders().iter().find_map(took_its_turn)
+        {
+            match queue.has_from_before(came) {
+                true => *view = self.view().await?,
+                false => believed.is_headless = false,
+            }
         }
         Ok(())
     }
@@ -304,7 +336,7 @@ impl Waiter {
             }
             queues.insert(group.clone(), Queue::of_head(&head, &urgent));
         }
-        Ok(View { documents, queues, far_behind, unread: None, after })
+        Ok(View { documents, queues, far_behind, believed: None, after })
     }
 
     fn changes(&self) -> Watch {
@@ -356,7 +388,7 @@ impl Waiter {
 
     /// Takes the slots if it is our turn.
     async fn turn(&mut self, view: &View) -> Result<Turn, LockError> {
-        if view.unread.is_some() {
+        if view.is_headless() {
             let group = self.claim.groups()[0].clone();
             return Ok(Turn::Wait(Obstacle::Queued { group, ahead: None }));
         }

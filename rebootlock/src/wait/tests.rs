@@ -414,6 +414,27 @@ async fn who_moves_up_through_a_fast_queue_lets_the_urgent_go_first() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_moves_up_is_not_kept_by_one_that_left_before_it_looked() {
+    for ghost in 2..=FRONT {
+        let (_store, locks) = manager();
+        let mut before = claim("holder", &[]);
+        locks.acquire(&before).await.unwrap();
+        let mut line = line(&locks, FRONT + 2).await;
+        // The last one watches the second, and does not hear of those between.
+        assert_eq!(line[ghost].1.leave().await, None);
+        line.remove(ghost);
+        for (claim, mut waiting) in line {
+            release(&locks, &before).await;
+            let released = Instant::now();
+            assert_eq!(waiting.granted().await, Acquired::Granted);
+            // Not when it looks for other reasons, after a second.
+            assert!(released.elapsed() < Duration::from_millis(100), "{:?}", released.elapsed());
+            before = claim;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_watch_that_is_late_delays_nobody() {
     let store = late::LateStore(MemoryStore::new());
     let locks = LockManager::new(Arc::new(store), Keyspace::default());

@@ -7,7 +7,6 @@ use rebootlock::id::Group;
 use rebootlock::lock::{Ended, LockError, Release};
 use rebootlock::wait::{Obstacle, Progress, WaitOptions, Waiting};
 use rebootlock_tests::within;
-use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -43,9 +42,7 @@ pub(crate) async fn measure(rig: &Rig, fleets: &[(usize, u32)]) -> Result<Table>
     );
     for &(machines, slots) in fleets {
         let before = puts_a_second(rig).await?;
-        let drained = tokio::task::block_in_place(|| {
-            as_in_a_gateway()?.block_on(drain(rig, machines, slots))
-        })?;
+        let drained = drain(rig, machines, slots).await?;
         let puts = (before + puts_a_second(rig).await?) / 2.0;
         let rate = machines as f64 / drained.took.as_secs_f64();
         table.add(vec![
@@ -60,13 +57,6 @@ pub(crate) async fn measure(rig: &Rig, fleets: &[(usize, u32)]) -> Result<Table>
     Ok(table)
 }
 
-/// With as many threads as `rebootlock-gateway` has, whose work it is to let many machines wait.
-fn as_in_a_gateway() -> std::io::Result<Runtime> {
-    let processors = std::thread::available_parallelism()?.get();
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    runtime.worker_threads(processors.div_ceil(2)).enable_all().build()
-}
-
 struct Drained {
     took: Duration,
     /// Memory of this process for each that waits.
@@ -77,6 +67,7 @@ async fn drain(rig: &Rig, machines: usize, slots: u32) -> Result<Drained> {
     let group = Group::new(format!("drain-{machines}-{slots}"))?;
     let first = rig.locks()?;
     first.set_max(&group, slots).await?;
+    // One process, as a gateway before a fleet is.
     let all = rig.locks()?;
     let mut holders = Vec::new();
     for n in 0..slots as usize {
