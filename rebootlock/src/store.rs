@@ -63,6 +63,8 @@ impl fmt::Display for Key {
 /// Keys that are watched together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Span {
+    /// This one.
+    Only(Key),
     /// All that begin with this one.
     Below(Key),
     /// From the first, and up to but without the second, in the order of their bytes.
@@ -73,6 +75,7 @@ impl Span {
     /// Whether `key` is one of them.
     pub fn contains(&self, key: &Key) -> bool {
         match self {
+            Self::Only(only) => key == only,
             Self::Below(prefix) => key.as_str().starts_with(prefix.as_str()),
             Self::Between(first, end) => first <= key && key < end,
         }
@@ -81,20 +84,21 @@ impl Span {
     /// The first key that may be in it.
     pub fn first(&self) -> &Key {
         match self {
-            Self::Below(first) | Self::Between(first, _) => first,
+            Self::Only(first) | Self::Below(first) | Self::Between(first, _) => first,
         }
     }
 }
 
 impl From<&Key> for Span {
-    fn from(prefix: &Key) -> Self {
-        Self::Below(prefix.clone())
+    fn from(only: &Key) -> Self {
+        Self::Only(only.clone())
     }
 }
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Only(key) => key.fmt(f),
             Self::Below(prefix) => write!(f, "the keys that begin with {prefix}"),
             Self::Between(first, end) => write!(f, "the keys from {first} to {end}"),
         }
@@ -322,6 +326,7 @@ enum Source {
         _feeder: AbortOnDropHandle<()>,
     },
     Shared(shared::Reader),
+    Part(shared::Part),
 }
 
 impl Watch {
@@ -337,18 +342,23 @@ impl Watch {
         Self(Source::Shared(reader))
     }
 
+    fn part(part: shared::Part) -> Self {
+        Self(Source::Part(part))
+    }
+
     /// The next event. `None` only when the runtime shuts down. Safe to cancel.
     pub async fn next(&mut self) -> Option<Event> {
         match &mut self.0 {
             Source::Own { events, .. } => events.recv().await,
             Source::Shared(reader) => reader.next().await,
+            Source::Part(part) => part.next().await,
         }
     }
 
     /// Since when everything has been told, if others in this process had it opened before.
     pub fn told_since(&self) -> Option<Instant> {
         match &self.0 {
-            Source::Own { .. } => None,
+            Source::Own { .. } | Source::Part(_) => None,
             Source::Shared(reader) => reader.told_since(),
         }
     }

@@ -201,6 +201,34 @@ async fn those_of_one_process_who_watch_the_same_cost_one_watch() {
     assert!(matches!(next(&mut anew).await, Event::Lost { .. }));
 }
 
+#[tokio::test]
+async fn who_watches_one_key_within_what_its_process_watches_costs_nothing() {
+    let etcd = start().await;
+    let (one, other) = (store(etcd.endpoints()), store(etcd.endpoints()));
+    let mut around = one.watch_from_now(&[Span::Below(Key::new("a/"))]);
+    assert!(matches!(next(&mut around).await, Event::Lost { .. }));
+    let keys: Vec<_> = (0..50).map(|n| Key::new(format!("a/{n}"))).collect();
+    let mut watches = Vec::new();
+    for key in &keys {
+        let after = put(&other, key.as_str(), "1").await.unwrap();
+        watches.push(one.watch(&key.into(), after));
+    }
+    assert_eq!(watched(&etcd).await.unwrap(), 1);
+    // Elsewhere, and in another process.
+    let revision = one.load(&keys[..1]).await.unwrap().revision;
+    let elsewhere = one.watch(&Span::Only(Key::new("b")), revision);
+    let apart = other.watch(&(&keys[0]).into(), revision);
+    until_watched(&etcd, 3).await;
+    drop((elsewhere, apart));
+    for (key, watch) in keys.iter().zip(&mut watches) {
+        put(&other, key.as_str(), "2").await.unwrap();
+        assert_eq!(kinds(&until_changed(watch, "2").await), ["changed"]);
+    }
+    until_watched(&etcd, 1).await;
+    drop((around, watches));
+    until_watched(&etcd, 0).await;
+}
+
 async fn until_watched(etcd: &EtcdCluster, count: u64) {
     eventually(async || match watched(etcd).await? {
         now if now == count => Ok(()),

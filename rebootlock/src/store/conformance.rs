@@ -90,6 +90,7 @@ checks! {
     "a watch keeps to its prefix": watches::a_watch_keeps_to_its_prefix,
     "a watch from now tells when it began, and what came after": watches::a_watch_from_now_tells_when_it_began_and_what_came_after,
     "who watches the same from now on is told the same": watches::who_watches_the_same_from_now_on_is_told_the_same,
+    "a watch of one key tells of no other": watches::a_watch_of_one_key_tells_of_no_other,
     "a watch between two keys tells of those between": watches::a_watch_between_two_keys_tells_of_those_between,
     "a dropped watch harms nobody": watches::a_dropped_watch_harms_nobody,
     "keys go with their lease": leases::keys_go_with_their_lease,

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::shared::{Channel, SharedWatches};
-use super::{Event, Span, Watch};
+use super::{Event, Revision, Span, Watch};
 
 /// Between two rounds over all servers: one that returns is found within a second, and a fleet does
 /// not come in step.
@@ -91,10 +91,18 @@ pub(super) trait Feeder: Send + 'static {
     fn events(&self) -> &Outlet;
 }
 
-/// A watch that is fed by what `feeder` makes.
-pub(super) fn start<F: Feeder>(feeder: impl FnOnce(Outlet) -> F) -> Watch {
-    let (events, receiver) = mpsc::channel(Watch::BUFFER);
-    Watch::new(receiver, spawn(feeder(Outlet::One(events))))
+/// The watch of `span` after `after`: a part of one that somebody has already, or one that is fed by
+/// what `feeder` makes.
+pub(super) fn start<F: Feeder>(
+    watches: &SharedWatches,
+    span: &Span,
+    after: Revision,
+    feeder: impl FnOnce(Outlet) -> F,
+) -> Watch {
+    watches.part(span, after).unwrap_or_else(|| {
+        let (events, receiver) = mpsc::channel(Watch::BUFFER);
+        Watch::new(receiver, spawn(feeder(Outlet::One(events))))
+    })
 }
 
 /// The watch of `spans` from now on that somebody has already, or one that is fed by what `feeder` makes.

@@ -142,7 +142,7 @@ impl Store for GatewayStore {
     }
 
     fn watch(&self, span: &Span, after: Revision) -> Watch {
-        watch::open(self.cluster.clone(), span.clone(), after)
+        watch::open(self.cluster.clone(), &self.watches, span.clone(), after)
     }
 
     fn watch_from_now(&self, spans: &[Span]) -> Watch {

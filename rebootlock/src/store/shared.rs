@@ -2,7 +2,10 @@
 //!
 //! To open and close a watch costs a store as much as a write does, and each that is open has every
 //! change told to it apart from the others. Who comes second is told at once where the first one's
-//! watch is, and from then on what it tells.
+//! watch is, and from then on what it tells. Who watches a single key within what another watches
+//! gets it from there too, by that key: of thousands, only those hear of a change whom it concerns.
+
+mod part;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -12,6 +15,8 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+pub(super) use self::part::Part;
+use self::part::Parts;
 use super::{Event, Revision, Span, Watch};
 
 /// The watches of one store that are open, by what they watch.
@@ -53,6 +58,19 @@ impl SharedWatches {
         drop(opened);
         Watch::shared(Reader::of(source))
     }
+
+    /// The watch of the one key that `span` is, after `after`, if somebody watches more than that and
+    /// has been told all that came since.
+    pub(super) fn part(&self, span: &Span, after: Revision) -> Option<Watch> {
+        let Span::Only(key) = span else { return None };
+        let opened = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let around = opened.sources.iter().filter(|(spans, _)| match spans.as_slice() {
+            [span] => span.contains(key),
+            _ => false,
+        });
+        let mut around = around.filter_map(|(_, source)| source.upgrade());
+        around.find_map(|source| Part::of(source, key.clone(), after)).map(Watch::part)
+    }
 }
 
 /// Ends the task that feeds it with its last reader.
@@ -77,6 +95,8 @@ struct Now {
     told: Option<(Revision, Instant)>,
     /// Why nothing can be told, if so.
     interrupted: Option<String>,
+    /// Those who watch no more than one key.
+    parts: Parts,
 }
 
 impl Default for Channel {
@@ -92,7 +112,8 @@ impl Channel {
         let mut now = self.now();
         match &event {
             Event::Lost { revision } => {
-                *now = Now { told: Some((*revision, Instant::now())), interrupted: None };
+                now.told = Some((*revision, Instant::now()));
+                now.interrupted = None;
             }
             Event::Changed { revision, .. } => {
                 if let Some((told, _)) = &mut now.told {
@@ -107,6 +128,7 @@ impl Channel {
                 }
             }
         }
+        now.parts.tell(&event);
         // That nobody reads is noticed by whoever left last.
         let _ = self.readers.send(event);
     }

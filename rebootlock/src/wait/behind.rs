@@ -1,6 +1,6 @@
 //! Far behind in a queue: watching the one who came so many places before.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
@@ -15,16 +15,15 @@ pub(super) enum Guard {
     None,
     /// It has no place of its own.
     Gone,
-    /// The one so far before it in this group, present at that revision, and those between them.
+    /// The one so far before it in this group, present at that revision, and those who came after it.
     Behind(Group, Key, Neighbours, Revision),
 }
 
 /// Who waits right before us in a group.
 #[derive(Debug)]
 pub(super) struct Neighbours {
-    /// The places of those who came between the one whom we watched and ourselves.
-    pub(super) between: BTreeSet<Key>,
-    /// These and ours, as they were when that one was still there.
+    /// The places of those who came between the one whom we watched and ourselves, and ours, as they were
+    /// when that one was still there.
     pub(super) places: BTreeMap<Key, Entry>,
     /// Whether they waited for the only slot: who has one of several says little of whose turn it was.
     pub(super) only_slot: bool,
@@ -62,11 +61,10 @@ impl Waiter {
             {
                 let guard = guard.clone();
                 places.remove(&guard);
-                let between = places.keys().cloned().collect();
                 places.extend(ours.map(|ours| (own.clone(), ours)));
                 let only_slot =
                     self.locks.semaphore(&seen, group).is_ok_and(|semaphore| semaphore.max() == 1);
-                let neighbours = Neighbours { between, places, only_slot };
+                let neighbours = Neighbours { places, only_slot };
                 return Ok(Guard::Behind(group.clone(), guard, neighbours, seen.revision));
             }
         }
@@ -94,8 +92,7 @@ impl Waiter {
                 () = place.lease.gone() => return Ok(Round::PlaceLost),
                 () = self.cancel.cancelled() => return Ok(Round::Cancelled),
                 event = changes.next() => match event {
-                    // The guard's key may begin another's.
-                    Some(Event::Changed { key, entry: None, .. }) if key == *guard => {
+                    Some(Event::Changed { entry: None, .. }) => {
                         // Nobody can have come in between, so if all before the guard are gone
                         // too this one is among the first; if not, it will see.
                         if self.claim.groups().len() == 1 {

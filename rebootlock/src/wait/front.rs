@@ -90,8 +90,8 @@ struct View {
 
 /// Who was right before us when we last looked, and may have left before we heard of anything.
 struct Believed {
-    /// Their places, and when they came.
-    between: BTreeMap<Key, Revision>,
+    /// Their places and ours, and when they came.
+    came: BTreeMap<Key, Revision>,
     /// Whether somebody may be before them.
     is_headless: bool,
 }
@@ -104,16 +104,14 @@ impl View {
 
     /// What is known before anything was read.
     fn believed(group: &Group, known: Neighbours, begun: Revision) -> Self {
-        let Neighbours { between, places: entries, .. } = known;
-        let came = |key: Key| entries.get(&key).map(|entry| (key.clone(), entry.created));
-        let between = between.into_iter().filter_map(came).collect();
-        let places = Snapshot { revision: begun, entries };
+        let places = Snapshot { revision: begun, entries: known.places };
+        let came = places.entries.iter().map(|(key, entry)| (key.clone(), entry.created)).collect();
         let queue = Queue::of_head(&places, &Snapshot::default());
         Self {
             documents: Snapshot { revision: begun, ..Snapshot::default() },
             queues: BTreeMap::from([(group.clone(), queue)]),
             far_behind: BTreeSet::new(),
-            believed: Some(Believed { between, is_headless: true }),
+            believed: Some(Believed { came, is_headless: true }),
             after: begun,
         }
     }
@@ -298,7 +296,7 @@ impl Waiter {
         let Some(queue) = view.queues.get(group) else { return Ok(()) };
         let took_its_turn = |machine: &MachineId| {
             let place = self.locks.keys().waiter(group, machine);
-            believed.between.get(&place).copied().filter(|_| !queue.has(&place))
+            believed.came.get(&place).copied().filter(|_| !queue.has(&place))
         };
         if semaphore.max() == 1
             && let Some(came) = semaphore.holders().iter().find_map(took_its_turn)

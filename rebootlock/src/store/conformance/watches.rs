@@ -187,6 +187,34 @@ pub(super) async fn a_watch_from_now_tells_when_it_began_and_what_came_after(pla
     tokio::join!(read, write);
 }
 
+pub(super) async fn a_watch_of_one_key_tells_of_no_other(place: Place<'_>) {
+    let (writer, reader) = (place.open(), place.open());
+    let (key, longer) = (place.key("k"), place.key("k/below"));
+    let after = put(&*writer, &key, "1").await;
+    // With and without somebody in the same process who watches more than that.
+    let mut apart = reader.watch(&Span::Only(key.clone()), after);
+    let mut around = reader.watch_from_now(&[Span::Below(place.key(""))]);
+    let Some(Event::Lost { revision: began }) = around.next().await else {
+        panic!("a watch from now begins with its moment")
+    };
+    let mut within = reader.watch(&Span::Only(key.clone()), began);
+    put(&*writer, &longer, "1").await;
+    let (second, text) = (put(&*writer, &key, "2").await, Some("2".to_owned()));
+    changes(&mut around, 2).await;
+    let mut late = reader.watch(&Span::Only(key.clone()), began);
+    put(&*writer, &longer, "2").await;
+    let gone = win(&*writer, Txn::new().delete(key.clone())).await;
+    let expected = [(key.clone(), text, second), (key.clone(), None, gone)];
+    for watch in [&mut apart, &mut within, &mut late] {
+        assert_eq!(changes(watch, 2).await, expected);
+    }
+    drop(around);
+    let last = put(&*writer, &key, "3").await;
+    for watch in [&mut apart, &mut within, &mut late] {
+        assert_eq!(changes(watch, 1).await, [(key.clone(), Some("3".to_owned()), last)]);
+    }
+}
+
 pub(super) async fn who_watches_the_same_from_now_on_is_told_the_same(place: Place<'_>) {
     let (writer, reader) = (place.open(), place.open());
     let key = place.key("k");

@@ -19,8 +19,15 @@ const QUIET_FOR: Duration = Duration::from_secs(10);
 /// How long it may take to say so.
 const PROGRESS_WITHIN: Duration = Duration::from_secs(5);
 
-pub(super) fn open(cluster: Arc<Cluster>, span: Span, after: Revision) -> Watch {
-    feed::start(|events| Feeder::of(cluster, vec![span], Some(after), events))
+pub(super) fn open(
+    cluster: Arc<Cluster>,
+    watches: &SharedWatches,
+    span: Span,
+    after: Revision,
+) -> Watch {
+    feed::start(watches, &span, after, |events| {
+        Feeder::of(cluster, vec![span.clone()], Some(after), events)
+    })
 }
 
 /// Several spans: it is the stream that costs, so they share one.
@@ -261,6 +268,7 @@ impl Feeder {
             None => WatchOptions::new(),
         };
         match &self.spans[n] {
+            Span::Only(_) => options,
             Span::Below(_) => options.with_prefix(),
             Span::Between(_, end) => options.with_range(end.as_str()),
         }
@@ -300,6 +308,7 @@ impl Feeder {
     fn glance(&self) -> GetOptions {
         let options = GetOptions::new().with_keys_only().with_limit(1);
         match self.spans.first() {
+            Some(Span::Only(_)) => options,
             Some(Span::Between(_, end)) => options.with_range(end.as_str()),
             _ => options.with_prefix(),
         }

@@ -22,8 +22,15 @@ const PATIENCE: Duration = Duration::from_secs(3 * HEARTBEAT_SECS);
 /// A value and its key are far shorter.
 const MAX_LINE_BYTES: usize = 64 << 20;
 
-pub(super) fn open(cluster: Arc<Cluster>, span: Span, after: Revision) -> Watch {
-    feed::start(|events| Feeder::of(cluster, vec![span], Some(after), events))
+pub(super) fn open(
+    cluster: Arc<Cluster>,
+    watches: &SharedWatches,
+    span: Span,
+    after: Revision,
+) -> Watch {
+    feed::start(watches, &span, after, |events| {
+        Feeder::of(cluster, vec![span.clone()], Some(after), events)
+    })
 }
 
 /// Several spans: it is the connection that costs, so they share one.

@@ -207,6 +207,8 @@ pub struct Watch {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Keys {
+    /// This one.
+    Only(String),
     /// All that begin with this one.
     Below(String),
     /// From the first, and up to but without the second.
@@ -310,6 +312,7 @@ impl From<Select> for store::Select {
 impl From<&Span> for Keys {
     fn from(span: &Span) -> Self {
         match span {
+            Span::Only(key) => Self::Only(key.to_string()),
             Span::Below(prefix) => Self::Below(prefix.to_string()),
             Span::Between(first, end) => Self::Between(first.to_string(), end.to_string()),
         }
@@ -319,6 +322,7 @@ impl From<&Span> for Keys {
 impl From<Keys> for Span {
     fn from(keys: Keys) -> Self {
         match keys {
+            Keys::Only(key) => Self::Only(Key::new(key)),
             Keys::Below(prefix) => Self::Below(Key::new(prefix)),
             Keys::Between(first, end) => Self::Between(Key::new(first), Key::new(end)),
         }

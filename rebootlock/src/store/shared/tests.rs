@@ -4,9 +4,13 @@ use super::*;
 use crate::store::{Entry, Key};
 
 fn changed(revision: u64) -> Event {
+    changed_in("a/k", revision)
+}
+
+fn changed_in(key: &str, revision: u64) -> Event {
     let revision = Revision(revision);
     let entry = Entry { value: Vec::new(), modified: revision, created: revision };
-    Event::Changed { key: Key::new("k"), entry: Some(entry), revision }
+    Event::Changed { key: Key::new(key), entry: Some(entry), revision }
 }
 
 fn lost(revision: u64) -> Event {
@@ -35,6 +39,10 @@ impl Store {
                 drop(alive);
             }))
         })
+    }
+
+    fn part(&self, key: &str, after: u64) -> Option<Watch> {
+        self.watches.part(&Span::Only(Key::new(key)), Revision(after))
     }
 
     fn tell(&self, event: Event) {
@@ -155,4 +163,109 @@ async fn those_that_have_ended_are_not_kept_in_mind() {
     drop(store.watch("kept/"));
     assert_eq!(store.opened.len(), 1001);
     drop(kept);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_watches_one_key_of_those_that_another_watches_is_told_of_that_one() {
+    let mut store = Store::default();
+    assert!(store.part("a/k", 5).is_none());
+    let mut around = store.watch("a/");
+    // It has yet to begin.
+    assert!(store.part("a/k", 5).is_none());
+    store.tell(lost(5));
+    let (mut one, mut same) = (store.part("a/k", 5).unwrap(), store.part("a/k", 5).unwrap());
+    assert!(store.part("b/k", 5).is_none());
+    assert!(store.watches.part(&Span::Below(Key::new("a/k")), Revision(5)).is_none());
+    store.tell(changed(6));
+    store.tell(changed_in("a/k/below", 7));
+    store.tell(changed_in("a/l", 7));
+    store.tell(changed(8));
+    assert_eq!(told(&mut one).await, [changed(6), changed(8)]);
+    assert_eq!(told(&mut same).await, [changed(6), changed(8)]);
+    assert_eq!(told(&mut around).await.len(), 5);
+    assert_eq!(store.opened.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_watches_one_key_is_told_all_that_came_after_it_looked_and_nothing_else() {
+    let mut store = Store::default();
+    let _around = store.watch("a/");
+    store.tell(lost(5));
+    store.tell(changed(6));
+    store.tell(changed_in("a/l", 7));
+    store.tell(changed(8));
+    let parts = [(5, vec![changed(6), changed(8)]), (6, vec![changed(8)]), (8, vec![])];
+    for (after, expected) in parts {
+        assert_eq!(told(&mut store.part("a/k", after).unwrap()).await, expected, "after {after}");
+    }
+    // What it looked at was newer than what the watch has told.
+    let mut ahead = store.part("a/k", 10).unwrap();
+    store.tell(changed(9));
+    store.tell(changed(10));
+    store.tell(changed(11));
+    assert_eq!(told(&mut ahead).await, [changed(11)]);
+    // Of what came before the watch began, and of what is too long ago, nothing is known.
+    assert!(store.part("a/k", 4).is_none());
+    for revision in 12..12 + Watch::BUFFER as u64 {
+        store.tell(changed_in("a/l", revision));
+    }
+    assert!(store.part("a/k", 10).is_none());
+    assert_eq!(told(&mut store.part("a/k", 11).unwrap()).await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_watches_one_key_is_told_of_gaps_too() {
+    let mut store = Store::default();
+    let mut around = store.watch("a/");
+    store.tell(lost(5));
+    let mut one = store.part("a/k", 5).unwrap();
+    store.tell(interrupted());
+    assert!(store.part("a/k", 5).is_none());
+    store.tell(Event::Resumed);
+    store.tell(changed(6));
+    // The store was set back.
+    store.tell(lost(2));
+    store.tell(changed(3));
+    let expected = [interrupted(), Event::Resumed, changed(6), lost(2), changed(3)];
+    assert_eq!(told(&mut one).await, expected);
+    assert_eq!(told(&mut around).await.len(), 6);
+    assert!(store.part("a/k", 1).is_none());
+    assert_eq!(told(&mut store.part("a/k", 2).unwrap()).await, [changed(3)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_watches_one_key_too_slowly_is_told_to_read_it_again() {
+    let mut store = Store::default();
+    let mut around = store.watch("a/");
+    store.tell(lost(0));
+    let mut slow = store.part("a/k", 0).unwrap();
+    let last = 2 * Watch::BUFFER as u64;
+    for revision in 1..=last {
+        store.tell(changed(revision));
+        while around.next().await != Some(changed(revision)) {}
+    }
+    let heard = told(&mut slow).await;
+    assert_eq!(heard.len(), Watch::BUFFER + 1);
+    assert_eq!((&heard[0], heard.last().unwrap()), (&changed(1), &lost(last)));
+    store.tell(changed(last + 1));
+    assert_eq!(told(&mut slow).await, [changed(last + 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_watches_one_key_keeps_the_watch_around_it_and_leaves_nothing_behind() {
+    let mut store = Store::default();
+    let around = store.watch("a/");
+    store.tell(lost(5));
+    let (mut stays, leaves) = (store.part("a/k", 5).unwrap(), store.part("a/l", 5).unwrap());
+    drop((around, leaves));
+    store.tell(changed(6));
+    store.tell(changed_in("a/l", 7));
+    assert_eq!(told(&mut stays).await, [changed(6)]);
+    assert_eq!(store.opened[0].0.now().parts.listened_to(), [Key::new("a/k")]);
+    drop(stays);
+    assert!(store.opened[0].0.now().parts.listened_to().is_empty());
+    while store.opened[0].1.strong_count() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(store.part("a/k", 7).is_none());
 }
