@@ -60,20 +60,30 @@ struct Options {
     markdown: bool,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let options = Options::parse();
-    let ended = tokio::select! {
-        ended = run(&options) => ended,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-    };
-    match ended {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.enable_all().worker_threads(workers()).build();
+    let measured = runtime.map_err(Into::into).and_then(|runtime| {
+        runtime.block_on(async {
+            tokio::select! {
+                ended = run(&options) => ended,
+                _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+            }
+        })
+    });
+    match measured {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Half of the processors, as the gateway has: the other half is for what is measured.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |processors| processors.get().div_ceil(2))
 }
 
 async fn run(options: &Options) -> Result<()> {
