@@ -21,7 +21,7 @@ const ETCD_PORT: u16 = 2379;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Endpoint {
-    /// `http(s)://host:port`.
+    /// `http(s)://host:port`, or without the port, which is then etcd's own.
     Etcd(String),
     /// `gateway+http(s)://host:port`, kept without `gateway+`.
     Gateway(String),
@@ -96,17 +96,16 @@ impl FromStr for Endpoint {
         if host.is_empty() || host.contains(char::is_whitespace) {
             return Err(invalid("has no host or no valid port"));
         }
-        let url = url.trim_end_matches('/');
-        if is_gateway {
-            // Web servers have ports that go without saying.
-            return Ok(Self::Gateway(url.to_owned()));
-        }
-        Ok(Self::Etcd(if authority == host {
-            format!("{url}:{ETCD_PORT}")
-        } else {
-            url.to_owned()
-        }))
+        let url = url.trim_end_matches('/').to_owned();
+        // Web servers have ports that go without saying.
+        Ok(if is_gateway { Self::Gateway(url) } else { Self::Etcd(url) })
     }
+}
+
+/// The URL with etcd's port, if it has none.
+pub(super) fn with_etcd_port(url: &str) -> String {
+    let has_port = url.parse::<Uri>().is_ok_and(|url| url.port().is_some());
+    if has_port { url.to_owned() } else { format!("{url}:{ETCD_PORT}") }
 }
 
 /// A web address, whole but for what is asked there.
@@ -150,7 +149,7 @@ impl TryFrom<String> for Endpoint {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Etcd(url) => f.write_str(url),
+            Self::Etcd(url) => f.write_str(&with_etcd_port(url)),
             Self::Gateway(url) => write!(f, "gateway+{url}"),
             Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
             Self::Memory => f.write_str("memory:"),
@@ -162,7 +161,7 @@ impl fmt::Display for Endpoint {
 /// How to reach the etcd that `settings` describe, if that is where they lead.
 pub fn etcd_options(settings: &StoreSettings) -> Option<EtcdOptions> {
     let etcd = |endpoint: &Endpoint| match endpoint {
-        Endpoint::Etcd(url) => Some(url.clone()),
+        Endpoint::Etcd(url) => Some(with_etcd_port(url)),
         _ => None,
     };
     Some(EtcdOptions {
