@@ -299,8 +299,8 @@ pub enum Event {
         /// When.
         revision: Revision,
     },
-    /// Changes may have been missed for good (the store compacted them away): read everything
-    /// again, and take what comes after as changes since `revision`.
+    /// Changes may have been missed for good (the store compacted them away, or this was read too slowly):
+    /// read everything again, and take what comes after as changes since `revision`.
     Lost {
         /// Nothing after it was missed.
         revision: Revision,
@@ -330,7 +330,8 @@ enum Source {
 }
 
 impl Watch {
-    /// How many events wait for a slow reader before the feeder waits for it.
+    /// How many events wait for a slow reader. Then the feeder waits for it, or, if others are told the same,
+    /// goes on without it.
     pub const BUFFER: usize = 64;
 
     /// A watch fed by `feeder` through the other end of `events`.
@@ -355,7 +356,8 @@ impl Watch {
         }
     }
 
-    /// Since when everything has been told, if others in this process had it opened before.
+    /// Since when everything has been told, of one from now on that others in this process may have opened
+    /// before.
     pub fn told_since(&self) -> Option<Instant> {
         match &self.0 {
             Source::Own { .. } | Source::Part(_) => None,

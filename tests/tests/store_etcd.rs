@@ -6,10 +6,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rebootlock::id::MachineId;
+use rebootlock::keys::Keyspace;
+use rebootlock::lock::{Acquired, Ended, LockManager, Release};
+use rebootlock::record::{Claim, Via};
 use rebootlock::store::{
     Commit, EtcdOptions, EtcdStore, Event, Key, Revision, Select, SharedStore, Span, Store,
     StoreError, Txn, Watch, conformance,
 };
+use rebootlock::wait::{self, Obstacle, WaitOptions, Waiting};
 use rebootlock_tests::etcd::{EtcdCluster, EtcdSetup, system, versions};
 use rebootlock_tests::pki::Pki;
 use rebootlock_tests::prometheus::http_get;
@@ -227,6 +232,63 @@ async fn who_watches_one_key_within_what_its_process_watches_costs_nothing() {
     until_watched(&etcd, 1).await;
     drop((around, watches));
     until_watched(&etcd, 0).await;
+}
+
+/// Many wait in one process, and the store is away for so long that all of them look for themselves.
+#[tokio::test]
+async fn those_who_wait_in_one_process_share_a_watch_again_after_the_store_was_away() {
+    const MACHINES: usize = 12;
+    let mut etcd = start().await;
+    let prefix = Keyspace::default();
+    let locks = LockManager::new(Arc::new(store(etcd.endpoints())), prefix.clone());
+    let elsewhere = LockManager::new(Arc::new(store(etcd.endpoints())), prefix);
+    let claim = |name: &str| Claim::new(MachineId::new(name).unwrap(), [], Via::Agent);
+    let release = async |claim: &Claim| {
+        let release = Release::of(claim.token, Ended::GivenBack);
+        elsewhere.release(claim.groups(), &claim.machine, &release).await.unwrap();
+    };
+    let mut before = claim("holder");
+    elsewhere.acquire(&before).await.unwrap();
+    let lease = Duration::from_secs(60);
+    let options = WaitOptions { lease, poll: Duration::from_secs(2) };
+    let mut line = Vec::new();
+    for n in 0..MACHINES {
+        let claim = claim(&format!("m{n}"));
+        let mut waiting = Waiting::start(locks.clone(), claim.clone(), options.clone());
+        while !matches!(waiting.obstacle(), Obstacle::Queued { .. }) {
+            waiting.changed().await;
+        }
+        line.push((claim, waiting));
+    }
+    etcd.members[0].stop().await.unwrap();
+    // Not only were they told, but each has looked for itself.
+    let has_looked =
+        |obstacle| matches!(obstacle, Obstacle::Failing { why, .. } if why.contains("looking at"));
+    for (_, waiting) in &mut line {
+        while !has_looked(waiting.obstacle()) {
+            waiting.changed().await;
+        }
+    }
+    etcd.members[0].spawn().unwrap();
+    etcd.wait_ready().await.unwrap();
+    for (_, waiting) in &mut line {
+        while !matches!(waiting.obstacle(), Obstacle::Queued { .. }) {
+            waiting.changed().await;
+        }
+    }
+    // Those at the head watch what hardly ever changes too, each its own holds.
+    let of_the_head = 1 + 3 * wait::FRONT as u64;
+    eventually(async || match watched(&etcd).await? {
+        now if now <= of_the_head => Ok(()),
+        now => Err(StoreError::Unavailable(format!("{now} are watched"))),
+    })
+    .await;
+    for (claim, mut waiting) in line {
+        release(&before).await;
+        let granted = tokio::time::timeout(BACK_WITHIN, waiting.granted()).await;
+        assert_eq!(granted, Ok(Acquired::Granted), "{}", claim.machine);
+        before = claim;
+    }
 }
 
 async fn until_watched(etcd: &EtcdCluster, count: u64) {

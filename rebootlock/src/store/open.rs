@@ -104,8 +104,8 @@ impl FromStr for Endpoint {
 
 /// The URL with etcd's port, if it has none.
 pub(super) fn with_etcd_port(url: &str) -> String {
-    let has_port = url.parse::<Uri>().is_ok_and(|url| url.port().is_some());
-    if has_port { url.to_owned() } else { format!("{url}:{ETCD_PORT}") }
+    let has_no_port = url.parse::<Uri>().is_ok_and(|url| url.port().is_none());
+    if has_no_port { format!("{url}:{ETCD_PORT}") } else { url.to_owned() }
 }
 
 /// A web address, whole but for what is asked there.
@@ -234,6 +234,7 @@ mod tests {
             ("http://[::1]:2379", "http://[::1]:2379"),
             ("http://etcd", "http://etcd:2379"),
             ("http://[::1]", "http://[::1]:2379"),
+            ("http://bücher:2379", "http://bücher:2379"),
             ("gateway+https://gw.example", "gateway+https://gw.example"),
             ("gateway+http://127.0.0.1:9090/", "gateway+http://127.0.0.1:9090"),
             ("sqlite:/var/lib/rebootlock.db", "sqlite:/var/lib/rebootlock.db"),

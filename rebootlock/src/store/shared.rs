@@ -60,16 +60,20 @@ impl SharedWatches {
     }
 
     /// The watch of the one key that `span` is, after `after`, if somebody watches more than that and
-    /// has been told all that came since.
+    /// has been told all that came since. Of several the narrowest, as it lasts for as long as this one.
+    ///
+    /// Only those of one span: they go on where they were interrupted, while others begin anew.
     pub(super) fn part(&self, span: &Span, after: Revision) -> Option<Watch> {
         let Span::Only(key) = span else { return None };
         let opened = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let around = opened.sources.iter().filter(|(spans, _)| match spans.as_slice() {
-            [span] => span.contains(key),
-            _ => false,
+        let around = opened.sources.iter().filter_map(|(spans, source)| match spans.as_slice() {
+            [span] if span.contains(key) => Some((span.first(), source.upgrade()?)),
+            _ => None,
         });
-        let mut around = around.filter_map(|(_, source)| source.upgrade());
-        around.find_map(|source| Part::of(source, key.clone(), after)).map(Watch::part)
+        let mut around: Vec<_> = around.collect();
+        around.sort_by(|(first, _), (second, _)| second.cmp(first));
+        let mut around = around.into_iter();
+        around.find_map(|(_, source)| Part::of(source, key.clone(), after)).map(Watch::part)
     }
 }
 

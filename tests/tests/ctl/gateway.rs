@@ -6,7 +6,7 @@ use rebootlock_tests::etcd::{EtcdSetup, system};
 use rebootlock_tests::gateway::Gateway;
 use rebootlock_tests::machine::Machine;
 use rebootlock_tests::process::Signal;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::operator::{Operator, SOON, semaphore};
 use crate::slots::with_forgotten;
@@ -63,6 +63,43 @@ async fn every_command_works_by_either_url() {
         let found = format!("ok    {}: rebootlock-gateway ", gateway.url());
         assert!(doctor.out.contains(&found), "{doctor:?}");
     }
+}
+
+/// At the port of web servers, on an address of this computer that has nothing else.
+async fn at_port_80(gateway: &Gateway) -> Option<String> {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let address = format!("127.80.{high}.{}", low.clamp(1, 254));
+    let listener = match TcpListener::bind((address.as_str(), 80)).await {
+        Ok(listener) => listener,
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return None,
+        Err(error) => panic!("{address}:80: {error}"),
+    };
+    let port = gateway.port();
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(("127.0.0.1", port)).await?;
+                tokio::io::copy_bidirectional(&mut near, &mut far).await
+            });
+        }
+    });
+    Some(address)
+}
+
+#[tokio::test]
+async fn a_url_without_a_port_finds_a_gateway_where_no_etcd_listens() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = gateway(&dir).await;
+    let Some(address) = at_port_80(&gateway).await else {
+        eprintln!("*** NOT TESTED: a gateway at port 80, where this user may not listen ***");
+        return;
+    };
+    let op = by(&gateway, "operator", format!("http://{address}"));
+    op.ctl("lock web-1").await.ok();
+    assert!(op.ctl("status").await.ok().out.contains("web-1"));
+    // As soon as anything listens at etcd's port it is an etcd.
+    let _etcd = TcpListener::bind((address.as_str(), 2379)).await.unwrap();
+    op.ctl("status").await.failed(2, &["a token_file is for gateways only", "gateway+https://"]);
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::wire;
@@ -20,9 +21,6 @@ use crate::store::{Endpoint, Result, StoreError};
 
 /// After so long it is left to the etcd client, which says what is wrong.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// How long an etcd has to answer at its own port once a gateway did at that of a web server.
-const GRACE: Duration = Duration::from_millis(250);
 
 /// Where etcds are.
 const ETCD_PORT: &str = ":2379";
@@ -44,8 +42,8 @@ enum Answers {
 /// Makes gateways out of those endpoints of `settings` that are written as an etcd's and turn out to
 /// be gateways. All are asked at once and the first that knows what it is speaks for all. No
 /// passwords and no tokens are sent. Where nobody answers, they stay what they are, and so do those
-/// that are written with etcd's own port. One without a port is an etcd at that port, or else a gateway at
-/// the port of web servers.
+/// that are written with etcd's own port. A single one without a port is an etcd at that port or, if nobody
+/// listens there, a gateway at the port of web servers.
 ///
 /// # Errors
 /// [`StoreError::Broken`] if what answers is neither.
@@ -69,7 +67,7 @@ pub async fn recognise(settings: &mut StoreSettings) -> Result<()> {
     };
     let access = Access { ca_file: settings.ca_file.clone(), certificate, ..Access::default() };
     let mut asked: FuturesUnordered<_> =
-        urls.iter().map(|url| ask_as_written(url, &access)).collect();
+        urls.iter().map(|url| ask_as_written(url, &access, urls.len() == 1)).collect();
     let answers = async {
         let mut neither = None;
         while let Some(answer) = asked.next().await {
@@ -94,36 +92,29 @@ pub async fn recognise(settings: &mut StoreSettings) -> Result<()> {
     }
 }
 
-async fn ask_as_written<'a>(url: &'a str, access: &Access) -> Option<(&'a str, Answers)> {
+/// One without a port is an etcd at etcd's port, and asked nothing, unless nobody listens there.
+async fn ask_as_written<'a>(
+    url: &'a str,
+    access: &Access,
+    alone: bool,
+) -> Option<(&'a str, Answers)> {
     let at_etcds_port = with_etcd_port(url);
     if at_etcds_port == url {
         return ask(url, access).await;
     }
-    let answers = either(ask(&at_etcds_port, access), ask(url, access)).await;
-    answers.map(|answers| (url, answers))
+    if !alone || !is_refused(&at_etcds_port).await {
+        return Some((url, Answers::Etcd));
+    }
+    // Whatever else is at the port of web servers says nothing.
+    ask(url, access).await.filter(|(_, answers)| *answers == Answers::Gateway)
 }
 
-/// Who answers at the port of an etcd, or else at that of a web server, if it is a gateway: what else is on
-/// such a host says nothing.
-async fn either<'a>(
-    at_etcds_port: impl Future<Output = Option<(&'a str, Answers)>>,
-    at_webs_port: impl Future<Output = Option<(&'a str, Answers)>>,
-) -> Option<Answers> {
-    let is_etcd = async { Some(at_etcds_port.await?.1).filter(|it| *it == Answers::Etcd) };
-    let is_gateway = async { Some(at_webs_port.await?.1).filter(|it| *it == Answers::Gateway) };
-    tokio::pin!(is_etcd, is_gateway);
-    tokio::select! {
-        biased;
-        etcd = &mut is_etcd => match etcd {
-            Some(etcd) => Some(etcd),
-            None => is_gateway.await,
-        },
-        gateway = &mut is_gateway => {
-            let patience = if gateway.is_some() { GRACE } else { PATIENCE };
-            let etcd = tokio::time::timeout(patience, is_etcd).await.ok().flatten();
-            etcd.or(gateway)
-        }
-    }
+/// Whether the host is there and certainly has nothing at this port.
+async fn is_refused(url: &str) -> bool {
+    let Ok(uri) = url.parse::<Uri>() else { return false };
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let connected = TcpStream::connect((host, uri.port_u16().unwrap_or_default())).await;
+    connected.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 async fn ask<'a>(url: &'a str, access: &Access) -> Option<(&'a str, Answers)> {
@@ -163,45 +154,19 @@ async fn get(
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
-    use tokio::time::sleep;
+    use tokio::net::TcpListener;
 
     use super::*;
 
-    /// Answers after so many milliseconds.
-    async fn says(after: u64, answers: Option<Answers>) -> Option<(&'static str, Answers)> {
-        sleep(Duration::from_millis(after)).await;
-        answers.map(|answers| ("http://host", answers))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_host_without_a_port_is_an_etcd_or_else_a_gateway() {
-        let neither = || Some(Answers::Neither(StatusCode::NOT_FOUND));
-        let (etcd, gateway) = (|| Some(Answers::Etcd), || Some(Answers::Gateway));
-        let never = 3_600_000;
-        for (at_etcds_port, at_webs_port, expected, within) in [
-            ((5, etcd()), (never, None), etcd(), 5),
-            ((5, None), (9, gateway()), gateway(), 9),
-            ((9, None), (5, gateway()), gateway(), 9),
-            // On the same host. The etcd is slower, or much slower, or kept out by a firewall.
-            ((9, etcd()), (5, gateway()), etcd(), 9),
-            ((200, etcd()), (5, gateway()), etcd(), 200),
-            ((never, None), (5, gateway()), gateway(), 255),
-            // Web pages are no reason to believe anything.
-            ((9, etcd()), (5, neither()), etcd(), 9),
-            ((9, None), (5, neither()), None, 9),
-            ((9, neither()), (5, gateway()), gateway(), 9),
-            ((5, None), (9, None), None, 9),
-            ((never, None), (5, None), None, 2005),
-        ] {
-            let case = format!("{at_etcds_port:?} {at_webs_port:?}");
-            let began = tokio::time::Instant::now();
-            let found = either(
-                says(at_etcds_port.0, at_etcds_port.1),
-                says(at_webs_port.0, at_webs_port.1),
-            );
-            assert_eq!(found.await, expected, "{case}");
-            assert_eq!(began.elapsed().as_millis(), within, "{case}");
-        }
+    #[tokio::test]
+    async fn a_port_is_refused_only_if_nobody_listens_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        assert!(!is_refused(&url).await);
+        drop(listener);
+        assert!(is_refused(&url).await);
+        assert!(!is_refused("http://no host").await);
     }
 }

@@ -8,14 +8,51 @@ use tokio::sync::mpsc;
 use super::{Now, Source};
 use crate::store::{Event, Key, Revision, Watch};
 
+/// How much of what was told last is kept, in bytes of keys and values.
+const MOST_KEPT: usize = 64 << 10;
+
 /// Of one shared watch.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
-    listeners: BTreeMap<Key, Vec<Listener>>,
-    /// What was told last, for who has read before it came.
-    recent: VecDeque<(Key, Revision, Event)>,
+    /// By number.
+    listeners: BTreeMap<Key, BTreeMap<u64, Listener>>,
+    last_number: u64,
+    recent: Recent,
+}
+
+/// What was told last, for who has read before it came.
+#[derive(Debug, Default)]
+struct Recent {
+    changes: VecDeque<(Key, Revision, Event)>,
+    /// Of all of them.
+    bytes: usize,
     /// All that was told after this revision is in there.
-    recent_after: Revision,
+    after: Revision,
+}
+
+impl Recent {
+    fn add(&mut self, key: &Key, revision: Revision, event: &Event) {
+        self.changes.push_back((key.clone(), revision, event.clone()));
+        self.bytes += size(event);
+        while self.changes.len() > Watch::BUFFER || self.bytes > MOST_KEPT {
+            let Some((_, oldest, event)) = self.changes.pop_front() else { break };
+            self.after = oldest;
+            self.bytes -= size(&event);
+        }
+    }
+
+    fn clear(&mut self, after: Revision) {
+        *self = Self { after, ..Self::default() };
+    }
+}
+
+fn size(event: &Event) -> usize {
+    match event {
+        Event::Changed { key, entry, .. } => {
+            key.as_str().len() + entry.as_ref().map_or(0, |entry| entry.value.len())
+        }
+        _ => 0,
+    }
 }
 
 #[derive(Debug)]
@@ -36,14 +73,13 @@ impl Parts {
     pub(super) fn tell(&mut self, event: &Event) {
         match event {
             Event::Changed { key, revision, .. } => {
-                self.remember(key, *revision, event);
+                self.recent.add(key, *revision, event);
                 if let Some(listeners) = self.listeners.get_mut(key) {
-                    listeners.retain(|one| *revision <= one.after || one.tell(event.clone()));
+                    listeners.retain(|_, one| *revision <= one.after || one.tell(event.clone()));
                 }
             }
             Event::Lost { revision } => {
-                self.recent.clear();
-                self.recent_after = *revision;
+                self.recent.clear(*revision);
                 self.tell_all(event, |one| one.after = *revision);
             }
             Event::Interrupted { .. } | Event::Resumed => self.tell_all(event, |_| {}),
@@ -52,46 +88,46 @@ impl Parts {
 
     fn tell_all(&mut self, event: &Event, with: impl Fn(&mut Listener)) {
         for listeners in self.listeners.values_mut() {
-            listeners.retain_mut(|one| {
+            listeners.retain(|_, one| {
                 with(one);
                 one.tell(event.clone())
             });
         }
     }
 
-    fn remember(&mut self, key: &Key, revision: Revision, event: &Event) {
-        if self.recent.len() == Watch::BUFFER
-            && let Some((_, oldest, _)) = self.recent.pop_front()
-        {
-            self.recent_after = oldest;
+    /// From now on `key` is listened to, and from before as far as that came after `after`, and that
+    /// nothing can be told, if so. Also the number of who listens.
+    fn listen(
+        &mut self,
+        key: &Key,
+        after: Revision,
+        interrupted: Option<&String>,
+    ) -> (mpsc::Receiver<Event>, u64) {
+        // All that is kept, and one more.
+        let (events, receiver) = mpsc::channel(Watch::BUFFER + 1);
+        let listener = Listener { after, events };
+        let past = self.recent.changes.iter().filter(|(of, at, _)| of == key && *at > after);
+        let past = past.map(|(_, _, event)| event.clone());
+        let interrupted = interrupted.map(|reason| Event::Interrupted { reason: reason.clone() });
+        self.last_number += 1;
+        if past.chain(interrupted).all(|event| listener.tell(event)) {
+            self.listeners.entry(key.clone()).or_default().insert(self.last_number, listener);
         }
-        self.recent.push_back((key.clone(), revision, event.clone()));
+        (receiver, self.last_number)
     }
 
-    /// From now on `key` is listened to, and from before as far as that came after `after`.
-    fn listen(&mut self, key: &Key, after: Revision) -> mpsc::Receiver<Event> {
-        let (events, receiver) = mpsc::channel(Watch::BUFFER);
-        let listener = Listener { after, events };
-        let mut past = self.recent.iter().filter(|(of, at, _)| of == key && *at > after);
-        if past.all(|(_, _, event)| listener.tell(event.clone())) {
-            self.listeners.entry(key.clone()).or_default().push(listener);
+    fn forget(&mut self, key: &Key, number: u64) {
+        if let Some(listeners) = self.listeners.get_mut(key) {
+            listeners.remove(&number);
+            if listeners.is_empty() {
+                self.listeners.remove(key);
+            }
         }
-        receiver
     }
 
     #[cfg(test)]
     pub(super) fn listened_to(&self) -> Vec<Key> {
         self.listeners.keys().cloned().collect()
-    }
-
-    /// Forgets those of `key` who have gone.
-    fn forget(&mut self, key: &Key) {
-        if let Some(listeners) = self.listeners.get_mut(key) {
-            listeners.retain(|one| !one.events.is_closed());
-            if listeners.is_empty() {
-                self.listeners.remove(key);
-            }
-        }
     }
 }
 
@@ -99,6 +135,7 @@ impl Parts {
 #[derive(Debug)]
 pub(in crate::store) struct Part {
     key: Key,
+    number: u64,
     events: mpsc::Receiver<Event>,
     source: Arc<Source>,
 }
@@ -107,13 +144,13 @@ impl Part {
     /// `None`: not all that came after `after` is known there.
     pub(super) fn of(source: Arc<Source>, key: Key, after: Revision) -> Option<Self> {
         let mut now = source.channel.now();
-        let is_told = now.told.is_some() && now.interrupted.is_none();
-        if !is_told || after < now.parts.recent_after {
+        let Now { told: Some(_), interrupted, parts } = &mut *now else { return None };
+        if after < parts.recent.after {
             return None;
         }
-        let events = now.parts.listen(&key, after);
+        let (events, number) = parts.listen(&key, after, interrupted.as_ref());
         drop(now);
-        Some(Self { key, events, source })
+        Some(Self { key, number, events, source })
     }
 
     /// See [`Watch::next`].
@@ -123,15 +160,14 @@ impl Part {
         }
         // It read too slowly, and others do not wait for it.
         let mut now = self.source.channel.now();
-        let Now { told: Some((revision, _)), parts, .. } = &mut *now else { return None };
-        self.events = parts.listen(&self.key, *revision);
+        let Now { told: Some((revision, _)), interrupted, parts } = &mut *now else { return None };
+        (self.events, self.number) = parts.listen(&self.key, *revision, interrupted.as_ref());
         Some(Event::Lost { revision: *revision })
     }
 }
 
 impl Drop for Part {
     fn drop(&mut self) {
-        self.events.close();
-        self.source.channel.now().parts.forget(&self.key);
+        self.source.channel.now().parts.forget(&self.key, self.number);
     }
 }

@@ -220,7 +220,7 @@ async fn who_watches_one_key_is_told_of_gaps_too() {
     store.tell(lost(5));
     let mut one = store.part("a/k", 5).unwrap();
     store.tell(interrupted());
-    assert!(store.part("a/k", 5).is_none());
+    let mut meanwhile = store.part("a/k", 5).unwrap();
     store.tell(Event::Resumed);
     store.tell(changed(6));
     // The store was set back.
@@ -228,6 +228,7 @@ async fn who_watches_one_key_is_told_of_gaps_too() {
     store.tell(changed(3));
     let expected = [interrupted(), Event::Resumed, changed(6), lost(2), changed(3)];
     assert_eq!(told(&mut one).await, expected);
+    assert_eq!(told(&mut meanwhile).await, expected);
     assert_eq!(told(&mut around).await.len(), 6);
     assert!(store.part("a/k", 1).is_none());
     assert_eq!(told(&mut store.part("a/k", 2).unwrap()).await, [changed(3)]);
@@ -245,7 +246,7 @@ async fn who_watches_one_key_too_slowly_is_told_to_read_it_again() {
         while around.next().await != Some(changed(revision)) {}
     }
     let heard = told(&mut slow).await;
-    assert_eq!(heard.len(), Watch::BUFFER + 1);
+    assert_eq!(heard.len(), Watch::BUFFER + 2);
     assert_eq!((&heard[0], heard.last().unwrap()), (&changed(1), &lost(last)));
     store.tell(changed(last + 1));
     assert_eq!(told(&mut slow).await, [changed(last + 1)]);
@@ -268,4 +269,36 @@ async fn who_watches_one_key_keeps_the_watch_around_it_and_leaves_nothing_behind
         tokio::task::yield_now().await;
     }
     assert!(store.part("a/k", 7).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_watches_one_key_takes_part_in_the_narrowest_watch_around_it() {
+    let mut store = Store::default();
+    let everything = store.watch("a/");
+    store.tell(lost(5));
+    let around = store.watch("a/b/");
+    store.tell(lost(5));
+    let mut one = store.part("a/b/k", 5).unwrap();
+    drop((everything, around));
+    while store.opened[0].1.strong_count() > 0 {
+        tokio::task::yield_now().await;
+    }
+    store.tell(changed_in("a/b/k", 6));
+    assert_eq!(told(&mut one).await, [changed_in("a/b/k", 6)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_large_values_few_are_kept_for_who_comes_later() {
+    let mut store = Store::default();
+    let _around = store.watch("a/");
+    store.tell(lost(5));
+    let large = |revision: u64| {
+        let at = Revision(revision);
+        let entry = Entry { value: vec![b'x'; 40 << 10], modified: at, created: at };
+        Event::Changed { key: Key::new("a/k"), entry: Some(entry), revision: at }
+    };
+    store.tell(large(6));
+    store.tell(large(7));
+    assert!(store.part("a/k", 5).is_none());
+    assert_eq!(told(&mut store.part("a/k", 6).unwrap()).await, [large(7)]);
 }
