@@ -23,7 +23,8 @@ pub(super) struct Parts {
 /// What was told last, for who has read before it came.
 #[derive(Debug, Default)]
 struct Recent {
-    changes: VecDeque<(Key, Revision, Event)>,
+    /// Nothing but changes.
+    changes: VecDeque<Event>,
     /// Of all of them.
     bytes: usize,
     /// All that was told after this revision is in there.
@@ -31,14 +32,24 @@ struct Recent {
 }
 
 impl Recent {
-    fn add(&mut self, key: &Key, revision: Revision, event: &Event) {
-        self.changes.push_back((key.clone(), revision, event.clone()));
-        self.bytes += size(event);
+    fn add(&mut self, change: &Event) {
+        self.changes.push_back(change.clone());
+        self.bytes += size(change);
         while self.changes.len() > Watch::BUFFER || self.bytes > MOST_KEPT {
-            let Some((_, oldest, event)) = self.changes.pop_front() else { break };
-            self.after = oldest;
-            self.bytes -= size(&event);
+            let Some(oldest) = self.changes.pop_front() else { break };
+            self.bytes -= size(&oldest);
+            if let Event::Changed { revision, .. } = oldest {
+                self.after = revision;
+            }
         }
+    }
+
+    /// Those of `key` that came after `after`.
+    fn of(&self, key: &Key, after: Revision) -> impl Iterator<Item = &Event> {
+        self.changes.iter().filter(move |event| match event {
+            Event::Changed { key: of, revision, .. } => of == key && *revision > after,
+            _ => false,
+        })
     }
 
     fn clear(&mut self, after: Revision) {
@@ -73,7 +84,7 @@ impl Parts {
     pub(super) fn tell(&mut self, event: &Event) {
         match event {
             Event::Changed { key, revision, .. } => {
-                self.recent.add(key, *revision, event);
+                self.recent.add(event);
                 if let Some(listeners) = self.listeners.get_mut(key) {
                     listeners.retain(|_, one| *revision <= one.after || one.tell(event.clone()));
                 }
@@ -106,8 +117,7 @@ impl Parts {
         // All that is kept, and one more.
         let (events, receiver) = mpsc::channel(Watch::BUFFER + 1);
         let listener = Listener { after, events };
-        let past = self.recent.changes.iter().filter(|(of, at, _)| of == key && *at > after);
-        let past = past.map(|(_, _, event)| event.clone());
+        let past = self.recent.of(key, after).cloned();
         let interrupted = interrupted.map(|reason| Event::Interrupted { reason: reason.clone() });
         self.last_number += 1;
         if past.chain(interrupted).all(|event| listener.tell(event)) {
