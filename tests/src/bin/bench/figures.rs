@@ -5,25 +5,23 @@ use std::time::Duration;
 /// Times of one thing done many times.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Times {
-    sorted: Vec<Duration>,
+    all: Vec<Duration>,
 }
 
 impl Times {
-    /// Adds one.
+    /// Adds one: in between what is measured, so no more is done about it here.
     pub(crate) fn add(&mut self, time: Duration) {
-        let at = self.sorted.partition_point(|other| *other < time);
-        self.sorted.insert(at, time);
+        self.all.push(time);
     }
 
     /// Adds all of them.
     pub(crate) fn join(&mut self, other: Self) {
-        self.sorted.extend(other.sorted);
-        self.sorted.sort_unstable();
+        self.all.extend(other.all);
     }
 
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
-        self.sorted.len()
+        self.all.len()
     }
 
     /// The one in the middle.
@@ -33,8 +31,10 @@ impl Times {
 
     /// The one that so many of a hundred do not exceed.
     pub(crate) fn percentile(&self, percent: usize) -> Duration {
-        let rank = (self.sorted.len() * percent).div_ceil(100).max(1);
-        self.sorted.get(rank - 1).copied().unwrap_or_default()
+        let mut sorted = self.all.clone();
+        sorted.sort_unstable();
+        let rank = (sorted.len() * percent).div_ceil(100).max(1);
+        sorted.get(rank - 1).copied().unwrap_or_default()
     }
 
     /// Cells: median, 99th percentile, how often, and how the median compares.

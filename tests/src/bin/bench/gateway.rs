@@ -18,15 +18,17 @@ use crate::latency;
 use crate::programs::resident_kib;
 use crate::rig::Rig;
 
-/// Connections at once, each of a machine of its own.
+/// Connections at once, each of a machine of its own, if nobody says how many.
 const CONNECTIONS: [usize; 4] = [1, 4, 16, 64];
 
-/// How long each part is measured, and how long it runs before that.
-const MEASURED: Duration = Duration::from_secs(5);
-const WARM_UP: Duration = Duration::from_millis(500);
+/// Cycles and reference take turns, so often and for so long: a shared machine may become slower or
+/// faster within seconds.
+const TURNS: usize = 11;
+const CYCLES: Duration = Duration::from_millis(500);
+const REFERENCE: Duration = Duration::from_millis(250);
 
-/// How long the reference is measured before and after each part.
-const REFERENCE: Duration = Duration::from_millis(1000);
+/// How long holders ask again.
+const REPEATED: Duration = Duration::from_secs(5);
 
 /// Longest time for the gateway to listen.
 const SOON: Duration = Duration::from_secs(20);
@@ -35,7 +37,12 @@ const SOON: Duration = Duration::from_secs(20);
 const EXPECTED: [&str; 2] = ["success", "failed_lock_semaphore_full"];
 
 /// Cycles, requests that need no write, memory.
-pub(crate) async fn measure(rig: &Rig) -> Result<Vec<Table>> {
+pub(crate) async fn measure(rig: &Rig, connections: &[usize]) -> Result<Vec<Table>> {
+    let mut loads: Vec<_> = connections.iter().map(|number| (*number, "roomy")).collect();
+    if loads.is_empty() {
+        loads = CONNECTIONS.iter().map(|number| (*number, "roomy")).collect();
+        loads.push((64, "narrow"));
+    }
     let mut cycles = Table::new(
         "Through the gateway: a slot is taken and given back, by so many connections at once",
         &[
@@ -47,49 +54,60 @@ pub(crate) async fn measure(rig: &Rig) -> Result<Vec<Table>> {
             "full",
             "other",
             "beside writes in a row",
+            "turns",
         ],
     );
     let mut memory = Table::new("rebootlock-gateway", &["", "figure", "goal"]);
     let endpoints = rig.etcd.endpoints().join(",");
     let mut raw = rig.raw().await?;
     let puts = async || puts_a_second(&mut raw).await;
-    on_store("etcd", &endpoints, puts, &mut cycles, &mut memory).await?;
+    on_store("etcd", &endpoints, &loads, puts, &mut cycles, &mut memory).await?;
 
     let folder = TempDir::with_prefix("bench-")?;
     let at = |name: &str| folder.path().join(name);
     let raw = latency::raw_sqlite(&at("reference.db"))?;
     let endpoint = format!("sqlite:{}", at("lock.db").display());
-    on_store("sqlite", &endpoint, async || updates_a_second(&raw), &mut cycles, &mut memory)
-        .await?;
+    let updates = async || updates_a_second(&raw);
+    on_store("sqlite", &endpoint, &loads, updates, &mut cycles, &mut memory).await?;
     Ok(vec![cycles, memory])
 }
 
 async fn on_store(
     store: &str,
     endpoint: &str,
+    loads: &[(usize, &str)],
     mut reference: impl AsyncFnMut() -> Result<f64>,
     cycles: &mut Table,
     memory: &mut Table,
 ) -> Result<()> {
     let gateway = Gateway::start(endpoint).await?;
     let idle = resident_kib(gateway.pid)?;
-    // As many slots as connections, and one for all of them.
-    let most = CONNECTIONS.iter().map(|connections| (*connections, "roomy"));
-    for (connections, group) in most.chain([(64, "narrow")]) {
-        let before = reference().await?;
-        let measured = gateway.cycles(connections, group).await?;
-        let writes = (before + reference().await?) / 2.0;
-        let rate = measured.times.count() as f64 / MEASURED.as_secs_f64();
+    for &(connections, group) in loads {
+        let mut load = Load::start(&gateway, connections, group).await?;
+        // Whatever is done once is done now.
+        load.burst().await?;
+        (load.measured, load.took) = (Measured::default(), Duration::ZERO);
+        let mut turns = Vec::new();
+        for _ in 0..TURNS {
+            let writes = reference().await?;
+            let rate = load.burst().await?;
+            turns.push((rate / writes, writes));
+        }
+        turns.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        let (least, most) = (turns[0].0, turns[TURNS - 1].0);
+        let (ratio, writes) = turns[TURNS / 2];
+        let Measured { times, answers } = &load.measured;
         let slots = if group == "narrow" { ", one slot" } else { "" };
         cycles.add(vec![
             format!("{store}: {connections} connections{slots}"),
-            format!("{rate:.0}"),
-            show(measured.times.median()),
-            show(measured.times.percentile(99)),
-            measured.answers.of(EXPECTED[0]).to_string(),
-            measured.answers.of(EXPECTED[1]).to_string(),
-            measured.answers.but(&EXPECTED).to_string(),
-            format!("{:.2} of {writes:.0} a second", rate / writes),
+            format!("{:.0}", times.count() as f64 / load.took.as_secs_f64()),
+            show(times.median()),
+            show(times.percentile(99)),
+            answers.of(EXPECTED[0]).to_string(),
+            answers.of(EXPECTED[1]).to_string(),
+            answers.but(&EXPECTED).to_string(),
+            format!("{ratio:.2} of {writes:.0} a second"),
+            format!("{least:.2} to {most:.2}"),
         ]);
     }
     let loaded = resident_kib(gateway.pid)?;
@@ -100,7 +118,7 @@ async fn on_store(
         ("resident under load", mib(loaded.max(resident_kib(gateway.pid)?)), ""),
         (
             "pre-reboot again by 64 holders, a second",
-            format!("{:.0}", repeated.of(EXPECTED[0]) as f64 / MEASURED.as_secs_f64()),
+            format!("{:.0}", repeated.of(EXPECTED[0]) as f64 / REPEATED.as_secs_f64()),
             "20,000 or more",
         ),
         ("of those, answered otherwise", repeated.but(&EXPECTED[..1]).to_string(), "none"),
@@ -168,40 +186,6 @@ impl Gateway {
         Client::connect(&self.address, machine, group).await
     }
 
-    /// Slots taken and given back.
-    async fn cycles(&self, connections: usize, group: &str) -> Result<Measured> {
-        let mut tasks = JoinSet::new();
-        let begin = Instant::now() + WARM_UP;
-        let end = begin + MEASURED;
-        for n in 0..connections {
-            let mut client = self.client(&format!("machine-{n:04}"), group).await?;
-            tasks.spawn(async move {
-                let mut measured = Measured::default();
-                while Instant::now() < end {
-                    let asked = Instant::now();
-                    let kind = client.ask(Path::Take).await?;
-                    let granted = kind == "success";
-                    measured.answers.add(kind);
-                    if granted {
-                        let kind = client.ask(Path::GiveBack).await?;
-                        if asked >= begin && kind == "success" {
-                            measured.times.add(asked.elapsed());
-                        }
-                        measured.answers.add(kind);
-                    }
-                }
-                Ok::<_, anyhow::Error>(measured)
-            });
-        }
-        let mut all = Measured::default();
-        while let Some(ended) = tasks.join_next().await {
-            let ended = ended??;
-            all.times.join(ended.times);
-            all.answers.join(ended.answers);
-        }
-        Ok(all)
-    }
-
     /// Holders that ask again.
     async fn repeats(&self, connections: usize) -> Result<Answers> {
         let mut clients = Vec::new();
@@ -211,7 +195,7 @@ impl Gateway {
             clients.push(client);
         }
         let mut tasks = JoinSet::new();
-        let end = Instant::now() + MEASURED;
+        let end = Instant::now() + REPEATED;
         for mut client in clients {
             tasks.spawn(async move {
                 let mut answers = Answers::default();
@@ -227,6 +211,62 @@ impl Gateway {
         }
         Ok(all)
     }
+}
+
+/// Clients that take slots and give them back.
+struct Load {
+    clients: Vec<Client>,
+    measured: Measured,
+    took: Duration,
+}
+
+impl Load {
+    async fn start(gateway: &Gateway, connections: usize, group: &str) -> Result<Self> {
+        let mut clients = Vec::new();
+        for n in 0..connections {
+            clients.push(gateway.client(&format!("machine-{n:04}"), group).await?);
+        }
+        Ok(Self { clients, measured: Measured::default(), took: Duration::ZERO })
+    }
+
+    /// All of them for a while. Gives cycles a second.
+    async fn burst(&mut self) -> Result<f64> {
+        let mut tasks = JoinSet::new();
+        let begin = Instant::now();
+        let end = begin + CYCLES;
+        for client in self.clients.drain(..) {
+            tasks.spawn(cycles(client, end));
+        }
+        let mut cycles = 0;
+        while let Some(ended) = tasks.join_next().await {
+            let (client, measured) = ended??;
+            self.clients.push(client);
+            cycles += measured.times.count();
+            self.measured.times.join(measured.times);
+            self.measured.answers.join(measured.answers);
+        }
+        let took = begin.elapsed();
+        self.took += took;
+        Ok(cycles as f64 / took.as_secs_f64())
+    }
+}
+
+async fn cycles(mut client: Client, end: Instant) -> Result<(Client, Measured)> {
+    let mut measured = Measured::default();
+    while Instant::now() < end {
+        let asked = Instant::now();
+        let kind = client.ask(Path::Take).await?;
+        let granted = kind == "success";
+        measured.answers.add(kind);
+        if granted {
+            let kind = client.ask(Path::GiveBack).await?;
+            if kind == "success" {
+                measured.times.add(asked.elapsed());
+            }
+            measured.answers.add(kind);
+        }
+    }
+    Ok((client, measured))
 }
 
 async fn puts_a_second(raw: &mut etcd_client::Client) -> Result<f64> {

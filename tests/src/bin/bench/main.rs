@@ -52,6 +52,9 @@ struct Options {
     /// How often each call is timed
     #[arg(long, value_name = "N", default_value_t = 1000)]
     rounds: usize,
+    /// Through the gateway, so many connections at once [default: 1, 4, 16 and 64]
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    connections: Vec<usize>,
     /// Use the etcd whose version begins like this [default: the newest there is]
     #[arg(long, value_name = "VERSION")]
     etcd: Option<String>,
@@ -88,6 +91,9 @@ fn workers() -> usize {
 
 async fn run(options: &Options) -> Result<()> {
     ensure!(options.rounds > 0, "--rounds must be 1 or more");
+    // As many slots as connections, at the most.
+    let possible = |connections: &usize| (1..=64).contains(connections);
+    ensure!(options.connections.iter().all(possible), "--connections must be from 1 to 64");
     if cfg!(debug_assertions) {
         eprintln!("bench: a debug build; its figures say little");
     }
@@ -120,7 +126,7 @@ async fn run(options: &Options) -> Result<()> {
         report.show(&programs::status(&rig).await?);
     }
     if wants(Part::Gateway) {
-        for table in gateway::measure(&rig).await? {
+        for table in gateway::measure(&rig, &options.connections).await? {
             report.show(&table);
         }
     }
