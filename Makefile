@@ -92,7 +92,8 @@ faults: setup build ## fifty agents on a real cluster, mistreated for two minute
 fuzz: ## a hundred thousand requests that are nearly right, to every door of the gateway
 	REBOOTLOCK_FUZZ_REQUESTS=100000 $(CARGO) test --package rebootlock-gateway --test fuzz -- --nocapture
 
-bench: setup ## figures beside a reference from the same run
+bench: ## figures beside a reference from the same run
+	scripts/setup strace
 	$(CARGO) build --release --workspace --bins
 	$(TARGET)/release/bench
 

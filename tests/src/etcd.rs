@@ -30,6 +30,7 @@ pub struct EtcdSetup {
     members: usize,
     tls: Option<Tls>,
     proxied: bool,
+    slower_sync: Option<Duration>,
     flags: Vec<String>,
 }
 
@@ -42,7 +43,14 @@ struct Tls {
 impl EtcdSetup {
     /// One member of `version`, without TLS.
     pub fn new(version: &Version) -> Self {
-        Self { version: version.clone(), members: 1, tls: None, proxied: false, flags: Vec::new() }
+        Self {
+            version: version.clone(),
+            members: 1,
+            tls: None,
+            proxied: false,
+            slower_sync: None,
+            flags: Vec::new(),
+        }
     }
 
     /// So many members, which elect a leader faster than they would by default.
@@ -64,6 +72,33 @@ impl EtcdSetup {
     pub fn behind_proxies(mut self) -> Self {
         self.proxied = true;
         self
+    }
+
+    /// Each `fdatasync` takes so much longer, as on a slower disk. This needs strace, which stops at
+    /// no other system call.
+    #[must_use]
+    pub fn slower_sync(mut self, by: Duration) -> Self {
+        self.slower_sync = Some(by);
+        self
+    }
+
+    /// What to start, without the flags of etcd.
+    fn command(&self) -> Vec<String> {
+        let mut command = Vec::new();
+        if let Some(by) = self.slower_sync {
+            let inject = format!("inject=fdatasync:delay_exit={}", by.as_micros());
+            // -D: etcd is our own child, and strace one of its.
+            let strace = ["strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null"];
+            command.extend(strace.map(str::to_owned));
+            command.extend([
+                "-e".to_owned(),
+                "trace=fdatasync".to_owned(),
+                "-e".to_owned(),
+                inject,
+            ]);
+        }
+        command.push(self.version.etcd().display().to_string());
+        command
     }
 
     /// One more flag for each member.
@@ -107,7 +142,8 @@ impl EtcdSetup {
         for (n, peer) in peers.iter().enumerate() {
             let name = format!("member-{n}");
             let endpoint = format!("{scheme}://127.0.0.1:{}", ports[n]);
-            let mut args = vec![
+            let mut command = self.command();
+            command.extend([
                 format!("--name={name}"),
                 format!("--data-dir={}", dir.path().join(&name).display()),
                 format!("--listen-client-urls={endpoint}"),
@@ -117,23 +153,22 @@ impl EtcdSetup {
                 format!("--initial-cluster={}", initial.join(",")),
                 "--logger=zap".to_owned(),
                 "--log-level=warn".to_owned(),
-            ];
+            ]);
             if self.version.is_at_least(3, 5) {
                 // Tests need not survive a power cut.
-                args.push("--unsafe-no-fsync".to_owned());
+                command.push("--unsafe-no-fsync".to_owned());
             }
             if let Some(tls) = &self.tls {
-                args.push(format!("--cert-file={}", tls.pki.server_cert().display()));
-                args.push(format!("--key-file={}", tls.pki.server_key().display()));
+                command.push(format!("--cert-file={}", tls.pki.server_cert().display()));
+                command.push(format!("--key-file={}", tls.pki.server_key().display()));
                 if tls.client_certificates {
-                    args.push("--client-cert-auth".to_owned());
-                    args.push(format!("--trusted-ca-file={}", tls.pki.ca().display()));
+                    command.push("--client-cert-auth".to_owned());
+                    command.push(format!("--trusted-ca-file={}", tls.pki.ca().display()));
                 }
             }
-            args.extend(self.flags.iter().cloned());
+            command.extend(self.flags.iter().cloned());
             let log = dir.path().join(format!("{name}.log"));
-            let mut member =
-                EtcdServer { program: self.version.etcd(), args, endpoint, log, child: None };
+            let mut member = EtcdServer { command, endpoint, log, child: None };
             member.spawn()?;
             members.push(member);
         }
@@ -275,8 +310,7 @@ impl EtcdCluster {
 /// One member, as a process.
 #[derive(Debug)]
 pub struct EtcdServer {
-    program: PathBuf,
-    args: Vec<String>,
+    command: Vec<String>,
     endpoint: String,
     log: PathBuf,
     child: Option<Child>,
@@ -302,13 +336,14 @@ impl EtcdServer {
     pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "{} runs already", self.endpoint);
         let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
-        let child = Command::new(&self.program)
-            .args(&self.args)
+        let (program, args) = self.command.split_first().context("no command")?;
+        let child = Command::new(program)
+            .args(args)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .with_context(|| format!("cannot start {}", self.program.display()))?;
+            .with_context(|| format!("cannot start {program}"))?;
         self.child = Some(child);
         Ok(())
     }

@@ -16,7 +16,7 @@ use self::client::{Answers, Client, Path};
 use crate::figures::{Table, Times, show};
 use crate::latency;
 use crate::programs::resident_kib;
-use crate::rig::Rig;
+use crate::rig::{Rig, Wanted};
 
 /// Connections at once, each of a machine of its own, if nobody says how many.
 const CONNECTIONS: [usize; 4] = [1, 4, 16, 64];
@@ -36,16 +36,51 @@ const SOON: Duration = Duration::from_secs(20);
 /// What every client has to be told: nothing but this.
 const EXPECTED: [&str; 2] = ["success", "failed_lock_semaphore_full"];
 
+/// How much longer a sync takes on the slower disk, in microseconds: as on many that lose nothing
+/// when the power fails.
+const SLOWER: u64 = 1000;
+
 /// Cycles, requests that need no write, memory.
-pub(crate) async fn measure(rig: &Rig, connections: &[usize]) -> Result<Vec<Table>> {
+pub(crate) async fn measure(
+    one: &Rig,
+    wanted: &Wanted,
+    connections: &[usize],
+) -> Result<Vec<Table>> {
     let mut loads: Vec<_> = connections.iter().map(|number| (*number, "roomy")).collect();
     if loads.is_empty() {
         loads = CONNECTIONS.iter().map(|number| (*number, "roomy")).collect();
-        loads.push((64, "narrow"));
     }
-    let mut cycles = Table::new(
-        "Through the gateway: a slot is taken and given back, by so many connections at once",
-        &[
+    let mut all = loads.clone();
+    all.extend(connections.is_empty().then_some((64, "narrow")));
+    let mut tables = Tables::new();
+    tables.on_etcd("etcd", one, &all).await?;
+    let slower = wanted.with_slower_sync(SLOWER);
+    for (name, wanted, members) in
+        [("etcd, each sync 1 ms longer", &slower, 1), ("etcd of three members", wanted, 3)]
+    {
+        match Rig::start(wanted, members).await {
+            Ok(rig) => tables.on_etcd(name, &rig, &loads).await?,
+            Err(error) => eprintln!("bench: not measured: {name}: {error:#}"),
+        }
+    }
+
+    let folder = TempDir::with_prefix("bench-")?;
+    let at = |name: &str| folder.path().join(name);
+    let raw = latency::raw_sqlite(&at("reference.db"))?;
+    let gateway = Gateway::start(&format!("sqlite:{}", at("lock.db").display())).await?;
+    tables.on_store("sqlite", &gateway, &all, async || updates_a_second(&raw)).await?;
+    Ok(vec![tables.cycles, tables.memory])
+}
+
+/// What is measured.
+struct Tables {
+    cycles: Table,
+    memory: Table,
+}
+
+impl Tables {
+    fn new() -> Self {
+        let cycles = [
             "",
             "cycles a second",
             "median",
@@ -55,77 +90,61 @@ pub(crate) async fn measure(rig: &Rig, connections: &[usize]) -> Result<Vec<Tabl
             "other",
             "beside writes in a row",
             "turns",
-        ],
-    );
-    let mut memory = Table::new("rebootlock-gateway", &["", "figure", "goal"]);
-    let endpoints = rig.etcd.endpoints().join(",");
-    let mut raw = rig.raw().await?;
-    let puts = async || puts_a_second(&mut raw).await;
-    on_store("etcd", &endpoints, &loads, puts, &mut cycles, &mut memory).await?;
-
-    let folder = TempDir::with_prefix("bench-")?;
-    let at = |name: &str| folder.path().join(name);
-    let raw = latency::raw_sqlite(&at("reference.db"))?;
-    let endpoint = format!("sqlite:{}", at("lock.db").display());
-    let updates = async || updates_a_second(&raw);
-    on_store("sqlite", &endpoint, &loads, updates, &mut cycles, &mut memory).await?;
-    Ok(vec![cycles, memory])
-}
-
-async fn on_store(
-    store: &str,
-    endpoint: &str,
-    loads: &[(usize, &str)],
-    mut reference: impl AsyncFnMut() -> Result<f64>,
-    cycles: &mut Table,
-    memory: &mut Table,
-) -> Result<()> {
-    let gateway = Gateway::start(endpoint).await?;
-    let idle = resident_kib(gateway.pid)?;
-    for &(connections, group) in loads {
-        let mut load = Load::start(&gateway, connections, group).await?;
-        // Whatever is done once is done now.
-        load.burst().await?;
-        (load.measured, load.took) = (Measured::default(), Duration::ZERO);
-        let mut turns = Vec::new();
-        for _ in 0..TURNS {
-            let writes = reference().await?;
-            let rate = load.burst().await?;
-            turns.push((rate / writes, writes));
+        ];
+        Self {
+            cycles: Table::new(
+                "Through the gateway: a slot is taken and given back, by so many connections at once",
+                &cycles,
+            ),
+            memory: Table::new("rebootlock-gateway", &["", "figure", "goal"]),
         }
-        turns.sort_by(|(a, _), (b, _)| a.total_cmp(b));
-        let (least, most) = (turns[0].0, turns[TURNS - 1].0);
-        let (ratio, writes) = turns[TURNS / 2];
-        let Measured { times, answers } = &load.measured;
-        let slots = if group == "narrow" { ", one slot" } else { "" };
-        cycles.add(vec![
-            format!("{store}: {connections} connections{slots}"),
-            format!("{:.0}", times.count() as f64 / load.took.as_secs_f64()),
-            show(times.median()),
-            show(times.percentile(99)),
-            answers.of(EXPECTED[0]).to_string(),
-            answers.of(EXPECTED[1]).to_string(),
-            answers.but(&EXPECTED).to_string(),
-            format!("{ratio:.2} of {writes:.0} a second"),
-            format!("{least:.2} to {most:.2}"),
-        ]);
     }
-    let loaded = resident_kib(gateway.pid)?;
-    let repeated = gateway.repeats(64).await?;
-    let mib = |kib: u64| format!("{:.1} MiB", kib as f64 / 1024.0);
-    for (what, figure, goal) in [
-        ("resident when idle", mib(idle), ""),
-        ("resident under load", mib(loaded.max(resident_kib(gateway.pid)?)), ""),
-        (
-            "pre-reboot again by 64 holders, a second",
-            format!("{:.0}", repeated.of(EXPECTED[0]) as f64 / REPEATED.as_secs_f64()),
-            "20,000 or more",
-        ),
-        ("of those, answered otherwise", repeated.but(&EXPECTED[..1]).to_string(), "none"),
-    ] {
-        memory.add(vec![format!("{store}: {what}"), figure, goal.to_owned()]);
+
+    /// Gateway and reference ask the same member.
+    async fn on_etcd(&mut self, store: &str, rig: &Rig, loads: &[(usize, &str)]) -> Result<()> {
+        let mut raw = rig.raw().await?;
+        let gateway = Gateway::start(&rig.leader().await?).await?;
+        self.on_store(store, &gateway, loads, async || puts_a_second(&mut raw).await).await
     }
-    Ok(())
+
+    async fn on_store(
+        &mut self,
+        store: &str,
+        gateway: &Gateway,
+        loads: &[(usize, &str)],
+        mut reference: impl AsyncFnMut() -> Result<f64>,
+    ) -> Result<()> {
+        let idle = resident_kib(gateway.pid)?;
+        for &(connections, group) in loads {
+            let mut load = Load::start(gateway, connections, group).await?;
+            // Whatever is done once is done now.
+            load.burst().await?;
+            (load.measured, load.took) = (Measured::default(), Duration::ZERO);
+            let mut turns = Vec::new();
+            for _ in 0..TURNS {
+                let writes = reference().await?;
+                let rate = load.burst().await?;
+                turns.push((rate / writes, writes));
+            }
+            self.cycles.add(load.row(store, group, turns));
+        }
+        let loaded = resident_kib(gateway.pid)?;
+        let repeated = gateway.repeats(64).await?;
+        let mib = |kib: u64| format!("{:.1} MiB", kib as f64 / 1024.0);
+        for (what, figure, goal) in [
+            ("resident when idle", mib(idle), ""),
+            ("resident under load", mib(loaded.max(resident_kib(gateway.pid)?)), ""),
+            (
+                "pre-reboot again by 64 holders, a second",
+                format!("{:.0}", repeated.of(EXPECTED[0]) as f64 / REPEATED.as_secs_f64()),
+                "20,000 or more",
+            ),
+            ("of those, answered otherwise", repeated.but(&EXPECTED[..1]).to_string(), "none"),
+        ] {
+            self.memory.add(vec![format!("{store}: {what}"), figure, goal.to_owned()]);
+        }
+        Ok(())
+    }
 }
 
 /// A gateway that is killed when this is dropped.
@@ -227,6 +246,26 @@ impl Load {
             clients.push(gateway.client(&format!("machine-{n:04}"), group).await?);
         }
         Ok(Self { clients, measured: Measured::default(), took: Duration::ZERO })
+    }
+
+    /// What came of it. `turns`: by how much and beside how many writes a second.
+    fn row(&self, store: &str, group: &str, mut turns: Vec<(f64, f64)>) -> Vec<String> {
+        turns.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        let (least, most) = (turns[0].0, turns[TURNS - 1].0);
+        let (ratio, writes) = turns[TURNS / 2];
+        let Measured { times, answers } = &self.measured;
+        let slots = if group == "narrow" { ", one slot" } else { "" };
+        vec![
+            format!("{store}: {} connections{slots}", self.clients.len()),
+            format!("{:.0}", times.count() as f64 / self.took.as_secs_f64()),
+            show(times.median()),
+            show(times.percentile(99)),
+            answers.of(EXPECTED[0]).to_string(),
+            answers.of(EXPECTED[1]).to_string(),
+            answers.but(&EXPECTED).to_string(),
+            format!("{ratio:.2} of {writes:.0} a second"),
+            format!("{least:.2} to {most:.2}"),
+        ]
     }
 
     /// All of them for a while. Gives cycles a second.

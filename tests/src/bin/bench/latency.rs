@@ -1,5 +1,6 @@
 //! One machine takes a slot and gives it back, over and over, and in between the reference writes.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,24 @@ use crate::rig::{Rig, claim};
 /// Rounds that are not counted, for connections and caches.
 const WARM_UP: usize = 20;
 
+/// How often a sync is timed.
+const SYNCS: usize = 200;
+
 /// As long as the larger of the two documents that an acquisition writes.
 pub(crate) const VALUE: &[u8] = &[b'x'; 200];
+
+/// What a sync takes where etcd and SQLite keep their files: the median of some.
+pub(crate) fn sync() -> Result<Duration> {
+    let mut file = tempfile::tempfile().context("cannot make a file")?;
+    let mut times = Times::default();
+    for _ in 0..SYNCS {
+        let start = Instant::now();
+        file.write_all(VALUE)?;
+        file.sync_data()?;
+        times.add(start.elapsed());
+    }
+    Ok(times.median())
+}
 
 /// Times on etcd, SQLite and in memory.
 pub(crate) async fn measure(rig: &Rig, rounds: usize) -> Result<Table> {

@@ -15,7 +15,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 
 use self::figures::Report;
-use self::rig::Rig;
+use self::rig::{Rig, Wanted};
 
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -55,9 +55,8 @@ struct Options {
     /// Through the gateway, so many connections at once [default: 1, 4, 16 and 64]
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     connections: Vec<usize>,
-    /// Use the etcd whose version begins like this [default: the newest there is]
-    #[arg(long, value_name = "VERSION")]
-    etcd: Option<String>,
+    #[command(flatten)]
+    etcd: Wanted,
     /// Print tables as Markdown
     #[arg(long)]
     markdown: bool,
@@ -99,8 +98,16 @@ async fn run(options: &Options) -> Result<()> {
     }
     let wants = |part| options.parts.is_empty() || options.parts.contains(&part);
     let report = Report::new(options.markdown);
-    let rig = Rig::start(options.etcd.as_deref()).await?;
-    report.note(&format!("etcd {}, one member on loopback, fsync on.", rig.version()));
+    let rig = Rig::start(&options.etcd, 1).await?;
+    report.note(&format!(
+        "etcd {}, one member on loopback unless three are named, fsync on.",
+        rig.version()
+    ));
+    let sync = figures::show(latency::sync()?);
+    report.note(&format!("To append 200 bytes to a file and sync it takes {sync} here."));
+    if let Some(micros) = options.etcd.slower_sync {
+        report.note(&format!("Each of etcd's syncs is made to take {micros} us longer."));
+    }
     if wants(Part::Latency) {
         report.show(&latency::measure(&rig, options.rounds).await?);
     }
@@ -126,7 +133,7 @@ async fn run(options: &Options) -> Result<()> {
         report.show(&programs::status(&rig).await?);
     }
     if wants(Part::Gateway) {
-        for table in gateway::measure(&rig, &options.connections).await? {
+        for table in gateway::measure(&rig, &options.etcd, &options.connections).await? {
             report.show(&table);
         }
     }
