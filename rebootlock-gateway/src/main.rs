@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 use rebootlock::cli::{CommonArgs, beside, exit};
 use rebootlock::config::Settings;
-use rebootlock::{logging, notify, store};
+use rebootlock::{host, logging, notify, store};
 use rebootlock_gateway::app::App;
 use rebootlock_gateway::options::{Cli, Command, HashArgs, Read, Source, arguments};
 use rebootlock_gateway::takeover::{State, TakeOverArgs};
@@ -20,9 +20,6 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// More wait for one of these.
 const MAX_BLOCKING_THREADS: usize = 32;
-
-/// Says how many threads work, instead of [`workers`].
-const WORKERS_VARIABLE: &str = "TOKIO_WORKER_THREADS";
 
 /// It goes without saying after a while.
 const RESIGN_WITHIN: Duration = Duration::from_secs(1);
@@ -62,8 +59,8 @@ fn main() -> ExitCode {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     // Calls into SQLite and password checks wait for each other anyway.
     runtime.enable_all().max_blocking_threads(MAX_BLOCKING_THREADS);
-    if std::env::var_os(WORKERS_VARIABLE).is_none() {
-        runtime.worker_threads(workers());
+    if let Some(workers) = host::worker_threads() {
+        runtime.worker_threads(workers);
     }
     let runtime = match runtime.build() {
         Ok(runtime) => runtime,
@@ -73,12 +70,6 @@ fn main() -> ExitCode {
     // A blocking call into a store that hangs must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     code
-}
-
-/// Half of the processors: a request that is passed from thread to thread takes longer, and what it waits
-/// for is the store, which needs processors too if it is on the same machine.
-fn workers() -> usize {
-    std::thread::available_parallelism().map_or(1, |processors| processors.get().div_ceil(2))
 }
 
 fn take_over(common: &CommonArgs, args: &TakeOverArgs) -> ExitCode {

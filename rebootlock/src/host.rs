@@ -1,4 +1,4 @@
-//! What this machine is called, and which boot it is in.
+//! What this machine is called, which boot it is in, and how much of it is for a program of ours.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,18 @@ pub enum HostError {
         /// The file that says so.
         path: PathBuf,
     },
+}
+
+/// Says how many threads a program has, instead of [`worker_threads`].
+const WORKERS_VARIABLE: &str = "TOKIO_WORKER_THREADS";
+
+/// How many threads are to work in a program that answers for many: half of the processors. A
+/// request that is passed from thread to thread takes longer, and what it waits for is the store,
+/// which needs processors too if it is on the same machine. `None`: the runtime is told by
+/// `TOKIO_WORKER_THREADS`.
+pub fn worker_threads() -> Option<usize> {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::env::var_os(WORKERS_VARIABLE).is_none().then(|| processors.div_ceil(2))
 }
 
 /// Reads the machine-id.

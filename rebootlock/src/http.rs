@@ -127,6 +127,11 @@ pub fn prepare<B>(
     Ok(())
 }
 
+/// The host of `url` as it is looked up: an IPv6 address without its brackets.
+pub fn host(url: &Uri) -> &str {
+    url.host().unwrap_or_default().trim_matches(['[', ']'])
+}
+
 /// Connects to the server of `url`, which is `http` or `https`.
 ///
 /// # Errors
@@ -137,8 +142,7 @@ pub async fn connect(url: &Uri, access: &Access) -> Result<Connection, HttpError
         Some("https") => true,
         _ => return Err(HttpError::Setup(format!("{url} is no address of a web server"))),
     };
-    let host = url.host().unwrap_or_default();
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let host = host(url).to_owned();
     let port = url.port_u16().unwrap_or(if encrypted { 443 } else { 80 });
     // A wrong file is said rather than that nobody is there.
     let config = if encrypted { Some(access.tls().await?) } else { None };

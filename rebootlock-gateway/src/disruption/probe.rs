@@ -72,11 +72,10 @@ async fn follow(url: &str, hosts: Option<&[String]>) -> Result<(), String> {
 /// Whether the settings let the gateway ask there.
 fn may_ask(url: &Uri, hosts: Option<&[String]>) -> bool {
     let Some(hosts) = hosts else { return true };
-    let host = url.host().unwrap_or_default().to_ascii_lowercase();
-    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let host = http::host(url).to_ascii_lowercase();
     hosts.iter().any(|known| match known.strip_prefix("*.") {
         Some(domain) => host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.')),
-        None => known == host,
+        None => *known == host,
     })
 }
 

@@ -14,14 +14,15 @@ use tokio::net::TcpStream;
 use tonic::transport::Uri;
 use tower::Service;
 
+use crate::http;
+
 /// Connects to the host and port of a URL.
 pub(super) fn connector()
 -> impl Service<Uri, Response = TokioIo<Listening>, Error = io::Error, Future: Send + 'static>
 + Send
 + 'static {
     tower::service_fn(|uri: Uri| async move {
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(2379))).await?;
+        let stream = TcpStream::connect((http::host(&uri), uri.port_u16().unwrap_or(2379))).await?;
         stream.set_nodelay(true)?;
         Ok::<_, io::Error>(TokioIo::new(Listening { stream }))
     })

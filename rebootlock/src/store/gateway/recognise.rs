@@ -112,8 +112,8 @@ async fn ask_as_written<'a>(
 /// Whether the host is there and certainly has nothing at this port.
 async fn is_refused(url: &str) -> bool {
     let Ok(uri) = url.parse::<Uri>() else { return false };
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let connected = TcpStream::connect((host, uri.port_u16().unwrap_or_default())).await;
+    let connected =
+        TcpStream::connect((http::host(&uri), uri.port_u16().unwrap_or_default())).await;
     connected.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 

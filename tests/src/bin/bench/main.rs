@@ -65,8 +65,11 @@ struct Options {
 fn main() -> ExitCode {
     let options = Options::parse();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.enable_all().worker_threads(workers()).build();
-    let measured = runtime.map_err(Into::into).and_then(|runtime| {
+    // As the gateway has: the others are for what is measured.
+    if let Some(workers) = rebootlock::host::worker_threads() {
+        runtime.worker_threads(workers);
+    }
+    let measured = runtime.enable_all().build().map_err(Into::into).and_then(|runtime| {
         runtime.block_on(async {
             tokio::select! {
                 ended = run(&options) => ended,
@@ -81,11 +84,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Half of the processors, as the gateway has: the other half is for what is measured.
-fn workers() -> usize {
-    std::thread::available_parallelism().map_or(1, |processors| processors.get().div_ceil(2))
 }
 
 async fn run(options: &Options) -> Result<()> {
