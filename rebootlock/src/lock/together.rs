@@ -28,7 +28,7 @@ use super::turn::{GivenBack, LOOK, Turn, store_error};
 use super::{LockError, LockManager, Released, Result, backoff};
 use crate::id::{Group, MachineId};
 use crate::record::{Claim, Via};
-use crate::store::{Commit, Key, Select, Snapshot, StoreError};
+use crate::store::{Commit, Key, LeaseId, Select, Snapshot, StoreError};
 use crate::wait::forget_places;
 
 /// Wishes read for at once: three keys each, and those that all share, of the 128 that etcd allows.
@@ -40,6 +40,10 @@ const MOST_LEFT: usize = 512;
 /// How long an empty line is taken to be empty still. Who enters it in that time may be overtaken by
 /// those who come later within it.
 const QUIET: Duration = Duration::from_millis(100);
+
+/// A place in line that was kept alive is not kept alive again for this part of the time that it
+/// lasts: who asks over and over costs the store no more than who asks now and then.
+const KEPT_FOR: u32 = 50;
 
 /// What one machine wants of a group.
 #[derive(Debug, Clone)]
@@ -91,9 +95,17 @@ pub struct Left {
     alone: bool,
     /// When the line was last seen empty.
     quiet: Option<Instant>,
+    /// Places in line that were kept alive a moment ago, and until when that counts. Whether a place
+    /// is still there is read each time; this says only how long it lasts.
+    kept: BTreeMap<LeaseId, Instant>,
 }
 
 impl Left {
+    /// Believes nothing of documents any more.
+    fn forget(&mut self) {
+        *self = Self { kept: std::mem::take(&mut self.kept), ..Self::default() };
+    }
+
     /// What is known, if it is likely to be enough for all wishes.
     fn known(&self, locks: &LockManager, group: &Group, wishes: &[&Wish]) -> Option<Snapshot> {
         let quiet = self.quiet.is_some_and(|since| since.elapsed() < QUIET);
@@ -239,6 +251,7 @@ impl LockManager {
                 }
             };
             let plan = self.plan_with_leases(action, group, wishes, &before, &mut granted).await;
+            self.keep_places(wishes, &plan, &mut left.kept, &mut granted).await;
             // Only what commits shows whether a belief was right.
             if is_belief && !plan.verdicts.iter().all(changes_hands) {
                 continue;
@@ -276,12 +289,12 @@ impl LockManager {
                     }
                     return Ok(answers);
                 }
-                Err(None) => *left = Left::default(),
+                Err(None) => left.forget(),
                 Err(Some(StoreError::LeaseGone)) => {
                     (granted.cooldown, granted.places) = (Leases::new(), BTreeMap::new());
                 }
                 Err(Some(error)) if error.is_transient() => {
-                    *left = Left::default();
+                    left.forget();
                     unsettled = Some(error);
                     unanswered.extend(plan.given_back());
                 }
@@ -350,7 +363,6 @@ impl LockManager {
         let cooldown = self.cooldowns.get(group).filter(|time| !time.is_zero());
         let cooldown = cooldown.filter(|_| plan.frees && !granted.cooldown.contains_key(group));
         if cooldown.is_none() && plan.wanted.is_empty() {
-            self.keep_places(&plan, granted).await;
             return plan;
         }
         if let Some(time) = cooldown {
@@ -373,18 +385,35 @@ impl LockManager {
                 Err(error) => drop(granted.failed.insert(machine, error)),
             }
         }
-        let plan = self.plan(group, wishes, before, granted);
-        self.keep_places(&plan, granted).await;
-        plan
+        self.plan(group, wishes, before, granted)
     }
 
-    async fn keep_places(&self, plan: &Plan, granted: &mut Granted) {
-        let kept = plan.verdicts.iter().filter_map(|verdict| match verdict {
-            Verdict::Keep(_, lease) if !granted.kept.contains_key(lease) => Some(*lease),
-            _ => None,
-        });
-        let kept = kept.map(|lease| async move { (lease, self.store.keep_alive(lease).await) });
-        granted.kept.extend(join_all(kept.collect::<Vec<_>>()).await);
+    /// Keeps places in line alive, but for those that were a moment ago.
+    async fn keep_places(
+        &self,
+        wishes: &[&Wish],
+        plan: &Plan,
+        lately: &mut BTreeMap<LeaseId, Instant>,
+        granted: &mut Granted,
+    ) {
+        let now = Instant::now();
+        lately.retain(|_, until| now < *until);
+        let mut keeping = Vec::new();
+        for (wish, verdict) in wishes.iter().zip(&plan.verdicts) {
+            if let (Wish::Acquire { memory, .. }, Verdict::Keep(_, lease)) = (wish, verdict)
+                && !granted.kept.contains_key(lease)
+                && !lately.contains_key(lease)
+            {
+                let (lease, until) = (*lease, now + *memory / KEPT_FOR);
+                keeping.push(async move { (lease, until, self.store.keep_alive(lease).await) });
+            }
+        }
+        for (lease, until, kept) in join_all(keeping).await {
+            if kept.is_ok() {
+                lately.insert(lease, until);
+            }
+            granted.kept.insert(lease, kept);
+        }
     }
 
     /// Leases that nothing came to hang on end by themselves, but sooner if told to.

@@ -31,6 +31,7 @@ struct Probe {
     inner: MemoryStore,
     reads: Arc<AtomicUsize>,
     commits: Arc<AtomicUsize>,
+    kept_alive: Arc<AtomicUsize>,
     faults: Arc<Mutex<Vec<Fault>>>,
 }
 
@@ -93,6 +94,7 @@ impl Store for Probe {
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> store::Result<()> {
+        self.kept_alive.fetch_add(1, SeqCst);
         self.inner.keep_alive(lease).await
     }
 
@@ -337,6 +339,39 @@ async fn the_cooldown_begins_with_the_first_that_is_back_and_nobody_new_gets_in(
     assert_eq!(words(&answers), ["cooling", "freed", "freed", "not held"]);
     tokio::time::sleep(Duration::from_secs(601)).await;
     assert_eq!(words(&rig.settle(&[takes("c")]).await), ["granted"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_over_and_over_keeps_its_place_and_writes_now_and_then() {
+    let mut rig = Rig::with_slots(1).await;
+    assert_eq!(
+        words(&rig.settle(&[takes("holder"), takes("first")]).await),
+        ["granted", "queued 0"]
+    );
+    let kept_alive = |rig: &Rig| rig.probe.kept_alive.swap(0, SeqCst);
+    for _ in 0..100 {
+        assert_eq!(words(&rig.settle(&[takes("first")]).await), ["queued 0"]);
+    }
+    assert_eq!(kept_alive(&rig), 1, "a hundred times at one moment");
+    // A commit that is lost makes it forget what it read, not how long the place lasts.
+    rig.fault(Fault::Overtaken(Txn::new()));
+    let answers = rig.settle(&[gives("holder"), takes("first"), takes("late")]).await;
+    assert_eq!(words(&answers), ["freed", "granted", "queued 0"]);
+    assert_eq!(kept_alive(&rig), 0);
+
+    // The last time of asking may have been a moment after the place was kept alive.
+    let moment = MEMORY / KEPT_FOR;
+    for _ in 0..3 {
+        assert_eq!(words(&rig.settle(&[takes("late")]).await), ["queued 0"]);
+        tokio::time::advance(moment - Duration::from_millis(1)).await;
+        assert_eq!(words(&rig.settle(&[takes("late")]).await), ["queued 0"]);
+        assert_eq!(kept_alive(&rig), 1);
+        tokio::time::advance(MEMORY - moment - Duration::from_secs(1)).await;
+        assert_eq!(words(&rig.settle(&[takes("later")]).await), ["queued 1"]);
+        kept_alive(&rig);
+    }
+    tokio::time::advance(MEMORY).await;
+    assert_eq!(words(&rig.settle(&[takes("later")]).await), ["queued 0"], "nobody asks any more");
 }
 
 #[tokio::test(start_paused = true)]
