@@ -52,6 +52,9 @@ pub struct Live {
     pub rate: Option<RateLimit>,
     /// With the slots they are to have, if that is configured.
     pub configured: BTreeMap<Group, Option<u32>>,
+    /// Ends what goes on for long and began with these settings, when others replace them: whoever
+    /// asked for it asks again, and may have lost the right to.
+    pub replaced: CancellationToken,
     /// Configured slots that are not in the store yet.
     unset: Mutex<BTreeMap<Group, u32>>,
 }
@@ -77,6 +80,7 @@ impl Live {
             cluster: settings.gates.iter().filter_map(cluster_rules).collect(),
             windows: settings.windows.clone(),
             overdue_after: settings.reboot.overdue_after,
+            replaced: CancellationToken::new(),
             configured: configured(settings),
             unset: Mutex::new(settings.groups.iter().filter_map(slots).collect()),
             settings: gateway,
@@ -222,7 +226,10 @@ impl App {
 
     /// Puts new settings in force.
     pub fn replace(&self, live: Live) {
-        *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
+        let mut now = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *now, Arc::new(live));
+        drop(now);
+        before.replaced.cancel();
     }
 }
 

@@ -203,7 +203,10 @@ async fn listen(State(app): State<Arc<App>>, request: Request) -> Response<Body>
         return reply::respond(StatusCode::OK, "text/event-stream", Body::empty());
     }
     match app.page.feed.listen(&app) {
-        Some(listener) => events::answer(app.clone(), listener, fields.get("have").to_owned()),
+        Some(listener) => {
+            let (replaced, has) = (live.replaced.clone(), fields.get("have").to_owned());
+            events::answer(app.clone(), replaced, listener, has)
+        }
         None => refuse(Kind::Overloaded, "too many pages are kept up to date already"),
     }
 }

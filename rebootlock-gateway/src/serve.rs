@@ -5,6 +5,7 @@
 //! wait in the kernel.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,14 @@ const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// Before the next connection, when the system could not give one: it lacks file descriptors or
 /// memory, and asking at once would only make it busy too.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
+
+/// To a client that wrote `http://` instead of `https://`, in the words that web servers written in
+/// Go have for it.
+const WITHOUT_TLS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\n\
+    Client sent an HTTP request to an HTTPS server.\n";
+
+/// How long a client may take to hear what it does wrong.
+const READ_ON: Duration = Duration::from_secs(1);
 
 /// Who is at the other end.
 #[derive(Debug, Clone)]
@@ -132,12 +141,18 @@ async fn accept(
     }
 }
 
-async fn connection(stream: TcpStream, address: SocketAddr, service: Service) {
+async fn connection(mut stream: TcpStream, address: SocketAddr, service: Service) {
     // Answers are small, and each is waited for.
     let _ = stream.set_nodelay(true);
     let peer = Peer { address, certificate: None, within: service.within };
     let Some(tls) = service.tls.clone() else { return greet(stream, peer, service).await };
     let within = service.app.live().settings.header_timeout;
+    match tokio::time::timeout(within, without_tls(&mut stream)).await {
+        Ok(Ok(false)) => {}
+        Ok(Ok(true)) => return tracing::debug!(%address, "plain HTTP at the port for TLS"),
+        Ok(Err(error)) => return tracing::debug!(%address, %error, "the connection broke"),
+        Err(_) => return tracing::debug!(%address, "the client says nothing"),
+    }
     match tokio::time::timeout(within, tls.acceptor().accept(stream)).await {
         Ok(Ok(stream)) => {
             let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
@@ -147,6 +162,27 @@ async fn connection(stream: TcpStream, address: SocketAddr, service: Service) {
         Ok(Err(error)) => tracing::debug!(%address, %error, "no TLS"),
         Err(_) => tracing::debug!(%address, "the TLS handshake took too long"),
     }
+}
+
+/// Whether a client speaks without TLS, which begins with no letter. It is told so.
+async fn without_tls(stream: &mut TcpStream) -> io::Result<bool> {
+    let mut first = [0];
+    let said = stream.peek(&mut first).await?;
+    if said == 0 || !first[0].is_ascii_alphabetic() {
+        return Ok(false);
+    }
+    tell(stream, WITHOUT_TLS).await;
+    Ok(true)
+}
+
+/// The last that a client is told which does not speak as it should.
+pub(crate) async fn tell(mut stream: impl AsyncRead + AsyncWrite + Unpin, words: &[u8]) {
+    // Nobody is left to be told about a client that hangs up.
+    let _ = stream.write_all(words).await;
+    let _ = stream.shutdown().await;
+    // What is closed with something unread in it may take the answer with it.
+    let mut rest = stream.take(MAX_HEADER_BYTES as u64);
+    let _ = tokio::time::timeout(READ_ON, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
 }
 
 /// Hears what a client says first, and whether that is HTTP.

@@ -132,6 +132,8 @@ pub async fn acquire_within(
         acquired = waiting.granted() => Some(acquired),
         () = tokio::time::sleep_until(until) => None,
         () = stop.cancelled() => None,
+        // It asks again, if it may still.
+        () = live.replaced.cancelled() => None,
     };
     // It asked for that wait, which is no part of what the store may take.
     allowance::renew(live.settings.answer_within);

@@ -10,6 +10,7 @@ mod support;
 #[path = "support/visitor.rs"]
 mod visitor;
 
+use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -264,8 +265,15 @@ fn who_is_no_operator_any_more_is_none_at_once() {
     let people = people.replace(&digest(TOKEN), &digest("another"));
     let people = people.replacen("role = \"operator\"\ngroups", "role = \"viewer\"\ngroups", 1);
     file(&fleet, "people.toml", &people);
+    // A page that is kept up to date has to come again.
+    let mut page = gw.connect();
+    page.write_all(b"GET /events HTTP/1.0\r\nhost: gw\r\n\r\n").unwrap();
+    page.read_exact(&mut [0; 64]).unwrap();
     gw.signal(Signal::HUP);
     gw.logged("configuration read again");
+    let mut rest = String::new();
+    page.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("event: bye"), "{rest}");
     alice.get(&gw, "/operate?do=pause").has_status(403).says("Sign in to do that.");
     alice.get(&gw, "/").does_not_say("<bdi>alice</bdi>");
     carol.get(&gw, "/").says("(may look)");

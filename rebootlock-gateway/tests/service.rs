@@ -77,6 +77,36 @@ fn stopping_answers_what_is_held_and_takes_nothing_new() {
 }
 
 #[test]
+fn who_is_held_asks_again_after_a_reload_if_it_may_still() {
+    let fleet = Fleet::new("");
+    let credentials = |name: &str| {
+        let hash = rebootlock_gateway::auth::token_digest(&format!("{name}-token"));
+        let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        file(
+            &fleet,
+            "credentials.toml",
+            &format!("[[client]]\nname = {name:?}\ntoken_sha256 = {hash:?}\n"),
+        )
+    };
+    let path = credentials("old");
+    fleet.configure(&format!("[gateway]\ncredentials_file = {path:?}\n"));
+    let gw = fleet.start();
+    let headers =
+        |name: &str, more: &str| format!("{PROTOCOL}authorization: Bearer {name}-token\r\n{more}");
+    gw.post(PRE, &headers("old", ""), &params("a", "default")).is_granted();
+    let mut held = gw.connect();
+    let asked =
+        request("POST", PRE, &headers("old", "prefer: wait=60\r\n"), &params("b", "default"));
+    held.write_all(asked.as_bytes()).unwrap();
+    support::until(|| "b waits".to_owned(), || fleet.document("queue/b"));
+    credentials("new");
+    gw.signal(Signal::HUP);
+    Answer::read(&mut held, false).expect("an answer").is_full();
+    gw.post(PRE, &headers("old", ""), &params("b", "default")).is(401, "unauthorized");
+    gw.post(PRE, &headers("new", ""), &params("b", "default")).is_full();
+}
+
+#[test]
 fn one_address_has_its_share_of_requests() {
     let fleet = Fleet::new("[gateway]\nrequests_per_minute = 5\n");
     let gw = fleet.start();
@@ -236,6 +266,30 @@ fn what_is_no_http_is_told_over_tls_too_in_however_many_pieces() {
 }
 
 #[test]
+fn who_speaks_without_tls_is_told() {
+    let pki = Pki::new();
+    let fleet = Fleet::new("");
+    let (chain, key) = pki.leaf("gw", &["gw.example"]);
+    let (cert_file, key_file) = (file(&fleet, "gw.pem", &chain), file(&fleet, "gw.key", &key));
+    fleet.configure(&format!(
+        "[gateway]\ntls_cert_file = {cert_file:?}\ntls_key_file = {key_file:?}\n"
+    ));
+    let gw = fleet.start();
+    for asked in [request("POST", PRE, PROTOCOL, &params("a", "default")), "G".to_owned()] {
+        let mut plain = gw.connect();
+        plain.write_all(asked.as_bytes()).unwrap();
+        let mut answer = String::new();
+        plain.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.0 400 Bad Request\r\n"), "{answer}");
+        assert!(answer.ends_with("Client sent an HTTP request to an HTTPS server.\n"), "{answer}");
+    }
+    assert!(fleet.document("holders/a").is_none());
+    let (granted, _) =
+        over_tls(&gw, &pki.client(None), &request("GET", "/healthz", "", "")).unwrap();
+    granted.is_granted();
+}
+
+#[test]
 fn certificates_are_read_again_and_speak_for_their_names() {
     let pki = Pki::new();
     let fleet = Fleet::new("");
@@ -262,12 +316,6 @@ fn certificates_are_read_again_and_speak_for_their_names() {
     over_tls(&gw, &machine, &ask("c")).unwrap().0.is(403, "forbidden");
     assert!(over_tls(&gw, &nobody, &ask("a")).is_none());
     assert!(over_tls(&gw, &stranger, &ask("a")).is_none());
-    // Plain HTTP is not spoken on it.
-    let mut plain = gw.connect();
-    plain.write_all(ask("a").as_bytes()).unwrap();
-    let mut said = Vec::new();
-    let _ = plain.read_to_end(&mut said);
-    assert!(!said.starts_with(b"HTTP"), "{said:?}");
 
     config("optional");
     let (chain, key) = pki.leaf("gw", &["gw.example"]);

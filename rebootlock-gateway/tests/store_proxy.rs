@@ -33,6 +33,11 @@ ids = ["a"]
 groups = ["default", "rack 7"]
 token_sha256 = "eb47b9ce4840a5b3ea138b8691253b78035b9289d9014409067e9844c272ef99"
 [[client]]
+name = "web"
+role = "operator"
+groups = ["web"]
+token_sha256 = "671391faf68e509ca4ec48ccb0690453e9b82c2fa48273703233d60b52b9640d"
+[[client]]
 name = "fleetlock"
 token_sha256 = "f880ee613f7eed5e13dbe3e744c21819ca5441aac583320317d1832025061e37"
 "#;
@@ -132,6 +137,31 @@ fn each_role_may_do_what_it_is_for() {
         assert!(line.contains(part), "no {part} in {line}");
     }
     assert_eq!(fleet.semaphore(), fine);
+}
+
+#[test]
+fn an_operator_of_some_groups_changes_nothing_of_machines_that_may_be_in_others() {
+    let (_fleet, gw) = start("");
+    for (body, allowed) in [
+        (put("groups/web/semaphore", r#"{"semaphore":1,"max":1,"holders":[]}"#), true),
+        (put("groups/web/paused", "{}"), true),
+        (delete("groups/web/holders/a"), true),
+        (put("semaphore", r#"{"semaphore":1,"max":1,"holders":[]}"#), false),
+        (delete("holders/a"), false),
+        (put("holds/a", "{}"), false),
+        (delete("holds/a"), false),
+        (put("requests/a", "{}"), false),
+        (delete("requests/a"), false),
+        (delete("machines/a"), false),
+        (delete("roster/a"), false),
+        (put("fleet/paused", "{}"), false),
+    ] {
+        let answer = ask(&gw, "web", COMMIT, &body);
+        match allowed {
+            true => assert_eq!(answer.status, 200, "{body}: {answer:?}"),
+            false => refused(&answer, 403, "forbidden", "cannot be changed"),
+        }
+    }
 }
 
 #[test]

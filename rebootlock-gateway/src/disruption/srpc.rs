@@ -4,9 +4,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+
+use crate::serve::tell;
 
 /// What it begins with, and no request to a web server does.
 const BEGINNING: &[u8] = b"CONNECT /_";
@@ -18,9 +19,6 @@ const ANSWER: &[u8] = b"HTTP/1.0 404 Not Found\r\nContent-Type: text/plain; char
 
 /// What is read of a request at once, while it is not known whether it is one.
 const AT_ONCE: usize = 1024;
-
-/// How long a client may take to hear the answer.
-const READ_ON: Duration = Duration::from_secs(1);
 
 static SAID: AtomicBool = AtomicBool::new(false);
 
@@ -53,7 +51,7 @@ pub(crate) async fn something_else(
 }
 
 /// Answers that it is not served, and says so in the log, once.
-pub(crate) async fn refuse<S>(mut stream: S, address: SocketAddr)
+pub(crate) async fn refuse<S>(stream: S, address: SocketAddr)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -64,12 +62,7 @@ where
              `rebootlockctl disruption` does"
         );
     }
-    // Nobody is left to be told about a client that hangs up.
-    let _ = stream.write_all(ANSWER).await;
-    let _ = stream.shutdown().await;
-    // What is closed with something unread in it may take the answer with it.
-    let mut rest = stream.take(4096);
-    let _ = tokio::time::timeout(READ_ON, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+    tell(stream, ANSWER).await;
 }
 
 #[cfg(test)]

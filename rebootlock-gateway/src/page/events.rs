@@ -51,18 +51,34 @@ struct Conversation {
     beat: Interval,
     until: Instant,
     stop: CancellationToken,
+    /// Others may look from now on.
+    replaced: CancellationToken,
     over: bool,
 }
 
-/// Tells a page that shows `has` what is new, until it hangs up or the gateway stops.
-pub(super) fn answer(app: Arc<App>, listener: Listener, has: String) -> Response<Body> {
+/// Tells a page that shows `has` what is new, until it hangs up, the gateway stops, or the settings by
+/// which it may look are `replaced`.
+pub(super) fn answer(
+    app: Arc<App>,
+    replaced: CancellationToken,
+    listener: Listener,
+    has: String,
+) -> Response<Body> {
     let now = Instant::now();
     let mut beat = tokio::time::interval_at(now + BEAT, BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let stop = app.stop.clone();
     let until = now + LONGEST;
-    let conversation =
-        Conversation { app, listener, has, begun: false, beat, until, stop, over: false };
+    let conversation = Conversation {
+        stop: app.stop.clone(),
+        replaced,
+        app,
+        listener,
+        has,
+        begun: false,
+        beat,
+        until,
+        over: false,
+    };
     let body = Body::from_stream(talk(conversation));
     let mut response = respond(axum::http::StatusCode::OK, "text/event-stream", body);
     // Some proxies collect what they are given unless they are told not to.
@@ -89,6 +105,7 @@ impl Conversation {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Some(self.bye()),
+                () = self.replaced.cancelled() => return Some(self.bye()),
                 () = tokio::time::sleep_until(self.until) => return Some(self.bye()),
                 changed = self.listener.changed() => {
                     let (parts, changed) = changed?;

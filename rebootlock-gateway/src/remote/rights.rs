@@ -145,7 +145,15 @@ impl Writer {
             About::Group(group) => (Some(group), None),
             About::Pause(group) => (Some(group), Some(None)),
             About::Member(group, id) => (Some(group), Some(Some(id))),
-            About::Machine(id) | About::Request(id) | About::Hold(id) => (None, Some(Some(id))),
+            // What an agent says of itself. It was named with its groups.
+            About::Machine(id) if self.role == Role::Agent => (None, Some(Some(id))),
+            // A machine may be in any group.
+            About::Machine(id) | About::Request(id) | About::Hold(id) => {
+                if self.role == Role::Operator {
+                    self.caller.reaches_group(None)?;
+                }
+                (None, Some(Some(id)))
+            }
             About::Alive => (None, None),
             About::Gateways => return Err("only gateways write it".to_owned()),
             About::Fleet => return self.caller.reaches(None, None),

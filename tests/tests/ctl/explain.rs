@@ -291,3 +291,21 @@ async fn programs_get_the_same_as_json() {
     assert_eq!(shown["health"]["healthy"], true);
     assert_eq!(shown["groups"][0]["holders"][0]["overdue"], true);
 }
+
+#[tokio::test]
+async fn a_client_of_another_kind_needs_no_agent() {
+    for (via, has_one) in [
+        (Via::Agent, true),
+        (Via::Fleetlock, false),
+        (Via::Goahead, false),
+        (Via::DisruptionManager, false),
+    ] {
+        let op = Operator::new();
+        let mut claim = claim("web-3", &["default"]);
+        claim.via = via.clone();
+        locks(&op, LONG).await.acquire(&claim).await.unwrap();
+        let said = explained(&op, "web-3").await;
+        assert!(said.contains("it has its slot in group default for 3d4h"), "{via}: {said}");
+        assert_eq!(said.contains("no agent of this machine is there"), has_one, "{via}: {said}");
+    }
+}

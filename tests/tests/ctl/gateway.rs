@@ -29,6 +29,8 @@ async fn every_command_works_by_either_url() {
         let op = by(&gateway, "operator", format!("{prefix}{}", gateway.url()));
         assert_eq!(op.ctl("status").await.ok().out, "Available: 1\nMax: 1\n");
         assert_eq!(op.ctl("set-max 2").await.ok().out, "Old: 1\nNew: 2\n");
+        let doctor = op.ctl("doctor").await;
+        assert!(doctor.out.contains("ok    rights: may read and write below"), "{}", doctor.out);
         op.ctl("lock web-1 --reason disk").await.ok();
         op.ctl("exec -- true").await.ok();
         op.ctl("lock web-2").await.ok();
@@ -186,6 +188,9 @@ async fn a_viewer_sees_all_and_changes_nothing() {
     for line in ["lock web-1", "pause", "set-max 3"] {
         op.ctl(line).await.failed(1, &["no permission", "role = \"operator\""]);
     }
+    let doctor = op.ctl("doctor").await;
+    assert!(doctor.out.contains("FAIL  rights: "), "{}", doctor.out);
+    assert!(doctor.out.contains("role = \"operator\" in its credentials_file"), "{}", doctor.out);
 }
 
 #[tokio::test]

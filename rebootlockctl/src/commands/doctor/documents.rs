@@ -7,6 +7,7 @@ use rebootlock::id::{Group, MachineId};
 use rebootlock::keys::Keyspace;
 use rebootlock::lock::{GroupStatus, Held, LockError, LockManager, Scope};
 use rebootlock::record::{Pause, UnixTime};
+use rebootlock::semaphore::Semaphore;
 use rebootlock::store::{Precondition, Revision, StoreError, Txn};
 
 use super::Finding;
@@ -186,7 +187,8 @@ fn unreadable(about: &str, error: &LockError) -> Finding {
             "compare certificates, user name and password file with what the server expects"
         }
         LockError::Store { source: StoreError::Forbidden(_), .. } => {
-            "grant the user readwrite on the prefix: etcdctl role grant-permission"
+            "grant the user readwrite on the prefix: etcdctl role grant-permission; a gateway asks \
+             for role = \"operator\" in its credentials_file"
         }
         _ => "look at the log of the store",
     };
@@ -201,7 +203,9 @@ async fn may_write(locks: &LockManager, groups: &[Group]) -> Finding {
     for group in groups {
         let key = locks.keys().semaphore(group);
         let never = Some(Revision(i64::MAX as u64));
-        txn = txn.when(Precondition { key: key.clone(), modified: never }).put(key, Vec::new());
+        // A gateway looks at what is to be written, too.
+        let value = Semaphore::default().to_json();
+        txn = txn.when(Precondition { key: key.clone(), modified: never }).put(key, value);
     }
     let prefix = locks.keys();
     match locks.store().commit(&txn).await {

@@ -143,7 +143,8 @@ fn advice(error: &StoreError) -> &'static str {
              what the server expects"
         }
         StoreError::Forbidden(_) => {
-            "grant the user readwrite on the prefix: etcdctl role grant-permission"
+            "grant the user readwrite on the prefix: etcdctl role grant-permission; a gateway asks \
+             for role = \"operator\" in its credentials_file"
         }
         StoreError::LeaseGone | StoreError::Broken(_) => "look at the log of that etcd",
     }

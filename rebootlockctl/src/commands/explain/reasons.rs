@@ -44,7 +44,7 @@ pub(super) fn explain(facts: &Facts) -> Explanation {
     let stops = stops(facts);
     let waits = waits(facts);
     let mut reasons = Vec::new();
-    let goes = own.is_some_and(|(_, holder)| is_on_its_way(holder));
+    let goes = own.is_some_and(|(_, holder)| needs_no_agent(holder));
     reasons.extend(away(facts).filter(|_| !goes));
     reasons.extend(own.map(|(group, holder)| slot(facts, group, holder)));
     if wanted.is_none() && own.is_none() && facts.presence.is_some() {
@@ -82,9 +82,14 @@ fn record(holder: &Holder) -> Option<&HolderRecord> {
     holder.record.as_ref()?.as_ref().ok()
 }
 
-/// Whether it is no wonder that its agent is not there.
-fn is_on_its_way(holder: &Holder) -> bool {
-    record(holder).is_some_and(|record| record.state == Some(HolderState::Rebooting))
+/// Whether it is no wonder that its agent is not there: it is on its way, or a client of another kind.
+fn needs_no_agent(holder: &Holder) -> bool {
+    let by_another = |via: &Via| {
+        matches!(via, Via::Fleetlock | Via::Goahead | Via::DisruptionManager | Via::Other(_))
+    };
+    record(holder).is_some_and(|record| {
+        record.state == Some(HolderState::Rebooting) || record.via.as_ref().is_some_and(by_another)
+    })
 }
 
 fn summary(facts: &Facts, own: Option<(&Group, &Holder)>, wanted: bool) -> &'static str {
