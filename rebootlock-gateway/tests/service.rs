@@ -229,16 +229,20 @@ fn over_tls(gw: &Gateway, client: &Arc<ClientConfig>, text: &str) -> Option<(Ans
     Some((answer, certificate))
 }
 
+fn with_tls(fleet: &Fleet, pki: &Pki) -> Gateway {
+    let (chain, key) = pki.leaf("gw", &["gw.example"]);
+    let (cert_file, key_file) = (file(fleet, "gw.pem", &chain), file(fleet, "gw.key", &key));
+    fleet.configure(&format!(
+        "[gateway]\ntls_cert_file = {cert_file:?}\ntls_key_file = {key_file:?}\n"
+    ));
+    fleet.start()
+}
+
 #[test]
 fn what_is_no_http_is_told_over_tls_too_in_however_many_pieces() {
     let pki = Pki::new();
     let fleet = Fleet::new("");
-    let (chain, key) = pki.leaf("gw", &["gw.example"]);
-    let (cert_file, key_file) = (file(&fleet, "gw.pem", &chain), file(&fleet, "gw.key", &key));
-    fleet.configure(&format!(
-        "[gateway]\ntls_cert_file = {cert_file:?}\ntls_key_file = {key_file:?}\n"
-    ));
-    let gw = fleet.start();
+    let gw = with_tls(&fleet, &pki);
     let client = pki.client(None);
     // Each piece is a record of its own.
     let say = |pieces: &[&str]| {
@@ -269,12 +273,7 @@ fn what_is_no_http_is_told_over_tls_too_in_however_many_pieces() {
 fn who_speaks_without_tls_is_told() {
     let pki = Pki::new();
     let fleet = Fleet::new("");
-    let (chain, key) = pki.leaf("gw", &["gw.example"]);
-    let (cert_file, key_file) = (file(&fleet, "gw.pem", &chain), file(&fleet, "gw.key", &key));
-    fleet.configure(&format!(
-        "[gateway]\ntls_cert_file = {cert_file:?}\ntls_key_file = {key_file:?}\n"
-    ));
-    let gw = fleet.start();
+    let gw = with_tls(&fleet, &pki);
     for asked in [request("POST", PRE, PROTOCOL, &params("a", "default")), "G".to_owned()] {
         let mut plain = gw.connect();
         plain.write_all(asked.as_bytes()).unwrap();
