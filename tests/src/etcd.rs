@@ -335,6 +335,11 @@ impl EtcdServer {
     /// Starts it, again if it ran before: same port, same data. It may take a while to answer.
     pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "{} runs already", self.endpoint);
+        // While it was away its port was anybody's, if only for a connection to somewhere else.
+        let deadline = Instant::now() + READY_WITHIN;
+        while TcpListener::bind(("127.0.0.1", self.port())).is_err() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
         let (program, args) = self.command.split_first().context("no command")?;
         let child = Command::new(program)
