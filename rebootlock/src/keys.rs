@@ -234,6 +234,12 @@ impl Keyspace {
         Key::new(format!("{}/disruption-limit", self.base(group)))
     }
 
+    /// Changes whenever such a machine says another limit of a group than it said before, with its
+    /// document. Who has found out what all of them say requires that it has not changed.
+    pub fn limit_word(&self, group: &Group) -> Key {
+        Key::new(format!("{}/disruption-limit-word", self.base(group)))
+    }
+
     /// Presence of one agent.
     pub fn machine(&self, machine: &MachineId) -> Key {
         Key::new(format!("{}/machines/{machine}", self.prefix))

@@ -90,18 +90,22 @@ impl LockManager {
         loop {
             let settled = self.settle(&action, &keys, |before| {
                 let known = self.timed(before, machine)?;
-                let spare = known.as_ref().and_then(|timed| timed.disruption.lease());
+                let known_of = known.as_ref().map(|timed| &timed.disruption);
+                let spare = known_of.and_then(Disruption::lease);
                 let txn = Txn::new().when(before.unchanged(place)).when(before.unchanged(timer));
+                let put = |new: &Disruption| {
+                    let txn = txn.put(place.clone(), new.to_json());
+                    self.with_words(txn, machine, known_of, new)
+                };
                 Ok(match (decide(known.as_ref()), lease) {
                     (Rewrite::Keep, _) => {
                         Decision::Done(Settled::now(known.map(|timed| timed.disruption), None))
                     }
                     (Rewrite::Put(new), _) => {
-                        if known.is_some_and(|timed| timed.disruption == new) {
+                        if known_of == Some(&new) {
                             return Ok(Decision::Done(Settled::now(Some(new), None)));
                         }
-                        let txn = txn.put(place.clone(), new.to_json());
-                        Decision::Commit(txn, Settled::now(Some(new), None))
+                        Decision::Commit(put(&new), Settled::now(Some(new), None))
                     }
                     (Rewrite::Begin(_), None) => Decision::Done(Settled::NeedsLease),
                     (Rewrite::Begin(new), Some(lease)) => {
@@ -112,8 +116,7 @@ impl LockManager {
                         };
                         // Nobody reads it: what counts is that it is there.
                         let value = machine.as_str().as_bytes().to_vec();
-                        let txn = txn.put(place.clone(), new.to_json());
-                        let txn = txn.put_leased(timer.clone(), value, lease);
+                        let txn = put(&new).put_leased(timer.clone(), value, lease);
                         Decision::Commit(txn, Settled::now(Some(new), spare))
                     }
                 })

@@ -1,6 +1,8 @@
 //! The limits of groups where nobody but their machines says one: the lowest that any machine says that
 //! wants a slot or has one.
 
+use std::collections::BTreeSet;
+
 use crate::id::{Group, MachineId};
 use crate::lock::history::newest;
 use crate::lock::{Decision, LockManager, Result};
@@ -83,7 +85,7 @@ impl LockManager {
         asking: Option<(&MachineId, u32)>,
         before: &Snapshot,
     ) -> Result<Decision<Step>> {
-        let [place, ours, ..] = self.of_limit(group);
+        let [place, ours, word, ..] = self.of_limit(group);
         let mut semaphore = self.semaphore(before, group)?;
         let limit = match (self.said(before, group), asking) {
             (Said::BySomebodyElse, _) | (Said::Nothing, None) => {
@@ -104,14 +106,16 @@ impl LockManager {
                 match others.into_iter().chain(said).min() {
                     Some(lowest) => lowest,
                     None if self.is_forgotten(before, group, &semaphore) => {
-                        let [place, ours, paused, cooldown] = self.of_limit(group);
+                        let [.., paused, cooldown] = self.of_limit(group);
                         let txn = Txn::new()
                             .when(before.unchanged(&place))
                             .when(before.unchanged(&ours))
+                            .when(before.unchanged(&word))
                             .when_absent(paused)
                             .when_absent(cooldown)
                             .delete(place)
-                            .delete(ours);
+                            .delete(ours)
+                            .delete(word);
                         return Ok(Decision::Commit(txn, Step::Dropped));
                     }
                     None => max,
@@ -126,14 +130,38 @@ impl LockManager {
         let txn = Txn::new()
             .when(before.unchanged(&place))
             .when(before.unchanged(&ours))
+            .when(before.unchanged(&word))
             .put(place, semaphore.to_json())
             .put(ours, document.to_json());
         Ok(Decision::Commit(txn, Step::Settled))
     }
 
-    fn of_limit(&self, group: &Group) -> [Key; 4] {
+    fn of_limit(&self, group: &Group) -> [Key; 5] {
         let keys = &self.keys;
-        [keys.semaphore(group), keys.said_limit(group), keys.paused(group), keys.cooldown(group)]
+        [
+            keys.semaphore(group),
+            keys.said_limit(group),
+            keys.limit_word(group),
+            keys.paused(group),
+            keys.cooldown(group),
+        ]
+    }
+
+    /// Adds to `txn`, which puts `new` as the document of `machine`, that it says another limit than the
+    /// one before, where it does: what others found out without it comes to nothing.
+    pub(super) fn with_words(
+        &self,
+        txn: Txn,
+        machine: &MachineId,
+        known: Option<&Disruption>,
+        new: &Disruption,
+    ) -> Txn {
+        let groups: BTreeSet<_> = [&new.group].into_iter().chain(&new.again).collect();
+        let said = |group: &Group| known.and_then(|known| known.limit_in(group));
+        let says_another = groups.into_iter().filter(|group| new.limit_in(group) != said(group));
+        says_another.fold(txn, |txn, group| {
+            txn.put(self.keys.limit_word(group), machine.as_str().as_bytes().to_vec())
+        })
     }
 
     /// Whose the limit of a group is.
@@ -174,7 +202,7 @@ impl LockManager {
 
     /// Whether nobody would miss a group that machines have made.
     fn is_forgotten(&self, before: &Snapshot, group: &Group, semaphore: &Semaphore) -> bool {
-        let [_, _, paused, cooldown] = self.of_limit(group);
+        let [.., paused, cooldown] = self.of_limit(group);
         let lines = [self.keys.queue(group), self.keys.all_urgent(group)];
         let waits = |key: &Key| lines.iter().any(|line| key.as_str().starts_with(line.as_str()));
         let history = self.keys.history(group);
@@ -213,7 +241,7 @@ mod tests {
     use crate::lock::disruption::tests::wish;
     use crate::lock::{Ended, Rewrite, Scope, Wanted};
     use crate::record::{Claim, Pause, UnixTime, Via};
-    use crate::store::MemoryStore;
+    use crate::store::{Commit, MemoryStore};
 
     struct Rig {
         locks: LockManager,
@@ -253,6 +281,17 @@ mod tests {
             self.locks.settle_limit(&self.group, None).await.unwrap();
         }
 
+        /// What somebody would do now who had read everything.
+        async fn decided(&self, asking: Option<(&MachineId, u32)>) -> Txn {
+            let (locks, group) = (&self.locks, &self.group);
+            let all = [(locks.keys.disruptions(), Select::All)];
+            let before = locks.store.read(&locks.of_limit(group), &all).await.unwrap();
+            match locks.decide_limit(group, asking, &before).unwrap() {
+                Decision::Commit(txn, _) => txn,
+                Decision::Done(_) => panic!("nothing to do"),
+            }
+        }
+
         async fn there(&self) -> bool {
             self.locks.groups().await.unwrap().contains(&self.group)
         }
@@ -278,6 +317,29 @@ mod tests {
         }
         rig.leaves("a").await;
         assert!(rig.there().await, "what an operator has set stays");
+    }
+
+    /// Somebody looks at what all say, a machine says something new meanwhile, and only then comes what
+    /// was decided without it.
+    #[tokio::test]
+    async fn what_was_decided_without_a_machine_that_speaks_meanwhile_comes_to_nothing() {
+        for last_holds_another in [false, true] {
+            let rig = Rig::new();
+            if last_holds_another {
+                rig.wants("a", 3).await;
+            }
+            let last = MachineId::new("last").unwrap();
+            rig.locks.follow_limit(&rig.group, &last, 1).await.unwrap();
+            let late = rig.decided(None).await;
+            rig.wants("last", 1).await;
+            rig.locks.follow_limit(&rig.group, &last, 1).await.unwrap();
+            assert_eq!(rig.locks.store.commit(&late).await.unwrap(), Commit::Lost);
+            assert_eq!(rig.max().await, 1);
+            // What is said again as it was keeps nobody from what it has found out.
+            let raised = rig.decided(Some((&last, 2))).await;
+            rig.wants("last", 1).await;
+            assert!(matches!(rig.locks.store.commit(&raised).await, Ok(Commit::Won(_))));
+        }
     }
 
     #[tokio::test]
