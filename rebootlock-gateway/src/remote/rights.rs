@@ -145,9 +145,7 @@ impl Writer {
             About::Group(group) => (Some(group), None),
             About::Pause(group) => (Some(group), Some(None)),
             About::Member(group, id) => (Some(group), Some(Some(id))),
-            // What an agent says of itself. It was named with its groups.
-            About::Machine(id) if self.role == Role::Agent => (None, Some(Some(id))),
-            // A machine may be in any group.
+            // A machine may be in any group. An agent is named with its own.
             About::Machine(id) | About::Request(id) | About::Hold(id) => {
                 if self.role == Role::Operator {
                     self.caller.reaches_group(None)?;

@@ -177,6 +177,10 @@ fn held(held: &Held, now: UnixTime) -> Finding {
     Finding::warn("hold", found, mend)
 }
 
+/// What to do about rights that are missing.
+pub(super) const GRANT: &str = "grant the user readwrite on the prefix: etcdctl role grant-permission; \
+                                a gateway asks for role = \"operator\" in its credentials_file";
+
 fn unreadable(about: &str, error: &LockError) -> Finding {
     let mend = match error {
         LockError::Damaged { .. } => "see what would be changed: rebootlockctl repair --all-groups",
@@ -186,10 +190,7 @@ fn unreadable(about: &str, error: &LockError) -> Finding {
         LockError::Store { source: StoreError::Refused(_), .. } => {
             "compare certificates, user name and password file with what the server expects"
         }
-        LockError::Store { source: StoreError::Forbidden(_), .. } => {
-            "grant the user readwrite on the prefix: etcdctl role grant-permission; a gateway asks \
-             for role = \"operator\" in its credentials_file"
-        }
+        LockError::Store { source: StoreError::Forbidden(_), .. } => GRANT,
         _ => "look at the log of the store",
     };
     Finding::fail(about, chain(&anyhow::Error::from(error.clone())), mend)

@@ -9,6 +9,7 @@ use rebootlock::store::{
 };
 
 use super::Finding;
+use super::documents::GRANT;
 
 /// A round trip longer than this makes hand-overs slow.
 const SLOW: Duration = Duration::from_millis(100);
@@ -142,10 +143,7 @@ fn advice(error: &StoreError) -> &'static str {
             "compare --etcd-cafile, --etcd-certfile, --etcd-username and --etcd-password-file with \
              what the server expects"
         }
-        StoreError::Forbidden(_) => {
-            "grant the user readwrite on the prefix: etcdctl role grant-permission; a gateway asks \
-             for role = \"operator\" in its credentials_file"
-        }
+        StoreError::Forbidden(_) => GRANT,
         StoreError::LeaseGone | StoreError::Broken(_) => "look at the log of that etcd",
     }
 }
