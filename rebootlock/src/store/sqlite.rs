@@ -2,25 +2,28 @@
 //!
 //! In WAL mode with `synchronous = FULL`: what was answered survives a power cut, because a slot
 //! that was granted and then forgotten would be granted twice. Every write transaction begins
-//! `IMMEDIATE`, so deciding and writing are one.
+//! `IMMEDIATE`, so deciding and writing are one. Writes that come at the same time share a
+//! transaction, and reads have a connection of their own, which waits for no disk.
 //!
 //! Other processes' commits are noticed by inotify on the folder of the file: each one touches the
-//! file once it can be read. Leases end by the machine's clock since boot, which no one sets; a lease of
-//! an earlier boot has ended.
+//! file once it can be read. Leases end by the machine's clock since boot, which no one sets; those of
+//! an earlier boot begin anew.
 
 mod schema;
 mod watch;
+mod writer;
 
 use std::fmt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, Transaction, params};
 
 use self::schema::{Clock, end_leases, next_revision, revision};
+use self::writer::{Writer, locked};
 use super::{
     Change, Commit, Entry, Key, LeaseId, Result, Revision, Select, Snapshot, Span, Store,
     StoreError, Txn, Watch,
@@ -29,11 +32,15 @@ use super::{
 /// Changes kept for watches that begin in the past.
 const KEPT_REVISIONS: u64 = 10_000;
 
+/// More than there are, so that each is prepared once.
+const STATEMENTS: usize = 64;
+
 /// A store in one file.
 #[derive(Clone)]
 pub struct SqliteStore {
     path: PathBuf,
-    connection: Arc<Mutex<Connection>>,
+    writer: Arc<Writer>,
+    reader: Arc<Mutex<Connection>>,
     clock: Arc<Clock>,
     wake: tokio::sync::watch::Sender<()>,
     _watcher: Arc<watch::FolderWatcher>,
@@ -64,63 +71,67 @@ impl SqliteStore {
             return Err(broken(&error));
         }
         let path = path.canonicalize().map_err(|error| broken(&error))?;
-        let connection = Connection::open(&path).map_err(|error| broken(&error))?;
-        connection.busy_timeout(timeout).map_err(|error| broken(&error))?;
-        schema::prepare(&connection).map_err(|error| broken(&error))?;
-        let clock = Clock::of_this_boot();
-        schema::renew_earlier_leases(&connection, &clock).map_err(|error| broken(&error))?;
+        let open = || -> rusqlite::Result<_> {
+            let connection = Connection::open(&path)?;
+            connection.busy_timeout(timeout)?;
+            connection.set_prepared_statement_cache_capacity(STATEMENTS);
+            Ok(connection)
+        };
+        let writer = open().map_err(|error| broken(&error))?;
+        schema::prepare(&writer).map_err(|error| broken(&error))?;
+        let clock = Arc::new(Clock::of_this_boot());
+        schema::renew_earlier_leases(&writer, &clock).map_err(|error| broken(&error))?;
+        let reader = open().map_err(|error| broken(&error))?;
+        reader.pragma_update(None, "query_only", true).map_err(|error| broken(&error))?;
         let (wake, _) = tokio::sync::watch::channel(());
         let watcher = watch::FolderWatcher::start(&path, wake.clone()).map_err(|e| broken(&e))?;
         Ok(Self {
-            connection: Arc::new(Mutex::new(connection)),
-            clock: Arc::new(clock),
+            writer: Writer::new(path.clone(), writer, clock.clone(), wake.clone()),
+            reader: Arc::new(Mutex::new(reader)),
+            clock,
             wake,
             _watcher: Arc::new(watcher),
             path,
         })
     }
 
-    /// Runs `work` on the connection, off the runtime's own threads.
-    async fn with<T: Send + 'static>(
+    /// Runs `look` on what is there at one moment, off the runtime's own threads. No lease that has
+    /// ended is left then: if there is one, what hangs on it is taken away first.
+    async fn see<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Connection, &Clock) -> rusqlite::Result<T> + Send + 'static,
+        look: impl Fn(&Transaction<'_>, &Clock) -> rusqlite::Result<T> + Send + Sync + 'static,
     ) -> Result<T> {
-        let (connection, clock) = (self.connection.clone(), self.clock.clone());
-        let outcome = tokio::task::spawn_blocking(move || {
-            // A panic while it was held rolled its transaction back.
-            let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-            work(&mut connection, &clock)
-        })
-        .await;
-        match outcome {
-            Ok(outcome) => outcome.map_err(|error| self.store_error(&error)),
-            Err(join) => Err(StoreError::Broken(format!("{}: {join}", self.location()))),
-        }
-    }
-
-    /// Wakes all watches, those of other processes too. Writing to the log is not enough: inotify
-    /// tells of it before the commit can be read, so whoever looks then sees nothing new. By path,
-    /// because closing a descriptor of the file would drop SQLite's locks on it.
-    fn announce(&self) {
-        self.wake.send_replace(());
-        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
-        let now = rustix::fs::Timestamps { last_access: now, last_modification: now };
-        let flags = rustix::fs::AtFlags::empty();
-        // Where this fails they look again after a while by themselves.
-        if let Err(error) = rustix::fs::utimensat(rustix::fs::CWD, &self.path, &now, flags) {
-            tracing::debug!(%error, path = %self.path.display(), "cannot touch");
-        }
-    }
-
-    fn store_error(&self, error: &rusqlite::Error) -> StoreError {
-        let text = format!("{}: {error}", self.location());
-        match error.sqlite_error_code() {
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                StoreError::Unavailable(text)
+        let look = Arc::new(look);
+        loop {
+            let (reader, clock, look) = (self.reader.clone(), self.clock.clone(), look.clone());
+            let seen = tokio::task::spawn_blocking(move || {
+                let mut reader = locked(&reader);
+                let txn = reader.transaction()?;
+                if schema::any_ended(&txn, &clock)? {
+                    return Ok(None);
+                }
+                let seen = look(&txn, &clock)?;
+                txn.commit()?;
+                Ok(Some(seen))
+            });
+            match seen.await {
+                Ok(Ok(Some(seen))) => return Ok(seen),
+                Ok(Ok(None)) => self.writer.write(|_, _| Ok(())).await?,
+                Ok(Err(error)) => return Err(store_error(&self.path, &error)),
+                Err(join) => {
+                    return Err(StoreError::Broken(format!("{}: {join}", self.location())));
+                }
             }
-            Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => StoreError::Forbidden(text),
-            _ => StoreError::Broken(text),
         }
+    }
+}
+
+fn store_error(path: &Path, error: &rusqlite::Error) -> StoreError {
+    let text = format!("sqlite:{}: {error}", path.display());
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Unavailable(text),
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => StoreError::Forbidden(text),
+        _ => StoreError::Broken(text),
     }
 }
 
@@ -136,24 +147,23 @@ impl Store for SqliteStore {
 
     async fn read(&self, keys: &[Key], below: &[(Key, Select)]) -> Result<Snapshot> {
         let (keys, below) = (keys.to_vec(), below.to_vec());
-        self.with(move |connection, clock| {
-            let txn = ended(connection, clock)?;
-            let mut snapshot = Snapshot { revision: revision(&txn)?, ..Snapshot::default() };
+        self.see(move |txn, _| {
+            let mut snapshot = Snapshot { revision: revision(txn)?, ..Snapshot::default() };
             let mut select = txn
                 .prepare_cached("SELECT key, value, modified, created FROM entry WHERE key = ?1")?;
-            for key in keys {
+            for key in &keys {
                 if let Some((key, entry)) = select.query_row([key.as_str()], entry).optional()? {
                     snapshot.entries.insert(key, entry);
                 }
             }
             drop(select);
-            for (prefix, select) in below {
-                let value = if select == Select::Keys { "x''" } else { "value" };
+            for (prefix, select) in &below {
+                let value = if *select == Select::Keys { "x''" } else { "value" };
                 let (before, order, limit) = match select {
                     Select::All | Select::Keys => (i64::MAX, "key", -1),
-                    Select::Oldest(limit) => (i64::MAX, "created", to_i64(limit as u64)),
+                    Select::Oldest(limit) => (i64::MAX, "created", to_i64(*limit as u64)),
                     Select::NewestBefore(before, limit) => {
-                        (to_i64(before.0), "created DESC", to_i64(limit as u64))
+                        (to_i64(before.0), "created DESC", to_i64(*limit as u64))
                     }
                 };
                 let mut statement = txn.prepare_cached(&format!(
@@ -166,7 +176,6 @@ impl Store for SqliteStore {
                     snapshot.entries.insert(key, entry);
                 }
             }
-            txn.commit()?;
             Ok(snapshot)
         })
         .await
@@ -174,11 +183,8 @@ impl Store for SqliteStore {
 
     async fn commit(&self, txn: &Txn) -> Result<Commit> {
         let wanted = txn.clone();
-        let outcome =
-            self.with(move |connection, clock| commit(connection, clock, &wanted)).await?;
-        let Some(commit) = outcome else { return Err(StoreError::LeaseGone) };
-        self.announce();
-        Ok(commit)
+        let outcome = self.writer.write(move |txn, _| commit(txn, &wanted)).await?;
+        outcome.ok_or(StoreError::LeaseGone)
     }
 
     fn watch(&self, span: &Span, after: Revision) -> Watch {
@@ -190,40 +196,29 @@ impl Store for SqliteStore {
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId> {
-        self.with(move |connection, clock| {
-            let ends = clock.after(ttl);
-            connection.execute(
-                "INSERT INTO lease (boot, ttl_ms, ends_ms) VALUES (?1, ?2, ?3)",
-                params![clock.boot, millis(ttl), ends],
-            )?;
-            Ok(LeaseId(connection.last_insert_rowid()))
-        })
-        .await
+        let granted = self.writer.write(move |txn, clock| {
+            txn.prepare_cached("INSERT INTO lease (boot, ttl_ms, ends_ms) VALUES (?1, ?2, ?3)")?
+                .insert(params![clock.boot, millis(ttl), clock.after(ttl)])
+        });
+        Ok(LeaseId(granted.await?))
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<()> {
-        let kept = self
-            .with(move |connection, clock| {
-                let txn = ended(connection, clock)?;
-                let kept = txn.execute(
-                    "UPDATE lease SET ends_ms = ?1 + ttl_ms WHERE id = ?2",
-                    params![clock.now(), lease.0],
-                )?;
-                txn.commit()?;
-                Ok(kept)
-            })
-            .await?;
+        let keeping = self.writer.write(move |txn, clock| {
+            txn.prepare_cached("UPDATE lease SET ends_ms = ?1 + ttl_ms WHERE id = ?2")?
+                .execute(params![clock.now(), lease.0])
+        });
+        let kept = keeping.await?;
         if kept == 0 { Err(StoreError::LeaseGone) } else { Ok(()) }
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<()> {
-        self.with(move |connection, clock| {
-            connection.execute("UPDATE lease SET ends_ms = -1 WHERE id = ?1", [lease.0])?;
-            ended(connection, clock)?.commit()
-        })
-        .await?;
-        self.announce();
-        Ok(())
+        let revoking = self.writer.write(move |txn, clock| {
+            txn.prepare_cached("UPDATE lease SET ends_ms = -1 WHERE id = ?1")?
+                .execute([lease.0])?;
+            end_leases(txn, clock)
+        });
+        revoking.await
     }
 
     fn location(&self) -> String {
@@ -231,28 +226,9 @@ impl Store for SqliteStore {
     }
 }
 
-/// A transaction in which no lease that has ended is left. It only writes, and so only waits for
-/// other writers, if there is one.
-fn ended<'c>(
-    connection: &'c mut Connection,
-    clock: &Clock,
-) -> rusqlite::Result<rusqlite::Transaction<'c>> {
-    if schema::any_ended(connection, clock)? {
-        let txn = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        end_leases(&txn, clock)?;
-        txn.commit()?;
-    }
-    connection.transaction()
-}
-
-/// `None`: a lease that a change should hang on has ended.
-fn commit(
-    connection: &mut Connection,
-    clock: &Clock,
-    wanted: &Txn,
-) -> rusqlite::Result<Option<Commit>> {
-    let txn = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    end_leases(&txn, clock)?;
+/// `None`: a lease that a change should hang on has ended. It, or that it is lost, is known before
+/// anything is written: others' writes are in the same transaction.
+fn commit(txn: &Transaction<'_>, wanted: &Txn) -> rusqlite::Result<Option<Commit>> {
     let modified = |key: &Key| {
         txn.prepare_cached("SELECT modified FROM entry WHERE key = ?1")?
             .query_row([key.as_str()], |row| Ok(Revision(row.get::<_, i64>(0)? as u64)))
@@ -260,7 +236,6 @@ fn commit(
     };
     for precondition in &wanted.preconditions {
         if modified(&precondition.key)? != precondition.modified {
-            txn.commit()?;
             return Ok(Some(Commit::Lost));
         }
     }
@@ -270,8 +245,6 @@ fn commit(
             Change::Put { lease: Some(lease), .. } => {
                 let mut find = txn.prepare_cached("SELECT 1 FROM lease WHERE id = ?1")?;
                 if !find.exists([lease.0])? {
-                    drop(find);
-                    txn.rollback()?;
                     return Ok(None);
                 }
                 effective.push(change);
@@ -281,7 +254,7 @@ fn commit(
             Change::Delete { .. } => {}
         }
     }
-    let at = if effective.is_empty() { revision(&txn)? } else { next_revision(&txn)? };
+    let at = if effective.is_empty() { revision(txn)? } else { next_revision(txn)? };
     for change in effective {
         match change {
             Change::Put { key, value, lease } => {
@@ -297,13 +270,12 @@ fn commit(
                     to_i64(at.0),
                     lease.map(|l| l.0)
                 ])?;
-                schema::log(&txn, at, key.as_str())?;
+                schema::log(txn, at, key.as_str())?;
             }
-            Change::Delete { key } => schema::delete(&txn, at, key.as_str())?,
+            Change::Delete { key } => schema::delete(txn, at, key.as_str())?,
         }
     }
-    schema::forget_before(&txn, at.0.saturating_sub(KEPT_REVISIONS))?;
-    txn.commit()?;
+    schema::forget_before(txn, at.0.saturating_sub(KEPT_REVISIONS))?;
     Ok(Some(Commit::Won(at)))
 }
 

@@ -38,6 +38,9 @@ const TABLES: &str = "
     ) WITHOUT ROWID;
 ";
 
+/// What may be missing in files of earlier builds, and is only for speed.
+const INDICES: &str = "CREATE INDEX IF NOT EXISTS lease_end ON lease (ends_ms);";
+
 /// The time since boot, with the boot it belongs to: the kernel's, whose clock it is, and not what
 /// `machine.boot_id_file` says. In containers, which share both, leases outlive a restart of one of them
 /// by their time.
@@ -85,6 +88,7 @@ pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
         }
         _ => return Err(refused("it belongs to another program; nothing was changed".to_owned())),
     }
+    txn.execute_batch(INDICES)?;
     txn.commit()
 }
 
@@ -145,13 +149,9 @@ pub(super) fn renew_earlier_leases(
     )
 }
 
-const ENDED: &str = "boot <> ?1 OR ends_ms <= ?2";
-
 /// Whether a lease has ended whose keys are still there.
 pub(super) fn any_ended(connection: &Connection, clock: &Clock) -> rusqlite::Result<bool> {
-    connection
-        .prepare_cached(&format!("SELECT 1 FROM lease WHERE {ENDED}"))?
-        .exists(params![clock.boot, clock.now()])
+    connection.prepare_cached("SELECT 1 FROM lease WHERE ends_ms <= ?1")?.exists([clock.now()])
 }
 
 /// Milliseconds until the next lease ends, if there is one.
@@ -168,10 +168,10 @@ pub(super) fn end_leases(txn: &Transaction<'_>, clock: &Clock) -> rusqlite::Resu
     }
     let now = clock.now();
     let keys: Vec<String> = txn
-        .prepare_cached(&format!(
-            "SELECT key FROM entry WHERE lease IN (SELECT id FROM lease WHERE {ENDED})"
-        ))?
-        .query_map(params![clock.boot, now], |row| row.get(0))?
+        .prepare_cached(
+            "SELECT key FROM entry WHERE lease IN (SELECT id FROM lease WHERE ends_ms <= ?1)",
+        )?
+        .query_map([now], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
     if !keys.is_empty() {
         let at = next_revision(txn)?;
@@ -179,8 +179,7 @@ pub(super) fn end_leases(txn: &Transaction<'_>, clock: &Clock) -> rusqlite::Resu
             delete(txn, at, &key)?;
         }
     }
-    txn.prepare_cached(&format!("DELETE FROM lease WHERE {ENDED}"))?
-        .execute(params![clock.boot, now])?;
+    txn.prepare_cached("DELETE FROM lease WHERE ends_ms <= ?1")?.execute([now])?;
     Ok(())
 }
 

@@ -65,12 +65,10 @@ async fn feed(
         wake.mark_unchanged();
         let wanted = spans.clone();
         let looked = store
-            .with(move |connection, clock| {
-                let txn = super::ended(connection, clock)?;
-                let (compacted, current) = schema::bounds(&txn)?;
-                let changes = schema::changes(&txn, &wanted, after.unwrap_or(current))?;
-                let next_end = schema::next_end(&txn, clock)?;
-                txn.commit()?;
+            .see(move |txn, clock| {
+                let (compacted, current) = schema::bounds(txn)?;
+                let changes = schema::changes(txn, &wanted, after.unwrap_or(current))?;
+                let next_end = schema::next_end(txn, clock)?;
                 Ok((compacted, current, changes, next_end))
             })
             .await;
