@@ -155,6 +155,7 @@ fn interrupted() -> StoreError {
 mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
+    use std::sync::mpsc;
     use std::time::Duration;
 
     use futures::future::join_all;
@@ -172,6 +173,21 @@ mod tests {
         frames.filter(|at| number(at + 4) > 0 && &log[at + 8..at + 16] == salt).count()
     }
 
+    /// Keeps the writer busy until what it returns is dropped.
+    #[must_use]
+    fn keep_busy(store: &SqliteStore) -> mpsc::Sender<()> {
+        let writer = store.writer.clone();
+        let ((ready, is_ready), (end, ended)) = (mpsc::channel(), mpsc::channel());
+        std::thread::spawn(move || {
+            let _busy = locked(&writer.connection);
+            ready.send(()).unwrap();
+            // Nobody sends anything: it fails when the other end is dropped.
+            assert!(ended.recv().is_err());
+        });
+        is_ready.recv().unwrap();
+        end
+    }
+
     async fn waiting(store: &SqliteStore, count: usize) {
         while locked(&store.writer.waiting).len() < count {
             tokio::task::yield_now().await;
@@ -186,7 +202,7 @@ mod tests {
         let lease = store.grant(Duration::from_secs(60)).await.unwrap();
         let before = transactions(&path);
 
-        let busy = locked(&store.writer.connection);
+        let busy = keep_busy(&store);
         let put = |n: usize| {
             let txn = Txn::new().put(Key::new(format!("k/{n}")), vec![]);
             let store = store.clone();
@@ -234,7 +250,7 @@ mod tests {
         let path = folder.path().join("locks.db");
         let store = SqliteStore::open(&path, Duration::from_secs(30)).unwrap();
         let key = Key::new("k");
-        let busy = locked(&store.writer.connection);
+        let busy = keep_busy(&store);
         let put = {
             let (store, txn) = (store.clone(), Txn::new().put(key.clone(), vec![]));
             tokio::spawn(async move { store.commit(&txn).await })
@@ -252,7 +268,7 @@ mod tests {
             let StoreError::Broken(text) = told.unwrap_err() else { panic!("not broken") };
             assert!(text.contains("no such table: nowhere"), "{text}");
         }
-        assert!(store.load(&[key.clone()]).await.unwrap().get(&key).is_none());
+        assert!(store.load(std::slice::from_ref(&key)).await.unwrap().get(&key).is_none());
         let put = Txn::new().put(key, vec![]);
         assert!(matches!(store.commit(&put).await, Ok(Commit::Won(_))), "and it goes on");
     }
