@@ -29,6 +29,7 @@ pub mod disruption;
 mod election;
 pub mod fleet;
 pub mod fleetlock;
+mod fold;
 pub mod goahead;
 pub mod groups;
 pub mod health;

@@ -45,6 +45,15 @@ credentials. SIGHUP reads the configuration again, SIGTERM answers what is under
 Exit codes:
   0 stopped, 1 failed (the port is taken), 2 bad configuration, 64 wrong command line";
 
+const TAKES_OVER: &str = "\
+Stop the other server first. Its documents are read and never written; what was taken over is not
+taken over again, unless they have changed since.
+
+Exit codes:
+  0 all of it is held here, or would be with --yes, 1 failed (the store does not answer),
+  2 bad configuration, 8 all but what was named, which somebody has to see to,
+  64 wrong command line";
+
 /// The HTTP service of the rebootlock fleet reboot lock: slots for clients of FleetLock, goahead and
 /// disruption-manager, a page and an API for people, the store for agents that cannot reach it.
 #[derive(Debug, Parser)]
@@ -69,6 +78,7 @@ pub enum Command {
     /// Print the configuration of another server as ours
     Import(ImportArgs),
     /// Show the slots that are held through another server, and hold them here with --yes
+    #[command(after_help = TAKES_OVER)]
     TakeOver(TakeOverArgs),
     /// Print what the file with credentials needs for a password (read from stdin) or a new token
     Hash(HashArgs),

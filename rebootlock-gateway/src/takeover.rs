@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use rebootlock::cli::{CommonArgs, exit};
 use rebootlock::config::{Fragment, Settings};
+use rebootlock::id::MachineId;
 use rebootlock::lock::LockManager;
 use rebootlock::store::{self, Endpoint, SharedStore};
 
@@ -97,7 +98,8 @@ pub async fn run(common: &CommonArgs, args: &TakeOverArgs) -> u8 {
         }
     };
     match done {
-        Ok(complete) => u8::from(!complete),
+        Ok(true) => 0,
+        Ok(false) => exit::INCOMPLETE,
         Err(error) => {
             eprintln!("error: {error:#}");
             exit::FAILED
@@ -116,4 +118,14 @@ fn theirs(
     let settings: Settings =
         elsewhere.settings(Fragment::default()).map_err(|error| chain(&error))?;
     store::open(&settings.store).map_err(|error| chain(&error))
+}
+
+/// An id as people may read it, whatever it is.
+fn shown(id: &str) -> String {
+    const MOST_CHARS: usize = 64;
+    if MachineId::new(id).is_ok() {
+        return id.to_owned();
+    }
+    let more = if id.chars().count() > MOST_CHARS { "…" } else { "" };
+    format!("{:?}{more}", id.chars().take(MOST_CHARS).collect::<String>())
 }

@@ -110,20 +110,20 @@ fn slots_held_through_airlock_are_shown_first_then_held_here_and_never_twice() {
     );
 
     // airlock ran on, and lowered nothing here.
-    put("default", r#"{"total_slots":9,"holders":["b","d","no id"]}"#);
+    put("default", r#"{"total_slots":9,"holders":["b","d"]}"#);
     put("odd", "{");
     // It was noticed that it runs, and by whoever starts next.
     let other = Gateway::start(fleet.command_on(&etcd.endpoints, &[]));
     other.until(423, |gw| gw.pre_reboot("e")).is(423, elsewhere);
     drop(other);
     let (code, done, said) = take_over(&["--yes"]);
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(8));
     assert!(
         done.contains("group default: 2 slots stay; airlock has 9\n  b: holds it here too\n"),
         "{done}"
     );
-    assert!(said.contains("holder \"no id\" has an id that is none here"), "{said}");
     assert!(said.contains("groups/odd/v1/semaphore is not what airlock writes"), "{said}");
+    assert!(said.contains("delete it there once nobody holds a slot by it"), "{said}");
     gw.pre_reboot("d").is_granted();
     gw.steady_state("b").is_granted();
     gw.pre_reboot("e").is_full();
@@ -131,6 +131,50 @@ fn slots_held_through_airlock_are_shown_first_then_held_here_and_never_twice() {
     gw.steady_state("d").is_granted();
     gw.pre_reboot("a").is_granted();
     gw.pre_reboot("e").is_granted();
+}
+
+#[test]
+fn a_group_stays_shut_while_a_holder_cannot_be_taken_over_or_a_document_cannot_be_read() {
+    let etcd = Etcd::start();
+    let key = format!("{KEY}/default/v1/semaphore");
+    let put = |value: &str| etcd.ctl(&["put", &key, value]);
+    // airlock takes any id that is not empty, and any spelling of its keys.
+    let long = "x".repeat(300);
+    put(&format!(r#"{{"Total_Slots":5000000000,"HOLDERS":["a","node 7","{long}"]}}"#));
+    let fleet = Fleet::new("");
+    let take_over =
+        || run(&["take-over", "--from", "airlock", "--yes", "--endpoint", &etcd.endpoints]);
+    let gw = Gateway::start(fleet.command_on(&etcd.endpoints, &[]));
+    let elsewhere = "failed_lock_held_elsewhere";
+    for _ in 0..2 {
+        let (code, done, said) = take_over();
+        assert_eq!(code, Some(8), "{said}");
+        assert!(done.contains("5000000000 slots are too many; 1000000 are the most"), "{done}");
+        assert!(done.contains("  a: "), "{done}");
+        assert!(said.contains("holder \"node 7\" has an id that is none here"), "{said}");
+        assert!(said.contains(&format!("or take it out of {key} in etcd")), "{said}");
+        assert!(!said.contains(&long) && said.contains("xxx\"…"), "{said}");
+        for id in ["a", "c"] {
+            gw.pre_reboot(id).is(423, elsewhere);
+        }
+        // It would be taken over again.
+        gw.steady_state("a").is(423, elsewhere);
+    }
+    put(r#"{"total_slots":1,"holders":["a"]}"#);
+    let (code, done, said) = take_over();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(done.contains("  a: holds it here too"), "{done}");
+    gw.pre_reboot("c").is_granted();
+    gw.steady_state("a").is_granted();
+
+    put(r#"{"total_slots":1,"Total_slots":2,"holders":null}"#);
+    let other = Gateway::start(fleet.command_on(&etcd.endpoints, &[]));
+    let refused = other.pre_reboot("d");
+    refused.is(423, elsewhere);
+    let what = format!("nobody gets one here until {key} has been mended in etcd");
+    assert!(refused.value().contains(&what), "{}", refused.value());
+    etcd.ctl(&["del", &key]);
+    other.pre_reboot("d").is_granted();
 }
 
 #[test]

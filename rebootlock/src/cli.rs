@@ -30,6 +30,8 @@ pub mod exit {
     pub const DETECTOR_FAILED: u8 = 6;
     /// The machine holds no slot.
     pub const NOT_HOLDING: u8 = 7;
+    /// Not all could be done. What is left was named, the rest is done.
+    pub const INCOMPLETE: u8 = 8;
     /// The command line is wrong.
     pub const USAGE: u8 = 64;
 }

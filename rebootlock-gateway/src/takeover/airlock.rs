@@ -1,7 +1,9 @@
 //! airlock's documents: `com.coreos.airlock/groups/<group>/v1/semaphore`, each
 //! `{"total_slots": n, "holders": ["id", …]}`.
 
+use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use anyhow::{Context as _, Result};
 use percent_encoding::percent_decode_str;
@@ -10,19 +12,61 @@ use rebootlock::lock::{LockError, LockManager};
 use rebootlock::record::{Claim, UnixTime, Via};
 use rebootlock::semaphore::Semaphore;
 use rebootlock::store::{Entry, Key, Precondition, Select, SharedStore, StoreError};
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
+use super::elsewhere::{Documents, Held};
+use super::shown;
 use super::slots::{Slots, Stamp};
+use crate::fold::folded;
 
 const GROUPS: &str = "com.coreos.airlock/groups/";
 const SEMAPHORE: &str = "/v1/semaphore";
 
-/// Keys that airlock or its users may have added are of no use here.
-#[derive(Debug, Deserialize)]
+/// More slots than anybody has here.
+const MOST_SLOTS: u32 = 1_000_000;
+
+/// Names count whatever their case, and keys that airlock or its users may have added are of no use here.
+#[derive(Debug)]
 struct Theirs {
-    total_slots: u32,
-    #[serde(default)]
-    holders: Option<Vec<String>>,
+    total_slots: u64,
+    holders: BTreeSet<String>,
+}
+
+impl<'de> Deserialize<'de> for Theirs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Theirs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Theirs, A::Error> {
+                let (mut total_slots, mut holders) = (None, None);
+                while let Some(key) = map.next_key::<String>()? {
+                    // Which of two airlock goes by is no matter for a guess.
+                    let again = match folded(&key).as_str() {
+                        "total_slots" => total_slots.replace(map.next_value()?).is_some(),
+                        "holders" => holders
+                            .replace(map.next_value::<Option<_>>()?.unwrap_or_default())
+                            .is_some(),
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                            false
+                        }
+                    };
+                    if again {
+                        return Err(A::Error::custom(format!("{key:?} is there twice")));
+                    }
+                }
+                let total_slots =
+                    total_slots.ok_or_else(|| A::Error::missing_field("total_slots"))?;
+                Ok(Theirs { total_slots, holders: holders.unwrap_or_default() })
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
 }
 
 /// One of their documents.
@@ -54,7 +98,10 @@ pub(super) async fn take_over(
         let found = match read(key, entry) {
             Ok(found) => found,
             Err(problem) => {
-                eprintln!("error: {problem:#}");
+                eprintln!(
+                    "error: {problem:#}; mend it in etcd, or delete it there once nobody holds a slot \
+                     by it, and run this again"
+                );
                 complete = false;
                 continue;
             }
@@ -95,30 +142,45 @@ async fn one_group(
     say: &mut dyn FnMut(String),
 ) -> Result<bool> {
     let Found { key, entry, group, theirs } = found;
-    let (fit, unfit): (BTreeSet<&String>, BTreeSet<_>) =
-        theirs.holders.iter().flatten().partition(|id| MachineId::new(id.as_str()).is_ok());
     let now = UnixTime::now();
-    let holders = fit.into_iter().filter_map(|id| {
-        let machine = MachineId::new(id.as_str()).ok()?;
+    let (mut holders, mut unfit) = (Vec::new(), Vec::new());
+    for id in &theirs.holders {
+        let Ok(machine) = MachineId::new(id.as_str()) else {
+            unfit.push(id);
+            continue;
+        };
         let mut claim = Claim::new(machine.clone(), [group.clone()], Via::Fleetlock);
         claim.reason = Some("held through airlock, and taken over".to_owned());
-        Some((machine, claim.record(now)))
-    });
+        holders.push((machine, claim.record(now)));
+    }
+    let slots = u32::try_from(theirs.total_slots).unwrap_or(u32::MAX);
+    if slots > MOST_SLOTS {
+        let theirs = theirs.total_slots;
+        say(format!("group {group}: {theirs} slots are too many; {MOST_SLOTS} are the most here"));
+    }
     let modified = Some(entry.modified);
     let slots = Slots {
         group: group.clone(),
-        slots: theirs.total_slots,
+        slots: slots.min(MOST_SLOTS),
         whose: Some("airlock"),
-        holders: holders.collect(),
+        holders,
         mark: mark(locks, key),
         stamp: Stamp::Revision { revision: entry.modified.0 },
+        is_whole: unfit.is_empty(),
         unchanged: same_store.then(|| Precondition { key: key.clone(), modified }),
     };
     slots.take(locks, write, say).await?;
+    let until = match same_store {
+        true => "nobody gets a slot of this group here before that",
+        // Nobody looks there.
+        false => "do not serve this group here before that",
+    };
     for id in &unfit {
         eprintln!(
-            "error: group {group}: holder {id:?} has an id that is none here, so its slot cannot \
-             be taken over"
+            "error: group {group}: holder {} has an id that is none here, so its slot cannot be taken \
+             over; let it come back and give its slot back to airlock, or take it out of {key} in etcd \
+             if it holds none any more, and run this again; {until}",
+            shown(id)
         );
     }
     Ok(unfit.is_empty())
@@ -130,13 +192,10 @@ fn mark(locks: &LockManager, theirs: &Key) -> Key {
     Key::new(format!("{}/taken-over/airlock/{segment}", locks.keys()))
 }
 
-/// Holders by group of documents in the same store that were not taken over as they are now. `None`
-/// instead of holders: the document cannot be read.
-pub(super) async fn pending(
-    locks: &LockManager,
-) -> Result<BTreeMap<Group, Option<BTreeSet<String>>>, LockError> {
+/// Documents in the same store that were not taken over as they are now.
+pub(super) async fn pending(locks: &LockManager) -> Result<BTreeMap<Group, Held>, LockError> {
     let failed = |source| LockError::Store { action: format!("looking below {GROUPS}"), source };
-    let mut pending = BTreeMap::new();
+    let mut pending: BTreeMap<Group, Held> = BTreeMap::new();
     let listed = match locks.store().list(&Key::new(GROUPS), Select::All).await {
         Ok(listed) => listed,
         // Who may not look there has no airlock there either, as far as it can be known.
@@ -154,18 +213,20 @@ pub(super) async fn pending(
         {
             continue;
         }
-        let Ok(theirs) = serde_json::from_slice::<Theirs>(&entry.value) else {
-            pending.insert(group, None);
-            continue;
-        };
         let known = ours.get(&place).and_then(|entry| Semaphore::from_json(&entry.value).ok());
         let counted = |id: &String| {
             let machine = MachineId::new(id.as_str()).ok();
             known.as_ref().zip(machine).is_some_and(|(known, machine)| known.holds(&machine))
         };
-        let holders: BTreeSet<_> = theirs.holders.into_iter().flatten().collect();
-        if !holders.iter().all(counted) {
-            pending.insert(group, Some(holders));
+        let found = match serde_json::from_slice::<Theirs>(&entry.value) {
+            Ok(theirs) if theirs.holders.iter().all(counted) => continue,
+            Ok(theirs) => Documents::HeldBy(theirs.holders),
+            Err(_) => Documents::Unreadable(key),
+        };
+        // One group may have two keys: a blank has two spellings.
+        match pending.entry(group.clone()) {
+            Slot::Vacant(place) => drop(place.insert(Held::new(group, found))),
+            Slot::Occupied(mut place) => place.get_mut().add(found),
         }
     }
     Ok(pending)

@@ -7,40 +7,71 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use rebootlock::id::{Group, MachineId};
 use rebootlock::lock::{LockError, LockManager};
+use rebootlock::store::Key;
 
-use super::airlock;
+use super::{airlock, shown};
 
 /// Those of one group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
     group: Group,
-    /// `None`: that cannot be read.
-    holders: Option<BTreeSet<String>>,
+    documents: Documents,
+}
+
+/// What airlock's documents of a group say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Documents {
+    /// These hold slots.
+    HeldBy(BTreeSet<String>),
+    /// Nothing that is understood, in this place.
+    Unreadable(Key),
 }
 
 impl Held {
+    pub(super) fn new(group: Group, documents: Documents) -> Self {
+        Self { group, documents }
+    }
+
+    /// Another document of the same group. Who holds slots is not known if one of them cannot be read.
+    pub(super) fn add(&mut self, more: Documents) {
+        match (&mut self.documents, more) {
+            (Documents::Unreadable(_), _) => {}
+            (Documents::HeldBy(holders), Documents::HeldBy(more)) => holders.extend(more),
+            (documents, more) => *documents = more,
+        }
+    }
+
     /// Whether `machine` may hold one of them.
     pub fn may_be_of(&self, machine: &MachineId) -> bool {
-        self.holders.as_ref().is_none_or(|holders| holders.contains(machine.as_str()))
+        match &self.documents {
+            Documents::HeldBy(holders) => holders.contains(machine.as_str()),
+            Documents::Unreadable(_) => true,
+        }
     }
 }
 
 impl fmt::Display for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let group = &self.group;
-        match &self.holders {
-            None => write!(f, "airlock's document of group {group} cannot be read")?,
-            Some(holders) => {
-                let first: Vec<_> = holders.iter().take(3).map(String::as_str).collect();
+        match &self.documents {
+            Documents::Unreadable(key) => write!(
+                f,
+                "airlock's document of group {group} cannot be read, so nobody knows who holds its slots, and \
+                 nobody gets one here until {key} has been mended in etcd, or deleted there once nobody \
+                 holds a slot through airlock"
+            ),
+            Documents::HeldBy(holders) => {
+                let first: Vec<_> = holders.iter().take(3).map(|id| shown(id)).collect();
                 let more = if holders.len() > first.len() { " and others" } else { "" };
                 let first = first.join(", ");
-                write!(f, "slots of group {group} are held through airlock, by {first}{more}")?;
+                write!(
+                    f,
+                    "slots of group {group} are held through airlock, by {first}{more}, and do not count \
+                     here; nobody gets one until somebody has run `rebootlock-gateway take-over --from \
+                     airlock`"
+                )
             }
         }
-        f.write_str(
-            ", and do not count here; nobody gets one until somebody has run `rebootlock-gateway take-over \
-             --from airlock`",
-        )
     }
 }
 
@@ -69,9 +100,7 @@ impl Elsewhere {
     /// # Errors
     /// What the store says; then what was known stays.
     pub async fn look(&self, locks: &LockManager) -> Result<All, LockError> {
-        let found = airlock::pending(locks).await?;
-        let held = |(group, holders): (Group, _)| (group.clone(), Held { group, holders });
-        let found: All = Arc::new(found.into_iter().map(held).collect());
+        let found: All = Arc::new(airlock::pending(locks).await?);
         let before = {
             let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
             known.replace(found.clone()).unwrap_or_default()

@@ -186,6 +186,7 @@ impl Found {
             holders: holders.collect(),
             mark: Key::new(format!("{}/taken-over/goahead/{}", locks.keys(), self.cluster)),
             stamp: Stamp::Digest { sha256: self.digest.clone() },
+            is_whole: true,
             unchanged: None,
             group: group.clone(),
         }

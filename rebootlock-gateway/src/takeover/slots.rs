@@ -27,6 +27,9 @@ pub(super) struct Slots {
     pub(super) mark: Key,
     /// What is noted there.
     pub(super) stamp: Stamp,
+    /// Whether these are all that hold slots there. Otherwise it is not noted that they were taken over:
+    /// what is left has to be seen to, and then they all are looked at again.
+    pub(super) is_whole: bool,
     /// What must not have changed since.
     pub(super) unchanged: Option<Precondition>,
 }
@@ -129,7 +132,7 @@ impl Slots {
             }
         }
         txn = txn.put(place, semaphore.to_json());
-        if is_last {
+        if is_last && self.is_whole {
             let done = Mark { stamp: self.stamp.clone(), at: UnixTime::now() };
             txn = txn.put(mark.clone(), serde_json::to_vec(&done)?);
         }
