@@ -57,6 +57,7 @@ use rebootlock::config::GoaheadSettings;
 
 use self::ask::Question;
 use self::body::Params;
+pub(crate) use self::body::machine;
 pub use self::caretaker::watch;
 use self::cluster::Found;
 use self::reply::Restart;

@@ -99,6 +99,9 @@ fn say(notes: &[String]) {
 async fn take_over_state(app: &App, settings: &Settings, folder: &Path) -> Result<(), ExitCode> {
     let Some(clusters) = &settings.gateway.goahead else { return Ok(()) };
     let state = State::read(folder, clusters).map_err(|error| fail(&error, exit::CONFIG))?;
+    if state.is_empty() {
+        tracing::info!(state = %folder.display(), "no state of goahead's: nobody holds a slot by it");
+    }
     let mut say =
         |line: String| tracing::warn!(state = %folder.display(), "goahead's state: {line}");
     let taken = state.take_over(&app.live().locks, settings, true, &mut say).await;

@@ -51,8 +51,8 @@ taken over again, unless they have changed since.
 
 Exit codes:
   0 all of it is held here, or would be with --yes, 1 failed (the store does not answer),
-  2 bad configuration, 8 all but what was named, which somebody has to see to,
-  64 wrong command line";
+  2 bad configuration, or a folder or file of goahead's that cannot be read: nothing was written,
+  8 all but what was named, which somebody has to see to, 64 wrong command line";
 
 /// The HTTP service of the rebootlock fleet reboot lock: slots for clients of FleetLock, goahead and
 /// disruption-manager, a page and an API for people, the store for agents that cannot reach it.

@@ -11,6 +11,7 @@ mod slots;
 use std::io::Write as _;
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use rebootlock::cli::{CommonArgs, exit};
 use rebootlock::config::{Fragment, Settings};
@@ -83,8 +84,18 @@ pub async fn run(common: &CommonArgs, args: &TakeOverArgs) -> u8 {
                 eprintln!("error: no cluster is configured here; see rebootlock-gateway import");
                 return exit::CONFIG;
             };
-            match State::read(&folder, clusters) {
+            // None would be taken for one in which nobody holds a slot.
+            let read = std::fs::read_dir(&folder).map_err(anyhow::Error::from);
+            let read = read.and_then(|_| State::read(&folder, clusters));
+            match read.with_context(|| format!("cannot take over from {}", folder.display())) {
                 Ok(state) => {
+                    if state.is_empty() {
+                        eprintln!(
+                            "{}: there is no state of a cluster that is served here, so nobody holds a \
+                             slot by it; is it goahead's save_state_dir?",
+                            folder.display()
+                        );
+                    }
                     let taken = state.take_over(&locks, &settings, args.yes, &mut say).await;
                     if !args.yes {
                         eprintln!(
@@ -93,7 +104,10 @@ pub async fn run(common: &CommonArgs, args: &TakeOverArgs) -> u8 {
                     }
                     taken.map(|()| state.is_whole())
                 }
-                Err(error) => Err(error),
+                Err(error) => {
+                    eprintln!("error: {error:#}");
+                    return exit::CONFIG;
+                }
             }
         }
     };

@@ -57,7 +57,7 @@ pub(super) fn parse(body: &[u8]) -> Result<Params, String> {
 }
 
 /// Names go into keys, command lines and answers: what no host can be called is no name.
-fn machine(fqdn: &str) -> Option<MachineId> {
+pub(crate) fn machine(fqdn: &str) -> Option<MachineId> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     let good = fqdn.chars().all(allowed) && !fqdn.starts_with(['.', '-']);
     MachineId::new(fqdn).ok().filter(|_| good)

@@ -6,6 +6,8 @@ use rebootlock::config::CommandLine;
 use rebootlock::process::{self, Finished, How, Spec};
 use tokio::sync::Semaphore;
 
+use super::duration::GoDuration;
+
 /// So many commands run at once; more wait, within their own time.
 const AT_ONCE: usize = 32;
 
@@ -43,11 +45,12 @@ impl Subject {
         filled + rest
     }
 
-    /// One that no program takes for an option.
+    /// One that no program takes for an option, or for anything but a length of time.
     fn plain_uptime(&self) -> &str {
-        match self.uptime.strip_prefix('-') {
-            Some(_) => "0s",
-            None => self.uptime.trim_start_matches('+'),
+        let is_known = self.uptime.is_empty() || self.uptime.parse::<GoDuration>().is_ok();
+        match self.uptime.starts_with('-') || !is_known {
+            true => "0s",
+            false => self.uptime.trim_start_matches('+'),
         }
     }
 
@@ -147,7 +150,9 @@ mod tests {
 
     #[test]
     fn no_uptime_is_an_option() {
-        for (uptime, filled) in [("-5h", "0s"), ("+5h", "5h"), ("5h", "5h"), ("-0", "0s")] {
+        for (uptime, filled) in
+            [("-5h", "0s"), ("+5h", "5h"), ("5h", "5h"), ("-0", "0s"), ("$(a)", "0s"), ("", "")]
+        {
             let subject = Subject { uptime: uptime.into(), ..subject() };
             assert_eq!(subject.fill("{:%uptime%:}"), filled);
         }

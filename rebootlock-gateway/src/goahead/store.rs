@@ -14,7 +14,7 @@ use rebootlock::record::{
 use rebootlock::semaphore::json::Damage;
 use rebootlock::store::{Commit, Key, LeaseId, Select, StoreError, Txn};
 
-use super::body::Params;
+use super::body::{self, Params};
 use super::course;
 use crate::app::{Live, chain};
 
@@ -39,32 +39,41 @@ impl Held {
             return None;
         }
         let (token, grant) = (record.token?, GoaheadGrant::of(&record)?);
+        // However it came here: its name goes into command lines.
+        if body::machine(machine.as_str()).is_none() {
+            let why = "no goahead client can have its name, so nothing is run for it and its slot \
+                       stays; see `rebootlockctl unlock`";
+            say_once(group, &machine, why.to_owned());
+            return None;
+        }
         match grant {
             Ok(grant) => {
                 mended(group, &machine);
                 Some(Self { group: group.clone(), machine, token, grant })
             }
             Err(damage) => {
-                say_once(group, &machine, damage);
+                say_once(group, &machine, unreadable(&damage));
                 None
             }
         }
     }
 }
 
-/// What is damaged, and was said: it is looked at every few seconds.
+/// Whom nobody can look after, and why, as it was said: they are looked at every few seconds.
 static SAID: Mutex<BTreeMap<(Group, MachineId), String>> = Mutex::new(BTreeMap::new());
 
-fn say_once(group: &Group, machine: &MachineId, damage: Damage) {
-    let damage = damage.to_string();
+fn say_once(group: &Group, machine: &MachineId, why: String) {
     let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
-    if said.insert((group.clone(), machine.clone()), damage.clone()).as_ref() != Some(&damage) {
-        tracing::error!(
-            id = %machine, %group, damage,
-            "the record of a holder cannot be read, and its slot is not freed when it is back; see \
-             `rebootlockctl doctor` and `rebootlockctl repair`"
-        );
+    if said.insert((group.clone(), machine.clone()), why.clone()).as_ref() != Some(&why) {
+        tracing::error!(id = %machine, %group, "nobody looks after this holder: {why}");
     }
+}
+
+fn unreadable(damage: &Damage) -> String {
+    format!(
+        "its record cannot be read ({damage}), and its slot is not freed when it is back; see \
+         `rebootlockctl doctor` and `rebootlockctl repair`"
+    )
 }
 
 fn mended(group: &Group, machine: &MachineId) {
@@ -115,7 +124,7 @@ pub(super) async fn holders(live: &Live, group: &Group) -> Result<Vec<Held>, Loc
         match HolderRecord::from_json(&entry.value) {
             Ok(record) => Held::of(group, machine, record),
             Err(damage) => {
-                say_once(group, &machine, damage);
+                say_once(group, &machine, unreadable(&damage));
                 None
             }
         }
@@ -274,4 +283,29 @@ async fn load(live: &Live, keys: &[Key]) -> Result<rebootlock::store::Snapshot, 
 
 fn failed(action: String, source: StoreError) -> LockError {
     LockError::Store { action, source }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use rebootlock::record::Claim;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_run_for_a_holder_that_no_client_can_be() {
+        let group = Group::new("web").unwrap();
+        let held = |name: &str, via| {
+            let machine = MachineId::new(name).unwrap();
+            let mut claim = Claim::new(machine.clone(), [group.clone()], via);
+            let grant = GoaheadGrant::new("web", "abcdefgh", "5h", UnixTime(1));
+            claim.members = Some(Box::new(grant.to_member()));
+            Held::of(&group, machine, claim.record(UnixTime(1))).is_some()
+        };
+        assert!(held("web-1", Via::Goahead));
+        assert!(!held("web-1", Via::Fleetlock));
+        for name in ["-la", "$(touch${IFS}pwned)", ".", "a;b", "{:%fqdn%:}", "ä"] {
+            assert!(!held(name, Via::Goahead), "{name}");
+        }
+    }
 }

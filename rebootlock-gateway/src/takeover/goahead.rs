@@ -16,7 +16,10 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use sha2::{Digest as _, Sha256};
 
+use super::shown;
 use super::slots::{Slots, Stamp};
+use crate::goahead::duration::GoDuration;
+use crate::goahead::machine;
 
 /// Larger files are none of goahead's.
 const MOST_BYTES: u64 = 16 * 1024 * 1024;
@@ -108,7 +111,7 @@ impl State {
             say(format!(
                 "{}: its cluster is not served here, and these hold slots of it: {}",
                 path.display(),
-                holders.join(", ")
+                holders.iter().map(|name| shown(name)).collect::<Vec<_>>().join(", ")
             ));
         }
         for found in &self.found {
@@ -116,6 +119,11 @@ impl State {
             found.notes.iter().for_each(|note| say(note.clone()));
         }
         Ok(())
+    }
+
+    /// Whether there is no state of a cluster that is served here.
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
     }
 
     /// Whether all holders are of clusters that are served here.
@@ -144,13 +152,16 @@ impl Found {
                 names.len()
             ));
         }
-        let mut holders = Vec::new();
+        let (mut holders, mut unfit) = (Vec::new(), Vec::new());
         for name in names.into_keys() {
-            let Ok(machine) = MachineId::new(name.as_str()) else {
-                bail!("{}: {name:?} holds a slot, and no machine has such a name", path.display());
+            let Some(machine) = machine(&name) else {
+                unfit.push(format!("{:?}", name.chars().take(64).collect::<String>()));
+                continue;
             };
             let answer = answer(&folder.join(cluster), &name);
-            let known = answer.reported_uptime.clone().unwrap_or_default();
+            // It goes into command lines.
+            let known = answer.reported_uptime.filter(|known| known.parse::<GoDuration>().is_ok());
+            let known = known.unwrap_or_default();
             if known.is_empty() {
                 notes.push(format!(
                     "  {name}: how long it was up is not known; that it has rebooted is noticed once its \
@@ -165,6 +176,13 @@ impl Found {
             // It may have been told of a longer one since, or not.
             grant.reported_at = None;
             holders.push((machine, grant));
+        }
+        if !unfit.is_empty() {
+            let (path, names) = (path.display(), unfit.join(", "));
+            bail!(
+                "{path}: slots are held by names that no machine can have here, because they go into command \
+                 lines: {names}; take them out of it once they hold none"
+            );
         }
         let (cluster, group) = (cluster.to_owned(), group.clone());
         Ok(Some(Self { cluster, group, digest, holders, notes }))
@@ -197,7 +215,8 @@ impl Found {
 fn theirs(path: &Path) -> Result<Option<(Theirs, String)>> {
     let cannot = || format!("{} cannot be read", path.display());
     match std::fs::metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        // A link to nowhere is no file, and not none.
+        Err(error) if error.kind() == ErrorKind::NotFound && !path.is_symlink() => return Ok(None),
         Err(error) => return Err(error).with_context(cannot),
         Ok(file) => ensure!(file.len() <= MOST_BYTES, "{} is too long", path.display()),
     }
@@ -267,6 +286,7 @@ mod tests {
                 "web/web-1.json",
                 r#"{"timestamp":"2026-11-21T11:00:00Z","request_id":"abcdefgh","reported_uptime":"5h"}"#,
             ),
+            ("web/web-2.json", r#"{"reported_uptime":"$(touch${IFS}pwned)"}"#),
             ("old.json", r#"{"CurrentRestartingServers":{"old-1":{}}}"#),
             ("other.json", "{"),
         ])
@@ -292,6 +312,9 @@ mod tests {
             r#"{"go_ahead":false,"message":"a host's record"}"#,
             r#"{"CurrentRestartingServers":["web-1"]}"#,
             r#"{"CurrentRestartingServers":{"web 1":{}}}"#,
+            r#"{"CurrentRestartingServers":{"web-1":{},"-la":{}}}"#,
+            r#"{"CurrentRestartingServers":{"$(touch${IFS}pwned)":{}}}"#,
+            r#"{"CurrentRestartingServers":{"..":{}}}"#,
         ] {
             let error = read(&[("web.json", text)]).err().unwrap();
             assert!(format!("{error:#}").contains("web.json"), "{text}: {error:#}");

@@ -249,7 +249,53 @@ fn they_are_taken_over_by_those_who_convert_the_files_too() {
         "{record}"
     );
     assert!(take_over(&["--yes"]).1.starts_with("group web: taken over at 20"));
+    // Somebody else's holders are named, and are not what failed.
+    held_by(&fleet, "gone", &["gone-1"]);
+    let (code, shown, _) = take_over(&["--yes"]);
+    assert!(code == Some(8) && shown.contains("these hold slots of it: gone-1"), "{shown}");
     fleet.configure("");
     assert_eq!(take_over(&["--yes"]).0, Some(2));
     assert_eq!(take_over(&["--source", "http://127.0.0.1:1"]).0, Some(64));
+}
+
+#[test]
+fn a_folder_that_is_not_there_and_a_name_that_is_none_are_not_taken_for_nobody() {
+    let fleet = Fleet::new(&super::client::cluster(""));
+    let take_over = |state: &str| {
+        let mut command = Command::new(BINARY);
+        command
+            .args(["take-over", "--from", "goahead", "--yes", "--endpoint", &fleet.endpoint()])
+            .args(["--config", &fleet.path("rebootlock.toml"), "--state-dir", state])
+            .env_clear();
+        run(&mut command)
+    };
+    let state = fleet.path("state");
+    let (code, _, said) = take_over(&state);
+    assert!(code == Some(2) && said.contains(&state), "{said}");
+    std::fs::create_dir(&state).unwrap();
+    let (code, _, said) = take_over(&state);
+    assert!(code == Some(0) && said.contains("is it goahead's save_state_dir?"), "{said}");
+    // A shell that is told of them would run the one, and `ls` would take the other for an option.
+    std::fs::write(
+        format!("{state}/web.json"),
+        r#"{"CurrentRestartingServers":{"web-1":{},"-la":{},"$(touch${IFS}pwned)":{}}}"#,
+    )
+    .unwrap();
+    let (code, shown, said) = take_over(&state);
+    assert!(code == Some(2) && shown.is_empty(), "{shown}{said}");
+    assert!(
+        said.contains(r#"here, because they go into command lines: "$(touch${IFS}pwned)", "-la""#),
+        "{said}"
+    );
+    std::fs::write(format!("{state}/web.json"), "{").unwrap();
+    assert_eq!(take_over(&state).0, Some(2));
+    assert_eq!(fleet.group("web"), "", "nothing was written");
+}
+
+#[test]
+fn goaheads_own_files_with_such_a_name_are_not_served() {
+    let (fleet, _) = goahead();
+    held_by(&fleet, "web", &["-la"]);
+    let (code, _, stderr) = run(&mut compat(&fleet, &[]));
+    assert!(code == Some(2) && stderr.contains("slots are held by names"), "{stderr}");
 }
