@@ -47,12 +47,12 @@ pub enum ImportError {
         problem: String,
     },
     /// What came of it is refused by our own programs.
-    #[error("{}: what comes of it is not valid here", .path.display())]
+    #[error("{}: what comes of it is not valid here: {problem}", .path.display())]
     Refused {
         /// The file.
         path: PathBuf,
-        /// Why.
-        source: ConfigError,
+        /// Why. Where that is in the result says nothing to those who have not seen it.
+        problem: String,
     },
 }
 
@@ -118,6 +118,15 @@ pub fn convert(from: Peer, files: &[(PathBuf, String)]) -> Result<Converted, Imp
     };
     // What we print must be what we read.
     let checked = Fragment::parse(Path::new("result"), &ours.text).and_then(Settings::decide);
-    checked.map_err(|source| ImportError::Refused { path: path(), source })?;
-    Ok(ours)
+    match checked {
+        Ok(_) => Ok(ours),
+        Err(error) => Err(ImportError::Refused {
+            path: path(),
+            problem: match error {
+                ConfigError::Syntax { problem, .. } => problem,
+                ConfigError::Setting { setting, problem, .. } => format!("{setting}: {problem}"),
+                other @ ConfigError::Unreadable { .. } => other.to_string(),
+            },
+        }),
+    }
 }

@@ -1,17 +1,40 @@
 //! airlock's `config.toml`.
 //!
-//! It is TOML with four tables. airlock ignores keys that it does not know; they are named here.
+//! It is TOML with four tables. airlock ignores keys that it does not know; they are named here. Those that it
+//! knows it takes in whatever case.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
 
 use rebootlock::id::Group;
+use rebootlock::store::Endpoint;
 use serde::Deserialize;
-use toml::{Table, Value};
+use toml::de::{DeTable, DeValue, Deserializer};
+use toml::{Spanned, Table, Value};
+
+use crate::fold::folded;
 
 /// airlock's own.
 const DEFAULT_PORT: u16 = 9090;
 const DEFAULT_TIMEOUT_MS: u64 = 3000;
+
+/// Larger limits are none of ours.
+const MOST_SLOTS: u64 = 1_000_000;
+
+/// What airlock knows, by table.
+const KEYS: [(&str, &[&str]); 6] = [
+    ("", &["service", "status", "etcd3", "lock"]),
+    ("service", &["address", "port", "tls"]),
+    ("status", &["enabled", "address", "port", "tls"]),
+    (
+        "etcd3",
+        &["endpoints", "transaction_timeout_ms", "client_cert_pub_path", "client_cert_key_path"],
+    ),
+    ("lock", &["default_group_name", "default_slots", "groups"]),
+    ("lock.groups", &["name", "slots"]),
+];
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -60,7 +83,7 @@ struct Etcd {
 #[serde(default)]
 struct Lock {
     default_group_name: Option<String>,
-    default_slots: Option<u32>,
+    default_slots: Option<u64>,
     groups: Vec<OneGroup>,
     #[serde(flatten)]
     unknown: Table,
@@ -69,13 +92,13 @@ struct Lock {
 #[derive(Debug, Deserialize)]
 struct OneGroup {
     name: String,
-    slots: Option<u32>,
+    slots: Option<u64>,
     #[serde(flatten)]
     unknown: Table,
 }
 
 pub(super) fn convert(text: &str) -> Result<String, String> {
-    let config: Config = toml::from_str(text).map_err(|error| error.to_string())?;
+    let config = read(text)?;
     let mut out = Out::default();
     out.comment(
         "Made from airlock's configuration by `rebootlock-gateway import`. Read the comments, put \
@@ -103,32 +126,93 @@ pub(super) fn convert(text: &str) -> Result<String, String> {
     Ok(out.0)
 }
 
+fn read(text: &str) -> Result<Config, String> {
+    let said = |mut error: toml::de::Error| {
+        error.set_input(Some(text));
+        error.to_string()
+    };
+    let parsed = DeTable::parse(text).map_err(said)?;
+    let whole = parsed.span();
+    let table = spelled("", parsed.into_inner(), text)?;
+    Config::deserialize(Deserializer::from(Spanned::new(whole, table))).map_err(said)
+}
+
+/// The table with the keys that airlock knows in the spelling that they have here.
+fn spelled<'i>(at: &str, table: DeTable<'i>, text: &str) -> Result<DeTable<'i>, String> {
+    let known = KEYS.iter().find(|(place, _)| *place == at).map_or(&[][..], |(_, keys)| keys);
+    let mut all = DeTable::new();
+    for (mut key, mut value) in table {
+        if let Some(name) = known.iter().find(|name| **name == folded(key.get_ref())) {
+            let below = if at.is_empty() { (*name).to_owned() } else { format!("{at}.{name}") };
+            if all.contains_key(*name) {
+                let before = text.get(..key.span().start).unwrap_or_default();
+                let line = before.matches('\n').count() + 1;
+                return Err(format!(
+                    "`{below}` is there in two spellings, which airlock takes for one key (line {line})"
+                ));
+            }
+            *key.get_mut() = Cow::Borrowed(*name);
+            respell(&below, value.get_mut(), text)?;
+        }
+        all.insert(key, value);
+    }
+    Ok(all)
+}
+
+fn respell(at: &str, value: &mut DeValue<'_>, text: &str) -> Result<(), String> {
+    match value {
+        DeValue::Table(table) => *table = spelled(at, std::mem::take(table), text)?,
+        DeValue::Array(values) => {
+            for value in values.iter_mut() {
+                respell(at, value.get_mut(), text)?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
 fn store(etcd: &Etcd, out: &mut Out) -> Result<(), String> {
     if etcd.endpoints.is_empty() {
         return Err(
             "`etcd3.endpoints` names no etcd; airlock does not start without one".to_owned()
         );
     }
-    let with_certificate = etcd.client_cert_pub_path.is_some();
-    let scheme = if with_certificate { "https" } else { "http" };
-    let endpoints: Vec<_> = etcd
-        .endpoints
-        .iter()
-        .map(|endpoint| match endpoint.contains("://") {
-            true => endpoint.clone(),
-            false => format!("{scheme}://{endpoint}"),
-        })
-        .collect();
+    // An empty one is airlock's way to say that there is none.
+    let given = |path: &Option<String>| path.clone().filter(|path| !path.is_empty());
+    let files = (given(&etcd.client_cert_pub_path), given(&etcd.client_cert_key_path));
+    let scheme = if files.0.is_some() { "https" } else { "http" };
+    let mut endpoints = Vec::new();
+    for given in &etcd.endpoints {
+        let endpoint = match given.contains("://") {
+            true => given.clone(),
+            false => format!("{scheme}://{given}"),
+        };
+        let is_http = endpoint.starts_with("http://") || endpoint.starts_with("https://");
+        if !is_http || endpoint.parse::<Endpoint>().is_err() {
+            return Err(format!(
+                "`etcd3.endpoints` {given:?} is no address of an etcd, such as https://etcd:2379"
+            ));
+        }
+        endpoints.push(endpoint);
+    }
     out.line("\n[store]");
     out.set("endpoints", endpoints);
-    match (&etcd.client_cert_pub_path, &etcd.client_cert_key_path) {
+    match files {
         (Some(cert), Some(key)) => {
             out.comment(
                 "airlock trusts the system's authorities for etcd's certificate, as this does; one \
                  of your own goes into ca_file, which airlock does not have.",
             );
-            out.set("cert_file", cert.as_str());
-            out.set("key_file", key.as_str());
+            for (ours, theirs, path) in [
+                ("cert_file", "client_cert_pub_path", cert),
+                ("key_file", "client_cert_key_path", key),
+            ] {
+                if !path.starts_with('/') {
+                    return Err(format!("`etcd3.{theirs}` {path:?} does not begin at the root"));
+                }
+                out.set(ours, path);
+            }
         }
         (None, None) => {}
         _ => {
@@ -140,6 +224,11 @@ fn store(etcd: &Etcd, out: &mut Out) -> Result<(), String> {
         }
     }
     let millis = etcd.transaction_timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS);
+    if u128::from(millis) != u128::try_from(seconds(millis)).unwrap_or_default() * 1000 {
+        out.comment(&format!(
+            "etcd3.transaction_timeout_ms was {millis}; here it is whole seconds from 1 to 60, below too."
+        ));
+    }
     out.set("timeout_secs", seconds(millis));
     Ok(())
 }
@@ -153,10 +242,23 @@ fn gateway(config: &Config, out: &mut Out) -> Result<(), String> {
     let Config { service, status, etcd3, .. } = config;
     let address = service.address.as_deref().unwrap_or("0.0.0.0");
     let port = service.port.unwrap_or(DEFAULT_PORT);
-    let ip: std::net::IpAddr = address.parse().map_err(|_| {
-        format!("`service.address` {address:?} is not the number of an address, such as 0.0.0.0")
-    })?;
+    let (ip, note) = match address {
+        "" => (
+            IpAddr::from(Ipv4Addr::UNSPECIFIED),
+            Some("service.address was empty: all addresses. Those of IPv6 too are [::]."),
+        ),
+        "localhost" => (IpAddr::from(Ipv4Addr::LOCALHOST), Some("service.address was localhost.")),
+        _ => {
+            let ip = address.parse().map_err(|_| {
+                format!(
+                    "`service.address` {address:?} is not the number of an address, such as 0.0.0.0"
+                )
+            })?;
+            (ip, None)
+        }
+    };
     out.line("\n[gateway]");
+    note.iter().for_each(|note| out.comment(note));
     if port == 0 {
         out.comment("airlock's port 0 is a free one, and another one each time.");
     }
@@ -197,7 +299,7 @@ fn gateway(config: &Config, out: &mut Out) -> Result<(), String> {
 
 fn groups(lock: &Lock, out: &mut Out) -> Result<(), String> {
     let default_slots = lock.default_slots.unwrap_or(1);
-    let mut slots: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut slots: BTreeMap<&str, u64> = BTreeMap::new();
     for (n, group) in lock.groups.iter().enumerate() {
         let known = slots.insert(&group.name, group.slots.unwrap_or(default_slots));
         if known.is_some() {
@@ -226,7 +328,10 @@ fn groups(lock: &Lock, out: &mut Out) -> Result<(), String> {
         if slots == 0 {
             out.comment("As in airlock: nobody in it may reboot.");
         }
-        out.set("slots", i64::from(slots));
+        let Some(ours) = i64::try_from(slots).ok().filter(|_| slots <= MOST_SLOTS) else {
+            return Err(format!("group {name:?}: {slots} slots; at most {MOST_SLOTS} here"));
+        };
+        out.set("slots", ours);
     }
     if default != "default" && !lock.groups.iter().any(|group| group.name == "default") {
         out.line("\n[[group]]");
@@ -324,6 +429,49 @@ mod tests {
     }
 
     #[test]
+    fn keys_count_whatever_their_case_as_they_do_for_airlock() {
+        let text = "[Service]\nPort = 3333\nADDRESS = \"127.0.0.1\"\ntls = false\n\
+                    [ETCD3]\nEndpoints = [\"http://etcd:2379\"]\n\
+                    [LOCK]\nDefault_Slots = 5\n\
+                    [[Lock.Groups]]\nname = \"x\"\n";
+        // Two tables of one name, in two spellings.
+        assert!(fault(text).contains("`lock` is there in two spellings"), "{}", fault(text));
+        let text = text.replace("LOCK", "Lock");
+        let text = format!("{text}[[Lock.Groups]]\nName = \"db\"\nSlots=0\n\"\u{17f}lot\"=1\n");
+        let settings = settings(&text);
+        assert_eq!(settings.gateway.listen, ["127.0.0.1:3333".parse().unwrap()]);
+        let groups: Vec<_> =
+            settings.groups.iter().map(|group| (group.name.as_str(), group.slots)).collect();
+        assert_eq!(groups, [("db", Some(0)), ("default", Some(5)), ("x", Some(5))]);
+        let ignored = ours(&text).replace("\n# ", " ");
+        assert!(ignored.contains("so does this: lock.groups.\u{17f}lot"), "{ignored}");
+        for (twice, said) in [
+            ("slots = 1\nSlots = 0", "`lock.groups.slots` is there in two spellings"),
+            ("slots = 1\n\"\u{17f}lots\" = 0", "`lock.groups.slots` is there in two spellings"),
+        ] {
+            let fault = fault(&format!("{ETCD}[[lock.groups]]\nname = \"a\"\n{twice}\n"));
+            assert!(fault.contains(said), "{fault}");
+        }
+    }
+
+    #[test]
+    fn what_airlock_runs_with_is_not_refused() {
+        let text = format!(
+            "{ETCD}client_cert_pub_path = \"\"\nclient_cert_key_path = \"\"\n[service]\naddress = "
+        );
+        for (address, ip, said) in [
+            ("localhost", "127.0.0.1:9090", "service.address was localhost"),
+            ("", "0.0.0.0:9090", "service.address was empty: all addresses"),
+        ] {
+            let text = format!("{text}{address:?}\n");
+            assert_eq!(settings(&text).gateway.listen, [ip.parse().unwrap()]);
+            assert!(ours(&text).contains(said) && !ours(&text).contains("cert_file ="), "{text}");
+        }
+        let slow = ours(&format!("{ETCD}transaction_timeout_ms = 90000\n"));
+        assert!(slow.contains("transaction_timeout_ms was 90000"), "{slow}");
+    }
+
+    #[test]
     fn nothing_but_an_etcd_is_airlocks_defaults() {
         let settings = settings(ETCD);
         assert_eq!(settings.gateway.listen, ["0.0.0.0:9090".parse().unwrap()]);
@@ -355,6 +503,13 @@ mod tests {
             (&format!("{ETCD}client_cert_pub_path = \"/c\""), "needs both"),
             (&format!("{ETCD}[service]\naddress = \"gw\""), "`service.address` \"gw\" is not"),
             (&format!("{ETCD}[lock]\ndefault_slots = -1"), "line 4"),
+            (&format!("{ETCD}[lock]\ndefault_slots = 1000001"), "group \"default\": 1000001 slots"),
+            ("[etcd3]\nendpoints = [\"memory:\"]", "`etcd3.endpoints` \"memory:\" is no address"),
+            ("[etcd3]\nendpoints = [\"unix:///x\"]", "\"unix:///x\" is no address"),
+            (
+                &format!("{ETCD}client_cert_pub_path = \"c\"\nclient_cert_key_path = \"/k\""),
+                "`etcd3.client_cert_pub_path` \"c\" does not begin at the root",
+            ),
             (
                 &format!("{ETCD}[[lock.groups]]\nname = \"a\"\n[[lock.groups]]\nname = \"a\""),
                 "number 2 is a second group \"a\"",

@@ -133,7 +133,10 @@ fn what_cannot_be_kept_is_an_error_with_its_place() {
             format!("{base}  reboot_goahead_checks_exit_code_for_reboot: -1\n"),
             "web.yml: 4:47: `reboot_goahead_checks_exit_code_for_reboot`: no program",
         ),
-        (base.replace("a:", "unknown:"), "web.yml: what comes of it is not valid here: result:"),
+        (
+            base.replace("a:", "unknown:"),
+            "web.yml: what comes of it is not valid here: `name`: \"unknown\"",
+        ),
         ("listen_port: 1\n".to_owned(), "web.yml: 1:1: `ssl_certificate_file` is missing"),
         ("[1]".to_owned(), "web.yml: 1:1"),
     ] {
