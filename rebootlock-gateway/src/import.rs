@@ -98,6 +98,8 @@ pub struct Converted {
     pub notes: Vec<String>,
     /// Where goahead keeps its state, unless it was not told.
     pub state: Option<PathBuf>,
+    /// Whether goahead's config.yml is among the files, and not only clusters.
+    pub has_main: bool,
 }
 
 /// Our configuration for `files`, each with its text.

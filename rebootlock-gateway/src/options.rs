@@ -184,7 +184,14 @@ fn read_goahead(common: &CommonArgs, flags: &GoaheadArgs) -> anyhow::Result<Read
     let path = common.config.clone().unwrap_or_else(|| "config.yml".into());
     let text = std::fs::read_to_string(&path);
     let text = text.with_context(|| format!("cannot read {}", path.display()))?;
-    let ours = import::convert(Peer::Goahead, &[(path, text)])?;
+    let ours = import::convert(Peer::Goahead, &[(path.clone(), text)])?;
+    // What is not told would be ours to choose: the store, the address, whether there is TLS.
+    anyhow::ensure!(
+        ours.has_main,
+        "{}: none of the settings of goahead's config.yml is here (listen_port, ssl_certificate_file, \
+         include_dir, …): it is empty, or a file with clusters, which belongs into the include_dir",
+        path.display()
+    );
     let fragment = Fragment::parse(Path::new("what comes of it"), &ours.text)?;
     let verbose = common.verbose + u8::from(flags.debug);
     let common = CommonArgs { verbose, ..common.clone() };

@@ -6,9 +6,11 @@
 mod file;
 mod pattern;
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use rebootlock::config::{CommandLine, Pattern, comment};
+use rebootlock::id::Group;
 use toml::Value;
 
 use self::file::{At, Cluster, Contents, Main};
@@ -18,6 +20,9 @@ use crate::goahead::duration::GoDuration;
 /// Where the store is if goahead was not told where to keep its state: its own default is a folder
 /// that everybody may write to and a reboot empties.
 const STORE: &str = "/var/lib/rebootlock-gateway/lock.db";
+
+/// So many seconds are the most between two checks.
+const LONGEST_INTERVAL: i64 = 86_400;
 
 /// What is wrong, after its line and column.
 type Fault = String;
@@ -34,11 +39,21 @@ pub(super) fn convert(files: &[(PathBuf, String)]) -> Result<Converted, ImportEr
         let wrong = |problem| ImportError::Fault { path: path.clone(), problem };
         match file::read(text).map_err(wrong)? {
             Contents::Main(main, unknown) => {
+                ours.has_main = true;
                 ours.unknown(path, "", &unknown);
                 convert_main(&mut ours, &main).map_err(wrong)?;
                 let folder = main.include_dir.as_ref().filter(|at| !at.value.is_empty());
                 if let Some(folder) = folder {
-                    more.extend(included(&full(&folder.value))?);
+                    let folder = full(&folder.value);
+                    let found = included(&folder, &mut ours)?;
+                    if found.is_empty() {
+                        return Err(ImportError::Fault {
+                            path: folder,
+                            problem: "no file with clusters in this include_dir (*.yml, *.yaml)"
+                                .to_owned(),
+                        });
+                    }
+                    more.extend(found);
                 }
             }
             Contents::Clusters(found) => add(&mut ours, &mut clusters, path, found),
@@ -83,22 +98,29 @@ fn add(
     }
 }
 
-/// The files of a folder and those below it, in the order of their names.
-fn included(folder: &Path) -> Result<Vec<(PathBuf, String)>, ImportError> {
+/// The files of a folder and those below it, in the order of their names. Links to folders are not followed,
+/// as in goahead.
+fn included(folder: &Path, ours: &mut Ours) -> Result<Vec<(PathBuf, String)>, ImportError> {
     let unreadable = |path: &Path, error: std::io::Error| ImportError::Fault {
         path: path.to_owned(),
         problem: format!("cannot be read: {error}"),
     };
-    let mut paths = Vec::new();
-    let entries = std::fs::read_dir(folder).map_err(|error| unreadable(folder, error))?;
-    for entry in entries {
-        paths.push(entry.map_err(|error| unreadable(folder, error))?.path());
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(|error| unreadable(folder, error))? {
+        let entry = entry.map_err(|error| unreadable(folder, error))?;
+        let kind = entry.file_type().map_err(|error| unreadable(&entry.path(), error))?;
+        entries.push((entry.path(), kind));
     }
-    paths.sort();
+    entries.sort_by(|(one, _), (other, _)| one.cmp(other));
     let mut files = Vec::new();
-    for path in paths {
-        if path.is_dir() {
-            files.extend(included(&path)?);
+    for (path, kind) in entries {
+        if kind.is_dir() {
+            files.extend(included(&path, ours)?);
+        } else if kind.is_symlink() && path.is_dir() {
+            let path = path.display();
+            ours.note(format!("{path} is a link to a folder, which goahead did not follow either"));
+        } else if kind.is_symlink() && is_lock(&path) {
+            ours.note(format!("{} is an editor's lock, and left out", path.display()));
         } else if path.extension().is_some_and(|ext| ext == "yml" || ext == "yaml") {
             let text = std::fs::read_to_string(&path).map_err(|error| unreadable(&path, error))?;
             files.push((path, text));
@@ -107,13 +129,14 @@ fn included(folder: &Path) -> Result<Vec<(PathBuf, String)>, ImportError> {
     Ok(files)
 }
 
+/// Emacs marks `web.yml` as being edited by a link `.#web.yml` that points at no file.
+fn is_lock(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with(".#") && !path.exists()
+}
+
 fn convert_main(ours: &mut Ours, main: &Main) -> Result<(), Fault> {
-    let address = main.listen_address.as_ref().map_or("0.0.0.0", |at| at.value.as_str());
-    let port = main.listen_port.as_ref().map_or(8443, |at| at.value);
-    let listen = match address.contains(':') {
-        true => format!("[{}]:{port}", address.trim_matches(['[', ']'])),
-        false => format!("{address}:{port}"),
-    };
+    listen(ours, main)?;
     let store = match main.save_state_dir.as_ref().filter(|at| !at.value.is_empty()) {
         Some(folder) => {
             let folder = full(&folder.value);
@@ -124,29 +147,30 @@ fn convert_main(ours: &mut Ours, main: &Main) -> Result<(), Fault> {
         None => {
             ours.store.note(
                 "save_state_dir was not set: goahead kept its state where everybody may write and a \
-                 reboot empties it",
+                 reboot empties it. The lock is here unless another store is named.",
             );
             PathBuf::from(STORE)
         }
     };
     let store = format!("sqlite:{}", store.display());
     ours.store.set("endpoints", Value::Array(vec![store.into()]));
-    let file = |key: &str, file: &Option<At<String>>| match file {
+    let file = |key: &str, file: &Option<At<String>>, why: &str| match file {
         Some(file) if !file.value.is_empty() => Ok(full(&file.value).display().to_string()),
-        _ => Err(format!("1:1: `{key}` is missing: goahead serves TLS alone")),
+        _ => Err(format!("1:1: `{key}` is missing: {why}")),
     };
     let gateway = &mut ours.gateway;
-    gateway.set("listen", listen);
-    gateway.set("tls_cert_file", file("ssl_certificate_file", &main.ssl_certificate_file)?);
-    gateway.set("tls_key_file", file("ssl_private_key", &main.ssl_private_key)?);
+    let tls = "goahead serves TLS alone";
+    gateway.set("tls_cert_file", file("ssl_certificate_file", &main.ssl_certificate_file, tls)?);
+    gateway.set("tls_key_file", file("ssl_private_key", &main.ssl_private_key, tls)?);
     let authorities = main.ssl_client_cert_ca_file.as_ref();
     if main.ssl_require_and_verify_client_cert.unwrap_or(false) {
         gateway.note(
             "goahead never compared the names of a certificate with that of the machine it asked \
              for; client_name_is_id = true does. Its stock client cannot show a certificate.",
         );
-        gateway
-            .set("client_ca_file", file("ssl_client_cert_ca_file", &main.ssl_client_cert_ca_file)?);
+        let why = "ssl_require_and_verify_client_cert has clients show certificates of it";
+        let authorities = file("ssl_client_cert_ca_file", &main.ssl_client_cert_ca_file, why)?;
+        gateway.set("client_ca_file", authorities);
     } else if authorities.is_some_and(|at| !at.value.is_empty()) {
         gateway.note("ssl_client_cert_ca_file was of no use without client certificates");
     }
@@ -159,19 +183,71 @@ fn convert_main(ours: &mut Ours, main: &Main) -> Result<(), Fault> {
     Ok(())
 }
 
+fn listen(ours: &mut Ours, main: &Main) -> Result<(), Fault> {
+    let port = match &main.listen_port {
+        None => 8443,
+        Some(at) => u16::try_from(at.value.0)
+            .map_err(|_| at.fault("`listen_port`: a port is from 0 to 65535"))?,
+    };
+    let ip = match &main.listen_address {
+        None => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        Some(at) => match at.value.trim_matches(['[', ']']) {
+            "" => {
+                ours.gateway
+                    .note("listen_address was empty: all addresses. Those of IPv6 too are [::].");
+                Ipv4Addr::UNSPECIFIED.into()
+            }
+            "localhost" => {
+                ours.gateway.note("listen_address was localhost.");
+                Ipv4Addr::LOCALHOST.into()
+            }
+            number => number.parse().map_err(|_| {
+                at.fault(&format!(
+                    "`listen_address`: {:?} is not the number of an address, such as 0.0.0.0",
+                    at.value
+                ))
+            })?,
+        },
+    };
+    ours.gateway.set("listen", SocketAddr::new(ip, port).to_string());
+    Ok(())
+}
+
+/// What goahead did with some names.
+fn name(lines: &mut Lines, name: &str) -> Result<(), Fault> {
+    if name == "unknown" {
+        return Err(format!(
+            "1:1: cluster {name:?}: that is what clients are told that are in no cluster; it needs another \
+             name"
+        ));
+    }
+    Group::new(name).map_err(|error| format!("1:1: cluster {name:?}: {error}"))?;
+    if name.contains('/') {
+        lines.note(
+            "goahead did not start with a slash in the name of a cluster: a file of its state was to have \
+             that name. Nothing can be taken over from there.",
+        );
+    }
+    if matches!(name, "goahead" | "checker") {
+        lines.note("goahead wrote two logs into one file for a cluster of this name.");
+    }
+    Ok(())
+}
+
 fn convert_cluster(ours: &mut Ours, name: &str, cluster: &Cluster) -> Result<(), Fault> {
     if !cluster.enabled.unwrap_or(false) {
         ours.note(format!("cluster {name:?} was not enabled and is left out"));
         return Ok(());
     }
     let mut group = Lines::of(name);
+    self::name(&mut group, name)?;
     let slots = cluster.allowed_parallel_restarts.as_ref();
-    match slots.map(|at| (at, u32::try_from(at.value))) {
-        Some((_, Ok(slots))) if slots <= 1_000_000 => group.set("slots", i64::from(slots)),
-        Some((at, Ok(_))) => {
+    match slots {
+        Some(at) if at.value.0 > 1_000_000 => {
             return Err(at.fault("`allowed_parallel_restarts`: at most 1000000 here"));
         }
-        Some((_, Err(_))) | None => {
+        Some(at) if at.value.0 >= 0 => group.set("slots", at.value.0),
+        _ => {
             group.note("allowed_parallel_restarts was not set, or negative: nobody restarts");
             group.set("slots", 0);
         }
@@ -202,11 +278,11 @@ fn convert_cluster(ours: &mut Ours, name: &str, cluster: &Cluster) -> Result<(),
     }
     set_commands(&mut lines, "checks", &cluster.reboot_goahead_checks)?;
     if let Some(code) = &cluster.reboot_goahead_checks_exit_code_for_reboot {
-        if !(0..=255).contains(&code.value) {
+        if !(0..=255).contains(&code.value.0) {
             let problem = "`reboot_goahead_checks_exit_code_for_reboot`: no program exits with it";
             return Err(code.fault(problem));
         }
-        lines.set("check_exit_code_for_reboot", code.value);
+        lines.set("check_exit_code_for_reboot", code.value.0);
     }
     set_commands(&mut lines, "actions", &cluster.reboot_goahead_actions)?;
     convert_completion(&mut lines, cluster)?;
@@ -233,9 +309,9 @@ fn convert_completion(lines: &mut Lines, cluster: &Cluster) -> Result<(), Fault>
             );
             let consecutive = cluster.reboot_completion_check_consecutive_successes.as_ref();
             let lost = [
-                ("interval", interval, "_secs"),
+                ("interval", interval.min(LONGEST_INTERVAL), "_secs"),
                 ("offset", offset, "_secs"),
-                ("consecutive_successes", consecutive.map_or(0, |at| at.value), ""),
+                ("consecutive_successes", consecutive.map_or(0, |at| at.value.0), ""),
             ];
             for (key, value, unit) in lost.iter().filter(|(_, value, _)| *value != 0) {
                 let ours = key.replace("consecutive_", "");
@@ -259,9 +335,19 @@ fn convert_completion(lines: &mut Lines, cluster: &Cluster) -> Result<(), Fault>
             if interval == 0 {
                 lines.note("reboot_completion_check_interval was 0: checks without a pause");
             }
-            lines.set("completion_check_interval_secs", interval.clamp(1, 86_400));
+            if interval > LONGEST_INTERVAL {
+                lines.note(format!(
+                    "reboot_completion_check_interval was {interval} s; {LONGEST_INTERVAL} are the most here"
+                ));
+            }
+            lines.set("completion_check_interval_secs", interval.clamp(1, LONGEST_INTERVAL));
             let successes = cluster.reboot_completion_check_consecutive_successes.as_ref();
-            let successes = successes.map_or(1, |at| at.value).clamp(1, 1_000_000);
+            if let Some(at) = successes.filter(|at| at.value.0 > 1_000_000) {
+                let problem =
+                    "`reboot_completion_check_consecutive_successes`: at most 1000000 here";
+                return Err(at.fault(problem));
+            }
+            let successes = successes.map_or(1, |at| at.value.0).max(1);
             lines.set("completion_check_successes", successes);
             if offset > 0 {
                 lines.note(
@@ -385,6 +471,8 @@ struct Ours {
     notes: Vec<String>,
     /// Where goahead keeps its state.
     state: Option<PathBuf>,
+    /// Whether there is a config.yml.
+    has_main: bool,
 }
 
 impl Ours {
@@ -435,7 +523,7 @@ impl Ours {
             text.extend(self.notes.iter().map(|note| comment("- ", note)));
         }
         notes.extend(self.notes);
-        Converted { text, notes, state: self.state }
+        Converted { text, notes, state: self.state, has_main: self.has_main }
     }
 }
 

@@ -299,3 +299,48 @@ fn goaheads_own_files_with_such_a_name_are_not_served() {
     let (code, _, stderr) = run(&mut compat(&fleet, &[]));
     assert!(code == Some(2) && stderr.contains("slots are held by names"), "{stderr}");
 }
+
+#[test]
+fn what_is_no_main_file_is_not_served() {
+    let (fleet, _) = goahead();
+    held_by(&fleet, "web", &["web-9"]);
+    for text in ["", "# listen_port: 1\n", "---\n", "foo: {}\n", WEB] {
+        file(&fleet, "config.yml", text);
+        let (code, _, stderr) = run(&mut compat(&fleet, &[]));
+        assert!(code == Some(2) && stderr.contains("config.yml: none of the settings"), "{stderr}");
+    }
+    // goahead serves TLS alone.
+    file(&fleet, "config.yml", "listen_address: 127.0.0.1\nlisten_port: 0\n");
+    let (code, _, stderr) = run(&mut compat(&fleet, &[]));
+    assert!(code == Some(2) && stderr.contains("`ssl_certificate_file` is missing"), "{stderr}");
+}
+
+#[test]
+fn an_include_dir_is_walked_as_goahead_walks_it() {
+    let (fleet, _) = goahead();
+    let more = fleet.path("clusters/more");
+    let link = |to: &str, name: &str| {
+        std::os::unix::fs::symlink(to, format!("{more}/{name}")).unwrap();
+    };
+    link("..", "loop");
+    link("me@host.1:2", ".#web.yaml");
+    let import = || {
+        let mut command = Command::new(BINARY);
+        command.args(["import", "--from", "goahead", "config.yml"]);
+        run(command.current_dir(fleet.dir.path()).env_clear())
+    };
+    let (code, ours, stderr) = import();
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(ours.matches("[[gateway.goahead.cluster]]").count(), 1, "{ours}");
+    let flat = ours.replace("\n#   ", " ");
+    assert!(flat.contains("more/loop is a link to a folder"), "{ours}");
+    assert!(flat.contains("more/.#web.yaml is an editor's lock"), "{ours}");
+    // Another file that is not there may be a cluster's.
+    link("gone.yml", "db.yml");
+    let (code, _, stderr) = import();
+    assert!(code == Some(2) && stderr.contains("more/db.yml: cannot be read"), "{stderr}");
+    std::fs::remove_dir_all(&more).unwrap();
+    std::fs::remove_file(fleet.path("clusters/empty.yml")).unwrap();
+    let (code, _, stderr) = run(&mut compat(&fleet, &[]));
+    assert!(code == Some(2) && stderr.contains("clusters: no file with clusters"), "{stderr}");
+}

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Unexpected, Visitor};
 use serde_saphyr::options::DuplicateKeyPolicy;
 use serde_saphyr::{Error, MessageFormatter as _, Spanned, UserMessageFormatter};
 
@@ -30,12 +30,49 @@ impl<T> At<T> {
     }
 }
 
+/// A whole number, which may be written as `2.0`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Int(pub(super) i64);
+
+impl<'de> Deserialize<'de> for Int {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+        impl Visitor<'_> for Number {
+            type Value = Int;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number")
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<Int, E> {
+                Ok(Int(number))
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Int, E> {
+                let too_large = |_| E::invalid_value(Unexpected::Unsigned(number), &self);
+                i64::try_from(number).map(Int).map_err(too_large)
+            }
+
+            fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Int, E> {
+                // Exact as far as that.
+                const MOST: f64 = 9_007_199_254_740_992.0;
+                if number.fract() != 0.0 || number.abs() > MOST {
+                    return Err(E::invalid_value(Unexpected::Float(number), &self));
+                }
+                #[allow(clippy::cast_possible_truncation)]
+                Ok(Int(number as i64))
+            }
+        }
+        deserializer.deserialize_any(Number)
+    }
+}
+
 /// `config.yml`
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Main {
     pub(super) listen_address: Option<At<String>>,
-    pub(super) listen_port: Option<At<u16>>,
+    pub(super) listen_port: Option<At<Int>>,
     pub(super) include_dir: Option<At<String>>,
     pub(super) log_base_dir: Option<At<String>>,
     pub(super) save_state_dir: Option<At<String>>,
@@ -67,13 +104,13 @@ pub(super) struct Cluster {
     pub(super) name_pattern: Option<At<String>>,
     pub(super) blacklist_name_pattern: Option<Vec<At<String>>>,
     pub(super) minimum_uptime: Option<At<String>>,
-    pub(super) allowed_parallel_restarts: Option<At<i64>>,
+    pub(super) allowed_parallel_restarts: Option<At<Int>>,
     pub(super) reboot_goahead_checks: Option<Vec<At<String>>>,
-    pub(super) reboot_goahead_checks_exit_code_for_reboot: Option<At<i64>>,
+    pub(super) reboot_goahead_checks_exit_code_for_reboot: Option<At<Int>>,
     pub(super) reboot_goahead_actions: Option<Vec<At<String>>>,
     pub(super) reboot_completion_check: Option<At<String>>,
     pub(super) reboot_completion_check_interval: Option<At<String>>,
-    pub(super) reboot_completion_check_consecutive_successes: Option<At<i64>>,
+    pub(super) reboot_completion_check_consecutive_successes: Option<At<Int>>,
     pub(super) reboot_completion_check_offset: Option<At<String>>,
     pub(super) reboot_completion_actions: Option<Vec<At<String>>>,
     pub(super) reboot_completion_panic_threshold: Option<At<String>>,

@@ -14,6 +14,8 @@ fn settings(toml: &str) -> Settings {
     Settings::decide(Fragment::parse(Path::new("ours.toml"), toml).unwrap()).unwrap()
 }
 
+const MAIN: &str = "ssl_private_key: /k\nssl_certificate_file: /c\n";
+
 /// Every key that goahead knows.
 const WEB: &str = "\
 web:
@@ -133,14 +135,68 @@ fn what_cannot_be_kept_is_an_error_with_its_place() {
             format!("{base}  reboot_goahead_checks_exit_code_for_reboot: -1\n"),
             "web.yml: 4:47: `reboot_goahead_checks_exit_code_for_reboot`: no program",
         ),
+        (base.replace("a:", "unknown:"), "web.yml: 1:1: cluster \"unknown\": that is what"),
+        (base.replace("a:", "\"\":"), "web.yml: 1:1: cluster \"\": "),
         (
-            base.replace("a:", "unknown:"),
-            "web.yml: what comes of it is not valid here: `name`: \"unknown\"",
+            format!("{base}  allowed_parallel_restarts: 99999999999\n"),
+            "web.yml: 4:30: `allowed_parallel_restarts`: at most 1000000 here",
+        ),
+        (format!("{base}  allowed_parallel_restarts: 2.5\n"), "web.yml: 4:"),
+        (format!("{base}  allowed_parallel_restarts: \"2\"\n"), "web.yml: 4:"),
+        (format!("{MAIN}listen_port: 70000\n"), "web.yml: 3:14: `listen_port`: a port is"),
+        (
+            format!("{MAIN}listen_address: gw.example\n"),
+            "web.yml: 3:17: `listen_address`: \"gw.example\" is not the number of an address",
+        ),
+        (
+            format!("{MAIN}ssl_require_and_verify_client_cert: true\n"),
+            "web.yml: 1:1: `ssl_client_cert_ca_file` is missing: ssl_require_and_verify_client_cert",
         ),
         ("listen_port: 1\n".to_owned(), "web.yml: 1:1: `ssl_certificate_file` is missing"),
         ("[1]".to_owned(), "web.yml: 1:1"),
     ] {
         let error = ours(&text).unwrap_err();
         assert!(error.starts_with(said), "{text}: {error}");
+    }
+}
+
+#[test]
+fn what_goahead_runs_with_is_converted_and_said() {
+    let cluster = |name: &str, more: &str| {
+        format!(
+            "{name}:\n  enabled: true\n  name_pattern: ^a\n  allowed_parallel_restarts: 2.0\n{more}"
+        )
+    };
+    let check = "  reboot_completion_check: /bin/check\n  reboot_completion_check_interval: 48h\n";
+    for (text, set, said) in [
+        (
+            format!("{MAIN}listen_address: localhost\nlisten_port: 8443.0\n"),
+            "listen = \"127.0.0.1:8443\"",
+            "listen_address was localhost",
+        ),
+        (
+            format!("{MAIN}listen_address: ''\n"),
+            "listen = \"0.0.0.0:8443\"",
+            "listen_address was empty: all addresses",
+        ),
+        (
+            format!("{MAIN}listen_address: \"[::1]\"\n"),
+            "listen = \"[::1]:8443\"",
+            "The lock is here unless another store is named.",
+        ),
+        (cluster("a", ""), "slots = 2", "Here it is off."),
+        (
+            cluster("a", check),
+            "completion_check_interval_secs = 86400",
+            "reboot_completion_check_interval was 172800 s; 86400 are the most here",
+        ),
+        (cluster("a/b", ""), "name = \"a/b\"", "goahead did not start with a slash"),
+        (cluster("goahead", ""), "name = \"goahead\"", "two logs into one file"),
+        (cluster("checker", ""), "name = \"checker\"", "two logs into one file"),
+    ] {
+        let toml = ours(&text).unwrap();
+        assert!(toml.lines().any(|line| line == set), "{set} in {toml}");
+        assert!(toml.replace("\n# ", " ").contains(said), "{said} in {toml}");
+        settings(&toml);
     }
 }
