@@ -27,6 +27,9 @@
 //! - A gateway dies between the grant and the end of its actions: the record says `actionsDue` until
 //!   they have ended, and whoever looks after the holders runs them again when their time is over. So
 //!   actions run at least once.
+//! - So many commands run that there is no room for one more: it waits for its turn, and what was not run is
+//!   neither a success nor a failure. Questions, which anybody may ask, completion checks, and actions have
+//!   rooms of their own, and a machine that asks again and again takes one place.
 //! - A gateway dies while it checks: another one goes on after its lease, from the count in the record.
 //!   Completion actions run again if they had not ended; the slot is freed after them, by its token.
 //! - A machine asks again while it is being checked: it keeps its slot under a new token, so that

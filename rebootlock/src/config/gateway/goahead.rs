@@ -16,6 +16,7 @@ pub(super) struct GoaheadTable {
     answers_root: Option<bool>,
     reserve_secs: Option<Secs<1, 86_400>>,
     check_timeout_secs: Option<Secs<1, 3_600>>,
+    completion_check_timeout_secs: Option<Secs<1, 86_400>>,
     action_timeout_secs: Option<Secs<1, 86_400>>,
     wait_for_actions_secs: Option<Secs<0, 60>>,
     #[serde(deserialize_with = "clusters")]
@@ -29,8 +30,10 @@ pub struct GoaheadSettings {
     pub answers_root: bool,
     /// For how long whoever was refused is remembered, and a slot kept for it.
     pub reserve: Duration,
-    /// How long a check may run; for all checks of one question together.
+    /// How long the checks whether there is a reason may run; for all of one question together.
     pub check_timeout: Duration,
+    /// How long each check whether a machine is back may run.
+    pub completion_check_timeout: Duration,
     /// How long each action may run.
     pub action_timeout: Duration,
     /// How long an answer waits for the actions of its grant to end.
@@ -162,6 +165,9 @@ impl GoaheadTable {
             answers_root: above.answers_root.or(below.answers_root),
             reserve_secs: above.reserve_secs.or(below.reserve_secs),
             check_timeout_secs: above.check_timeout_secs.or(below.check_timeout_secs),
+            completion_check_timeout_secs: above
+                .completion_check_timeout_secs
+                .or(below.completion_check_timeout_secs),
             action_timeout_secs: above.action_timeout_secs.or(below.action_timeout_secs),
             wait_for_actions_secs: above.wait_for_actions_secs.or(below.wait_for_actions_secs),
             cluster: overlay_named(below.cluster, above.cluster),
@@ -175,6 +181,9 @@ impl GoaheadSettings {
             answers_root: table.answers_root.unwrap_or(false),
             reserve: table.reserve_secs.map_or(secs(400), Secs::get),
             check_timeout: table.check_timeout_secs.map_or(secs(10), Secs::get),
+            completion_check_timeout: table
+                .completion_check_timeout_secs
+                .map_or(secs(300), Secs::get),
             action_timeout: table.action_timeout_secs.map_or(secs(300), Secs::get),
             wait_for_actions: table.wait_for_actions_secs.map(Secs::get).unwrap_or_default(),
             clusters: table.cluster.unwrap_or_default(),
