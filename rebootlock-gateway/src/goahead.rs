@@ -85,8 +85,17 @@ pub enum Route {
 
 impl Route {
     /// The route of a path, if these clients are served and it is theirs. The slash at the end counts.
+    ///
+    /// Where they are not served, or have a wrong prefix in their `service_url`, there is [`Self::Nothing`] for
+    /// them: they take any JSON for an answer that says no, and nobody would notice that they never ask anybody.
     pub fn of(path: &str, settings: Option<&GoaheadSettings>) -> Option<Self> {
-        let root = settings?.answers_root;
+        const ASKED: [&str; 3] = ["/request/restart/os", "/request/restart/", "/inquire/restart/"];
+        let served = settings.and_then(|settings| Self::served(path, settings.answers_root));
+        let asked = || ASKED.iter().any(|end| path.ends_with(end)).then_some(Self::Nothing);
+        served.or_else(asked)
+    }
+
+    fn served(path: &str, root: bool) -> Option<Self> {
         Some(match path {
             "/v1/request/restart/os" | "/v1/request/restart/" | "/request/restart/" => {
                 Self::Request
@@ -112,6 +121,13 @@ impl Route {
             Self::Nothing => "other",
         }
     }
+}
+
+/// The answer to a path that nobody knows, if it is for these clients to read: where this gateway stands for a
+/// goahead, each; where it serves its clients too, those below a version.
+pub(crate) fn not_found(path: &str, settings: Option<&GoaheadSettings>) -> Option<Response<Body>> {
+    let versioned = path.starts_with("/v1/") || path.starts_with("/v2/");
+    (settings?.answers_root || versioned).then(reply::not_found)
 }
 
 /// Answers a request, whatever its method.
