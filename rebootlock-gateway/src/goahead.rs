@@ -57,6 +57,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{Response, StatusCode};
 use rebootlock::config::GoaheadSettings;
+use rebootlock::lock::LockError;
 
 use self::ask::Question;
 use self::body::Params;
@@ -66,9 +67,10 @@ use self::reply::Restart;
 pub(crate) use self::reply::refused;
 use crate::api;
 use crate::app::{App, Live};
-use crate::client;
+use crate::client::{self, Client};
 use crate::fleetlock::{MAX_BODY, read};
 use crate::reply::Kind;
+use crate::slots::in_time;
 
 /// What a path is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,7 +162,13 @@ async fn handle(
         .map_err(|text| reply::error(Kind::InvalidBody, StatusCode::BAD_REQUEST, &text))?;
     let mut answer = Restart::new(said.machine.as_str(), &said.uptime);
     let Some(cluster) = in_cluster(settings, &said, &mut answer) else {
-        return Ok(answer.into_response());
+        let heard = in_time(live, hear(live, settings, &client, &said)).await;
+        return Ok(match heard {
+            Ok(()) => answer.into_response(),
+            Err(refusal) => {
+                answer.no(refusal.kind, format!("Could not load state: {refusal}")).into_response()
+            }
+        });
     };
     let may = client.may(&cluster.group, &said.machine);
     may.map_err(|refusal| reply::refused(refusal.into()))?;
@@ -171,6 +179,18 @@ async fn handle(
         false => question.request(answer).await,
     };
     Ok(answer.into_response())
+}
+
+/// What a machine says that is in no cluster any more counts for the slots that it has from before.
+async fn hear(
+    live: &Live,
+    settings: &GoaheadSettings,
+    client: &Client,
+    said: &Params,
+) -> Result<(), LockError> {
+    let mut held = store::held(live, settings, &said.machine).await?;
+    held.retain(|held| client.may(&held.group, &said.machine).is_ok());
+    store::heard_of(live, said, held).await
 }
 
 /// The cluster of the machine. If it has none, the answer says so.
