@@ -294,6 +294,7 @@ impl Question<'_> {
             fqdn: self.said.machine.to_string(),
             cluster: self.cluster.name.clone(),
             uptime: self.said.uptime.clone(),
+            folder: self.settings.working_dir.clone(),
         }
     }
 }

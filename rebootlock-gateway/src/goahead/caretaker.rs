@@ -308,6 +308,7 @@ impl Carer<'_> {
             fqdn: self.held.machine.to_string(),
             cluster: self.cluster.name.clone(),
             uptime: uptime.to_owned(),
+            folder: self.settings.working_dir.clone(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Checks and actions: who is meant is put into each word by itself, and no shell reads it.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -71,6 +72,8 @@ pub(super) struct Subject {
     pub(super) cluster: String,
     /// The uptime that the machine last reported, as it wrote it.
     pub(super) uptime: String,
+    /// Where commands run, if not in `/`.
+    pub(super) folder: Option<PathBuf>,
 }
 
 impl Subject {
@@ -119,7 +122,8 @@ impl Subject {
     ) -> Finished {
         let argv = command.argv().iter().map(|word| self.fill(word)).collect();
         let spec = Spec { argv, env: Vec::new(), timeout };
-        self.finished(process::run(&spec).await, command, what)
+        let folder = self.folder.as_deref().unwrap_or(Path::new("/"));
+        self.finished(process::run_in(folder, &spec).await, command, what)
     }
 
     fn finished(&self, finished: Finished, command: &CommandLine, what: &str) -> Finished {
@@ -159,7 +163,12 @@ mod tests {
     use super::*;
 
     fn subject() -> Subject {
-        Subject { fqdn: "web-1.example".into(), cluster: "a b".into(), uptime: "1h".into() }
+        Subject {
+            fqdn: "web-1.example".into(),
+            cluster: "a b".into(),
+            uptime: "1h".into(),
+            folder: None,
+        }
     }
 
     #[test]

@@ -266,3 +266,22 @@ fn a_completion_check_may_take_longer_than_the_checks_of_a_question() {
     gw.logged("did not end in time");
     gw.logged("a completion check says nothing");
 }
+
+#[test]
+fn commands_run_in_the_root_or_where_they_are_told_to() {
+    let fleet = Fleet::new("");
+    let script = fleet.script("where", &format!("pwd >> {}", fleet.path("out")));
+    let folder = fleet.path("folder");
+    std::fs::create_dir(&folder).unwrap();
+    let actions = cluster(&format!("actions = [\"{script}\"]\n"));
+    let waits = "[gateway.goahead]\nwait_for_actions_secs = 20\n";
+    fleet.configure(&format!("{waits}{actions}"));
+    let gw = fleet.start();
+    goes(&gw, "web-1", "5h");
+    assert_eq!(fleet.read("out"), "/\n");
+    fleet.configure(&format!("{waits}working_dir = {folder:?}\n{actions}"));
+    gw.signal(rustix::process::Signal::HUP);
+    gw.logged("configuration read again");
+    goes(&gw, "web-1", "5h");
+    assert_eq!(fleet.read("out"), format!("/\n{folder}\n"));
+}

@@ -1,12 +1,13 @@
 //! `[gateway.goahead]`: clients that speak goahead's protocol.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use super::command::CommandLine;
-use crate::config::table::{Count, Named, Secs, overlay_named};
+use crate::config::table::{Count, Named, Secs, full_path, overlay_named};
 use crate::id::Group;
 
 /// `[gateway.goahead]` as written.
@@ -19,6 +20,8 @@ pub(super) struct GoaheadTable {
     completion_check_timeout_secs: Option<Secs<1, 86_400>>,
     action_timeout_secs: Option<Secs<1, 86_400>>,
     wait_for_actions_secs: Option<Secs<0, 60>>,
+    #[serde(deserialize_with = "full_path")]
+    working_dir: Option<PathBuf>,
     #[serde(deserialize_with = "clusters")]
     cluster: Option<Vec<ClusterSettings>>,
 }
@@ -38,6 +41,8 @@ pub struct GoaheadSettings {
     pub action_timeout: Duration,
     /// How long an answer waits for the actions of its grant to end.
     pub wait_for_actions: Duration,
+    /// Where commands run, if not in `/`.
+    pub working_dir: Option<PathBuf>,
     /// In the order in which they are asked whether a machine is theirs.
     pub clusters: Vec<ClusterSettings>,
 }
@@ -170,6 +175,7 @@ impl GoaheadTable {
                 .or(below.completion_check_timeout_secs),
             action_timeout_secs: above.action_timeout_secs.or(below.action_timeout_secs),
             wait_for_actions_secs: above.wait_for_actions_secs.or(below.wait_for_actions_secs),
+            working_dir: above.working_dir.or(below.working_dir),
             cluster: overlay_named(below.cluster, above.cluster),
         })
     }
@@ -186,6 +192,7 @@ impl GoaheadSettings {
                 .map_or(secs(300), Secs::get),
             action_timeout: table.action_timeout_secs.map_or(secs(300), Secs::get),
             wait_for_actions: table.wait_for_actions_secs.map(Secs::get).unwrap_or_default(),
+            working_dir: table.working_dir,
             clusters: table.cluster.unwrap_or_default(),
         }
     }
