@@ -27,6 +27,9 @@
 //! - A gateway dies between the grant and the end of its actions: the record says `actionsDue` until
 //!   they have ended, and whoever looks after the holders runs them again when their time is over. So
 //!   actions run at least once.
+//! - So many commands run that there is no room for one more: it waits for its turn, and what was not run is
+//!   neither a success nor a failure. Questions, which anybody may ask, completion checks, and actions have
+//!   rooms of their own, and a machine that asks again and again takes one place.
 //! - A gateway dies while it checks: another one goes on after its lease, from the count in the record.
 //!   Completion actions run again if they had not ended; the slot is freed after them, by its token.
 //! - A machine asks again while it is being checked: it keeps its slot under a new token, so that
@@ -54,6 +57,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{Response, StatusCode};
 use rebootlock::config::GoaheadSettings;
+use rebootlock::lock::LockError;
 
 use self::ask::Question;
 use self::body::Params;
@@ -64,9 +68,10 @@ use self::reply::Restart;
 pub(crate) use self::reply::refused;
 use crate::api;
 use crate::app::{App, Live};
-use crate::client;
+use crate::client::{self, Client};
 use crate::fleetlock::{MAX_BODY, read};
 use crate::reply::Kind;
+use crate::slots::in_time;
 
 /// What a path is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,8 +88,17 @@ pub enum Route {
 
 impl Route {
     /// The route of a path, if these clients are served and it is theirs. The slash at the end counts.
+    ///
+    /// Where they are not served, or have a wrong prefix in their `service_url`, there is [`Self::Nothing`] for
+    /// them: they take any JSON for an answer that says no, and nobody would notice that they never ask anybody.
     pub fn of(path: &str, settings: Option<&GoaheadSettings>) -> Option<Self> {
-        let root = settings?.answers_root;
+        const ASKED: [&str; 3] = ["/request/restart/os", "/request/restart/", "/inquire/restart/"];
+        let served = settings.and_then(|settings| Self::served(path, settings.answers_root));
+        let asked = || ASKED.iter().any(|end| path.ends_with(end)).then_some(Self::Nothing);
+        served.or_else(asked)
+    }
+
+    fn served(path: &str, root: bool) -> Option<Self> {
         Some(match path {
             "/v1/request/restart/os" | "/v1/request/restart/" | "/request/restart/" => {
                 Self::Request
@@ -110,6 +124,13 @@ impl Route {
             Self::Nothing => "other",
         }
     }
+}
+
+/// The answer to a path that nobody knows, if it is for these clients to read: where this gateway stands for a
+/// goahead, each; where it serves its clients too, those below a version.
+pub(crate) fn not_found(path: &str, settings: Option<&GoaheadSettings>) -> Option<Response<Body>> {
+    let versioned = path.starts_with("/v1/") || path.starts_with("/v2/");
+    (settings?.answers_root || versioned).then(reply::not_found)
 }
 
 /// Answers a request, whatever its method.
@@ -142,7 +163,13 @@ async fn handle(
         .map_err(|text| reply::error(Kind::InvalidBody, StatusCode::BAD_REQUEST, &text))?;
     let mut answer = Restart::new(said.machine.as_str(), &said.uptime);
     let Some(cluster) = in_cluster(settings, &said, &mut answer) else {
-        return Ok(answer.into_response());
+        let heard = in_time(live, hear(live, settings, &client, &said)).await;
+        return Ok(match heard {
+            Ok(()) => answer.into_response(),
+            Err(refusal) => {
+                answer.no(refusal.kind, format!("Could not load state: {refusal}")).into_response()
+            }
+        });
     };
     let may = client.may(&cluster.group, &said.machine);
     may.map_err(|refusal| reply::refused(refusal.into()))?;
@@ -153,6 +180,18 @@ async fn handle(
         false => question.request(answer).await,
     };
     Ok(answer.into_response())
+}
+
+/// What a machine says that is in no cluster any more counts for the slots that it has from before.
+async fn hear(
+    live: &Live,
+    settings: &GoaheadSettings,
+    client: &Client,
+    said: &Params,
+) -> Result<(), LockError> {
+    let mut held = store::held(live, settings, &said.machine).await?;
+    held.retain(|held| client.may(&held.group, &said.machine).is_ok());
+    store::heard_of(live, said, held).await
 }
 
 /// The cluster of the machine. If it has none, the answer says so.

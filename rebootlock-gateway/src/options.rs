@@ -110,6 +110,11 @@ pub struct ServeArgs {
 /// Flags of `goahead-compat`, which may be written with one hyphen.
 #[derive(Debug, Clone, Default, Args)]
 pub struct GoaheadArgs {
+    /// A rebootlock.toml with what goahead's files have no words for, such as time limits; it counts
+    /// where both say something
+    #[arg(long, value_name = "FILE")]
+    pub settings: Option<PathBuf>,
+
     /// Say more
     #[arg(long)]
     pub debug: bool,
@@ -129,7 +134,7 @@ pub struct HashArgs {
 
 /// goahead's flags, which begin with one hyphen, as ours.
 pub fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    const FLAGS: [&str; 4] = ["config", "debug", "version", "help"];
+    const FLAGS: [&str; 5] = ["config", "settings", "debug", "version", "help"];
     let mut arguments: Vec<OsString> = given.into_iter().collect();
     if arguments.get(1).is_some_and(|command| command == "goahead-compat") {
         for argument in &mut arguments[2..] {
@@ -193,9 +198,21 @@ fn read_goahead(common: &CommonArgs, flags: &GoaheadArgs) -> anyhow::Result<Read
         path.display()
     );
     let fragment = Fragment::parse(Path::new("what comes of it"), &ours.text)?;
+    let fragment = match &flags.settings {
+        None => fragment,
+        Some(path) => {
+            let text = std::fs::read_to_string(path);
+            let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+            fragment.overlaid(Fragment::parse(path, &text)?)
+        }
+    };
     let verbose = common.verbose + u8::from(flags.debug);
     let common = CommonArgs { verbose, ..common.clone() };
-    let settings = Settings::decide(common.over(fragment, Fragment::default()))?;
+    let mut settings = Settings::decide(common.over(fragment, Fragment::default()))?;
+    if let Some(goahead) = &mut settings.gateway.goahead {
+        // As goahead's own commands.
+        goahead.working_dir = goahead.working_dir.take().or_else(|| std::env::current_dir().ok());
+    }
     if let [Endpoint::Sqlite(file)] = &settings.store.endpoints[..]
         && let Some(folder) = file.parent()
     {

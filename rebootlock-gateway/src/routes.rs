@@ -34,9 +34,13 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-async fn not_found(State(app): State<Arc<App>>) -> Response<Body> {
-    let airlock = app.live().settings.airlock_kinds;
-    Reply::new(Kind::NotFound, "there is nothing at this path").into_response(airlock)
+async fn not_found(State(app): State<Arc<App>>, uri: Uri) -> Response<Body> {
+    let live = app.live();
+    let goaheads = goahead::not_found(uri.path(), live.settings.goahead.as_ref());
+    goaheads.unwrap_or_else(|| {
+        let reply = Reply::new(Kind::NotFound, "there is nothing at this path");
+        reply.into_response(live.settings.airlock_kinds)
+    })
 }
 
 /// Answers one request.

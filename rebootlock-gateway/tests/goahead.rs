@@ -17,7 +17,7 @@ mod course;
 mod lock;
 
 use self::client::{INQUIRE, REQUEST, cluster, gateway, inquire, post, request, second, settled};
-use self::support::{Fleet, file};
+use self::support::{Fleet, Gateway, file};
 use serde_json::Value;
 
 #[test]
@@ -125,11 +125,18 @@ fn every_path_and_method_is_served_as_goahead_does() {
         "/v1/request/restart",
         "/request/restart/os",
         "/v1/request/restart/os/",
+        "/v1/pre-reboot/",
+        "/v2/x",
+        "/pre/v1/inquire/restart/",
+        "/api/v1/inquire/restart/",
+        // Read in one way alone, by us and by whoever stands in front of us.
+        "/v1/%69nquire/restart/",
+        "/nothing",
+        "/api",
     ] {
-        let answer = gw.post(path, "", body);
-        assert_eq!((answer.status, answer.body.as_str()), (404, "404 page not found\n"), "{path}");
-        assert!(answer.head.contains("content-type: text/plain; charset=utf-8\r\n"));
-        assert!(answer.head.contains("x-content-type-options: nosniff\r\n"));
+        for method in ["POST", "GET", "BREW"] {
+            nothing_for_goahead(&gw, method, path);
+        }
     }
     // FleetLock is served beside it.
     gw.pre_reboot("x").is_granted();
@@ -137,12 +144,36 @@ fn every_path_and_method_is_served_as_goahead_does() {
     assert!(log.contains("\"kind\":\"success\""), "{log}");
 }
 
+/// An answer at which a stock client fails. Any JSON without `error` ends its run as if all were well.
+#[track_caller]
+fn nothing_for_goahead(gw: &Gateway, method: &str, path: &str) {
+    let body = r#"{"fqdn":"web-1","uptime":"5h"}"#;
+    let answer = gw.send(support::request(method, path, "", body).as_bytes());
+    assert_eq!((answer.status, answer.body.as_str()), (404, "404 page not found\n"), "{path}");
+    assert!(answer.head.contains("content-type: text/plain; charset=utf-8\r\n"));
+    assert!(answer.head.contains("x-content-type-options: nosniff\r\n"));
+}
+
 #[test]
-fn without_the_table_there_are_no_such_paths() {
+fn a_client_that_nobody_serves_does_not_take_it_for_an_answer() {
+    let body = r#"{"fqdn":"web-1","uptime":"5h"}"#;
     let (_fleet, gw) = gateway("");
-    for path in [REQUEST, INQUIRE, "/health"] {
-        gw.post(path, "", r#"{"fqdn":"web-1","uptime":"5h"}"#).is(404, "not_found");
+    for path in [REQUEST, INQUIRE, "/inquire/restart/", "/pre/v1/inquire/restart/"] {
+        nothing_for_goahead(&gw, "POST", path);
     }
+    // Other clients read JSON.
+    for path in ["/health", "/v1/x", "/v2/x", "/x"] {
+        gw.post(path, "", body).is(404, "not_found");
+    }
+    let (_fleet, gw) = gateway(&cluster(""));
+    for path in ["/pre/v1/request/restart/os", "/api/v1/inquire/restart/", "/v1/x", "/v2/x"] {
+        nothing_for_goahead(&gw, "POST", path);
+    }
+    gw.post("/x", "", body).is(404, "not_found");
+    let (_fleet, gw) = gateway("[gateway]\nrequests_per_minute = 1\n");
+    nothing_for_goahead(&gw, "POST", INQUIRE);
+    let limited = gw.post(INQUIRE, "", body);
+    assert_eq!(limited.body, "{\"error\":\"too many requests from your address\"}");
 }
 
 #[test]

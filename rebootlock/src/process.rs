@@ -20,6 +20,7 @@ mod tree;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ const DRAIN: Duration = Duration::from_millis(500);
 const REAP: Duration = Duration::from_secs(1);
 /// A timeout that cannot be added to a clock.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// Where commands run that were not told otherwise.
+const ROOT: &str = "/";
 /// A program that is being replaced cannot be started for a moment.
 const BUSY_ATTEMPTS: u32 = 5;
 /// Between two attempts.
@@ -121,19 +124,24 @@ pub type Note<'a> = &'a mut (dyn FnMut(&Trace) + Send);
 
 /// Runs a command to its end, or to its deadline. If the future is dropped the command is killed.
 pub async fn run(spec: &Spec) -> Finished {
-    run_with(spec, None, &mut |_| ()).await
+    run_in(Path::new(ROOT), spec).await
+}
+
+/// [`run`], in another folder than `/`.
+pub async fn run_in(folder: &Path, spec: &Spec) -> Finished {
+    run_with(spec, folder, None, &mut |_| ()).await
 }
 
 /// [`run`], telling `note` how to find the command should we be killed before it ends.
 pub async fn run_noting(spec: &Spec, note: Note<'_>) -> Finished {
-    run_with(spec, None, note).await
+    run_with(spec, Path::new(ROOT), None, note).await
 }
 
 /// [`run`], and up to `limit` bytes of standard output by themselves. [`Finished::output`] has
 /// them too, but there the two streams may be out of step by a line or so.
 pub async fn run_for_stdout(spec: &Spec, limit: usize) -> (Finished, Stdout) {
     let mut stdout = Stdout::default();
-    let finished = run_with(spec, Some((&mut stdout, limit)), &mut |_| ()).await;
+    let finished = run_with(spec, Path::new(ROOT), Some((&mut stdout, limit)), &mut |_| ()).await;
     (finished, stdout)
 }
 
@@ -159,7 +167,7 @@ pub async fn run_apart(spec: &Spec, note: Note<'_>) -> Finished {
 }
 
 fn spawn_apart(spec: &Spec, note: Note<'_>) -> io::Result<(Child, Tree)> {
-    let mut command = command(spec)?;
+    let mut command = command(spec, Path::new(ROOT))?;
     let trace = Trace::new();
     command.env(tree::RUN_ID, trace.run_id().to_string());
     note(&trace);
@@ -170,10 +178,15 @@ fn spawn_apart(spec: &Spec, note: Note<'_>) -> io::Result<(Child, Tree)> {
     Ok((child, tree))
 }
 
-async fn run_with(spec: &Spec, keep: Option<(&mut Stdout, usize)>, note: Note<'_>) -> Finished {
+async fn run_with(
+    spec: &Spec,
+    folder: &Path,
+    keep: Option<(&mut Stdout, usize)>,
+    note: Note<'_>,
+) -> Finished {
     let started = Instant::now();
     let mut output = Output::default();
-    let how = match start(spec, keep.is_some(), note).await {
+    let how = match start(spec, folder, keep.is_some(), note).await {
         Ok(running) => {
             let deadline = started.checked_add(spec.timeout).unwrap_or(started + FOR_EVER);
             running.finish(deadline, &mut output, keep).await
@@ -194,12 +207,12 @@ struct Running {
     stdout: Option<pipe::Receiver>,
 }
 
-async fn start(spec: &Spec, apart: bool, note: Note<'_>) -> Result<Running, String> {
+async fn start(spec: &Spec, folder: &Path, apart: bool, note: Note<'_>) -> Result<Running, String> {
     let mut attempt = 1;
     let trace = Trace::new();
     note(&trace);
     loop {
-        match spawn(spec, apart, &trace) {
+        match spawn(spec, folder, apart, &trace) {
             Ok(running) => {
                 note(&trace.led_by(running.child.id()));
                 return Ok(running);
@@ -225,18 +238,18 @@ fn ended_too_early() -> io::Error {
 }
 
 /// What all have in common.
-fn command(spec: &Spec) -> io::Result<Command> {
+fn command(spec: &Spec, folder: &Path) -> io::Result<Command> {
     let [program, arguments @ ..] = &spec.argv[..] else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "no program is named"));
     };
     let mut command = Command::new(program);
-    command.args(arguments).current_dir("/").stdin(Stdio::null()).process_group(0);
+    command.args(arguments).current_dir(folder).stdin(Stdio::null()).process_group(0);
     command.env_clear().envs(environment(spec));
     Ok(command)
 }
 
-fn spawn(spec: &Spec, apart: bool, trace: &Trace) -> io::Result<Running> {
-    let mut command = command(spec)?;
+fn spawn(spec: &Spec, folder: &Path, apart: bool, trace: &Trace) -> io::Result<Running> {
+    let mut command = command(spec, folder)?;
     // Before the child: none of its ends may go unnoticed.
     let ended = signal(SignalKind::child())?;
     let (mixed, writer) = io::pipe()?;

@@ -11,7 +11,7 @@ use rebootlock::record::{GoaheadGrant, HolderRecord, UnixTime, Via};
 use tokio::time::Instant;
 
 use super::body::Params;
-use super::command::Subject;
+use super::command::{Room, Subject, line_of};
 use super::course;
 use super::duration::GoDuration;
 use super::reply::Restart;
@@ -68,11 +68,21 @@ impl Question<'_> {
 
     /// The first check that says so. One that cannot be run or does not end says nothing.
     async fn reason(&self) -> Option<String> {
+        if self.cluster.checks.is_empty() {
+            return None;
+        }
         let until = Instant::now() + self.settings.check_timeout;
+        let Ok(turn) = tokio::time::timeout_at(until, Room::Questions.turn()).await else {
+            tracing::warn!(
+                id = %self.said.machine, cluster = self.cluster.name,
+                "so many checks run that this one had no turn; that is no reason to restart"
+            );
+            return None;
+        };
         let subject = self.subject();
         for check in &self.cluster.checks {
             let left = until.saturating_duration_since(Instant::now());
-            let finished = subject.run(check, left, "goahead check").await;
+            let finished = subject.run(&turn, check, left, "goahead check").await;
             match finished.how {
                 How::Exited(code) if code == self.cluster.check_exit_code => {
                     let text = subject.text(check);
@@ -284,11 +294,13 @@ impl Question<'_> {
             fqdn: self.said.machine.to_string(),
             cluster: self.cluster.name.clone(),
             uptime: self.said.uptime.clone(),
+            folder: self.settings.working_dir.clone(),
         }
     }
 }
 
-/// Runs the actions of a grant and writes down that they have ended.
+/// Runs the actions of a grant and writes down that they have ended. Waits for its turn for as long as
+/// that takes: nobody else would look for what was not begun but after a long time.
 pub(super) async fn run_actions(
     live: &Live,
     cluster: &ClusterSettings,
@@ -297,10 +309,24 @@ pub(super) async fn run_actions(
     token: Token,
     timeout: std::time::Duration,
 ) {
-    if !subject.run_all(&cluster.actions, timeout, "goahead action").await {
-        // Whoever looks after the holders runs them when there is room.
-        return;
+    let line = line_of(machine);
+    let _first = line.lock().await;
+    let turn = Room::Actions.turn().await;
+    match live.locks.rewrite(&cluster.group, machine, token, |_| {}).await {
+        Ok(record) => {
+            let grant = GoaheadGrant::of(&record).and_then(Result::ok);
+            if grant.is_some_and(|grant| !grant.actions_due) {
+                return;
+            }
+        }
+        // It has asked again meanwhile, or has no slot any more.
+        Err(LockError::NotOurs { .. }) => return,
+        Err(error) => tracing::debug!(
+            id = %machine, error = chain(&error), "whether its actions are still due is not known"
+        ),
     }
+    subject.run_all(&turn, &cluster.actions, timeout, "goahead action").await;
+    drop(turn);
     let ended = |record: &mut HolderRecord| {
         if let Some(Ok(mut grant)) = GoaheadGrant::of(record) {
             grant.actions_due = false;

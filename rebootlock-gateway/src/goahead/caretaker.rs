@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::ask::run_actions;
-use super::command::Subject;
+use super::command::{Room, Subject};
 use super::course::{self, Next};
 use super::store::{self, Held};
 use crate::app::{App, Live, chain};
@@ -164,7 +164,7 @@ async fn tend(
                 Instant::now() + Duration::from_secs(left.clamp(1, LONGEST.as_secs()))
             }
             next => {
-                let done = carer.see_to(next, &grant).await;
+                let done = carer.see_to_beside_alarm(next, &grant).await;
                 if next == Next::Check {
                     not_before = Instant::now() + cluster.completion_interval;
                 }
@@ -196,6 +196,26 @@ struct Carer<'a> {
 }
 
 impl Carer<'_> {
+    /// [`Self::see_to`], and raises the alarm if it becomes due meanwhile: checks and actions may take long.
+    async fn see_to_beside_alarm(
+        &self,
+        next: Next,
+        grant: &GoaheadGrant,
+    ) -> Result<bool, LockError> {
+        let mut doing = std::pin::pin!(self.see_to(next, grant));
+        let alarm = course::alarm_at(self.cluster, grant);
+        let Some(alarm) = alarm.filter(|_| matches!(next, Next::Check | Next::Actions)) else {
+            return doing.await;
+        };
+        let left = Duration::from_secs(alarm.seconds_since(UnixTime::now()).max(1));
+        tokio::select! {
+            done = &mut doing => return done,
+            () = tokio::time::sleep(left) => {}
+        }
+        let (done, raised) = tokio::join!(doing, self.panic(grant));
+        raised.and(done)
+    }
+
     /// Does what is next. `false`: nothing more is to be done for this holder.
     async fn see_to(&self, next: Next, grant: &GoaheadGrant) -> Result<bool, LockError> {
         match next {
@@ -218,8 +238,10 @@ impl Carer<'_> {
     async fn check(&self, grant: &GoaheadGrant) -> Result<(), LockError> {
         let Some(check) = &self.cluster.completion_check else { return Ok(()) };
         let subject = self.subject(last_uptime(grant));
-        let timeout = self.settings.check_timeout;
-        let Finished { how, .. } = subject.run(check, timeout, "completion check").await;
+        let timeout = self.settings.completion_check_timeout;
+        let turn = Room::Completion.turn().await;
+        let Finished { how, .. } = subject.run(&turn, check, timeout, "completion check").await;
+        drop(turn);
         if !matches!(how, How::Exited(_)) {
             tracing::warn!(id = %self.held.machine, %how, "a completion check says nothing");
         }
@@ -238,9 +260,7 @@ impl Carer<'_> {
         );
         let subject = self.subject(last_uptime(grant));
         let (actions, timeout) = (&self.cluster.panic_actions, self.settings.action_timeout);
-        if !subject.run_all(actions, timeout, "panic action").await {
-            return Ok(());
-        }
+        subject.run_all(&Room::Actions.turn().await, actions, timeout, "panic action").await;
         let now = UnixTime::now();
         self.write(|record| {
             if let Some(Ok(mut grant)) = GoaheadGrant::of(record) {
@@ -257,9 +277,7 @@ impl Carer<'_> {
         let subject = self.subject(last_uptime(grant));
         let timeout = self.settings.action_timeout;
         let actions = &self.cluster.completion_actions;
-        if !subject.run_all(actions, timeout, "completion action").await {
-            return Ok(true);
-        }
+        subject.run_all(&Room::Actions.turn().await, actions, timeout, "completion action").await;
         // It may have said meanwhile that it has not rebooted.
         let record = self.live.locks.rewrite(group, machine, *token, |_| {}).await?;
         if record.state != Some(HolderState::Verifying) {
@@ -290,6 +308,7 @@ impl Carer<'_> {
             fqdn: self.held.machine.to_string(),
             cluster: self.cluster.name.clone(),
             uptime: uptime.to_owned(),
+            folder: self.settings.working_dir.clone(),
         }
     }
 }

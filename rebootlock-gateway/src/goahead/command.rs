@@ -1,17 +1,71 @@
 //! Checks and actions: who is meant is put into each word by itself, and no shell reads it.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use rebootlock::config::CommandLine;
-use rebootlock::process::{self, Finished, How, Spec};
-use tokio::sync::Semaphore;
+use rebootlock::id::MachineId;
+use rebootlock::process::{self, Finished, Spec};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::duration::GoDuration;
 
-/// So many commands run at once; more wait, within their own time.
-const AT_ONCE: usize = 32;
+/// Where commands wait for their turn. Each room has turns of its own: what strangers ask for must not
+/// keep a machine from being drained, or a slot from being freed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// Checks whether there is a reason to reboot, which anybody may ask for.
+    Questions,
+    /// Checks whether a holder is back.
+    Completion,
+    /// All that is done about holders.
+    Actions,
+}
 
-static RUNNING: Semaphore = Semaphore::const_new(AT_ONCE);
+static QUESTIONS: Semaphore = Semaphore::const_new(16);
+static COMPLETION: Semaphore = Semaphore::const_new(16);
+static ACTIONS: Semaphore = Semaphore::const_new(32);
+
+impl Room {
+    fn turns(self) -> &'static Semaphore {
+        match self {
+            Self::Questions => &QUESTIONS,
+            Self::Completion => &COMPLETION,
+            Self::Actions => &ACTIONS,
+        }
+    }
+
+    /// Waits for a turn, which lasts until it is dropped. Those who came before have theirs before.
+    pub(super) async fn turn(self) -> Turn {
+        match self.turns().acquire().await {
+            Ok(permit) => Turn(permit),
+            // Nobody closes them.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// Leave to run commands, one after another.
+#[derive(Debug)]
+pub(super) struct Turn(#[allow(dead_code)] SemaphorePermit<'static>);
+
+/// Whose actions wait for each other: however often a machine asks again, it takes one turn.
+static IN_LINE: Mutex<BTreeMap<MachineId, Weak<tokio::sync::Mutex<()>>>> =
+    Mutex::new(BTreeMap::new());
+
+/// The line in which the actions of one machine wait.
+pub(super) fn line_of(machine: &MachineId) -> Arc<tokio::sync::Mutex<()>> {
+    let mut lines = IN_LINE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(line) = lines.get(machine).and_then(Weak::upgrade) {
+        return line;
+    }
+    lines.retain(|_, line| line.strong_count() > 0);
+    let line = Arc::default();
+    lines.insert(machine.clone(), Arc::downgrade(&line));
+    line
+}
 
 /// Whom a command is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +74,8 @@ pub(super) struct Subject {
     pub(super) cluster: String,
     /// The uptime that the machine last reported, as it wrote it.
     pub(super) uptime: String,
+    /// Where commands run, if not in `/`.
+    pub(super) folder: Option<PathBuf>,
 }
 
 impl Subject {
@@ -62,25 +118,15 @@ impl Subject {
     /// Runs it to its end, or to its time limit. Logs how it ended.
     pub(super) async fn run(
         &self,
+        _turn: &Turn,
         command: &CommandLine,
         timeout: Duration,
         what: &str,
     ) -> Finished {
         let argv = command.argv().iter().map(|word| self.fill(word)).collect();
         let spec = Spec { argv, env: Vec::new(), timeout };
-        match tokio::time::timeout(timeout, RUNNING.acquire()).await {
-            Ok(Ok(_turn)) => self.finished(process::run(&spec).await, command, what),
-            _ => {
-                let how = no_turn();
-                tracing::warn!(
-                    id = self.fqdn,
-                    cluster = self.cluster,
-                    command = self.text(command),
-                    "{how}"
-                );
-                Finished { how, ..Finished::default() }
-            }
-        }
+        let folder = self.folder.as_deref().unwrap_or(Path::new("/"));
+        self.finished(process::run_in(folder, &spec).await, command, what)
     }
 
     fn finished(&self, finished: Finished, command: &CommandLine, what: &str) -> Finished {
@@ -93,19 +139,16 @@ impl Subject {
         finished
     }
 
-    /// Runs all of them, one after another, whatever comes of each. `false`: so many others ran that
-    /// one had no turn, and those behind it were not tried.
+    /// Runs all of them, one after another, whatever comes of each.
     pub(super) async fn run_all(
         &self,
+        turn: &Turn,
         commands: &[CommandLine],
         timeout: Duration,
         what: &str,
-    ) -> bool {
+    ) {
         for command in commands {
-            let finished = self.run(command, timeout, what).await;
-            if finished.how == no_turn() {
-                return false;
-            }
+            let finished = self.run(turn, command, timeout, what).await;
             if !finished.succeeded() {
                 tracing::warn!(
                     target: "rebootlock_gateway::goahead",
@@ -114,13 +157,7 @@ impl Subject {
                 );
             }
         }
-        true
     }
-}
-
-/// How a command ends that was never begun, because too many ran.
-fn no_turn() -> How {
-    How::NotStarted("too many commands run already".to_owned())
 }
 
 #[cfg(test)]
@@ -129,7 +166,12 @@ mod tests {
     use super::*;
 
     fn subject() -> Subject {
-        Subject { fqdn: "web-1.example".into(), cluster: "a b".into(), uptime: "1h".into() }
+        Subject {
+            fqdn: "web-1.example".into(),
+            cluster: "a b".into(),
+            uptime: "1h".into(),
+            folder: None,
+        }
     }
 
     #[test]
@@ -159,22 +201,40 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_had_no_turn_was_not_done() {
-        let command = CommandLine::parse("true").unwrap();
-        let commands = [command.clone()];
-        let (subject, soon) = (subject(), Duration::from_millis(1));
-        let all = RUNNING.acquire_many(u32::try_from(AT_ONCE).unwrap()).await.unwrap();
-        assert!(!subject.run_all(&commands, soon, "test").await);
-        drop(all);
-        let missing = CommandLine::parse("/nonexistent").unwrap();
-        let enough = Duration::from_secs(20);
-        assert!(subject.run_all(&[missing, command], enough, "test").await);
+    async fn one_room_being_full_keeps_nobody_from_another() {
+        let rooms = [Room::Questions, Room::Completion, Room::Actions];
+        for full in rooms {
+            let mut all = Vec::new();
+            while let Ok(turn) = full.turns().try_acquire() {
+                all.push(turn);
+            }
+            let mut waits = std::pin::pin!(full.turn());
+            assert!(futures::poll!(waits.as_mut()).is_pending(), "{full:?}");
+            for other in rooms.into_iter().filter(|other| *other != full) {
+                other.turn().await;
+            }
+            all.pop();
+            waits.await;
+        }
+    }
+
+    #[test]
+    fn a_line_is_there_for_as_long_as_somebody_waits_in_it() {
+        let machine = |name: &str| MachineId::new(name).unwrap();
+        let first = line_of(&machine("line-1"));
+        assert!(Arc::ptr_eq(&first, &line_of(&machine("line-1"))));
+        assert!(!Arc::ptr_eq(&first, &line_of(&machine("line-2"))));
+        drop(first);
+        let _other = line_of(&machine("line-3"));
+        let lines = IN_LINE.lock().unwrap();
+        assert!(lines.keys().all(|known| known.as_str() == "line-3"), "{lines:?}");
     }
 
     #[tokio::test]
     async fn a_name_stays_in_its_word() {
         let command = CommandLine::parse("printf '<%s>' {:%cluster%:} x{:%fqdn%:}y").unwrap();
-        let finished = subject().run(&command, Duration::from_secs(20), "test").await;
+        let turn = Room::Actions.turn().await;
+        let finished = subject().run(&turn, &command, Duration::from_secs(20), "test").await;
         assert_eq!(finished.output.to_string(), "<a b><xweb-1.exampley>");
         assert_eq!(subject().text(&command), "printf '<%s>' a b xweb-1.exampley");
     }

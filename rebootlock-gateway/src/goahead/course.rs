@@ -37,8 +37,8 @@ pub(super) fn next(
 ) -> Next {
     let after = |wait: Duration| grant.granted_at.plus_seconds(wait.as_secs());
     let mut dues = Vec::new();
-    if let Some(overdue) = cluster.overdue_after().filter(|_| grant.panicked_at.is_none()) {
-        dues.push((after(overdue), Next::Panic));
+    if let Some(alarm) = alarm_at(cluster, grant) {
+        dues.push((alarm, Next::Panic));
     }
     if grant.actions_due {
         let count = u32::try_from(cluster.actions.len()).unwrap_or(u32::MAX);
@@ -65,6 +65,12 @@ pub(super) fn next(
         Next::Check | Next::Wait(_) => 3,
     };
     ready.min_by_key(rank).unwrap_or_else(|| Next::Wait(dues.first().map(|(due, _)| *due)))
+}
+
+/// When the alarm about a holder is due, if it was not raised yet.
+pub(super) fn alarm_at(cluster: &ClusterSettings, grant: &GoaheadGrant) -> Option<UnixTime> {
+    let after = cluster.overdue_after().filter(|_| grant.panicked_at.is_none())?;
+    Some(grant.granted_at.plus_seconds(after.as_secs()))
 }
 
 /// How late a report may come in, and how far clocks may be apart, both together.

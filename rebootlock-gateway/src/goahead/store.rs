@@ -138,7 +138,17 @@ pub(super) async fn heard(
     settings: &GoaheadSettings,
     said: &Params,
 ) -> Result<(), LockError> {
-    for held in held(live, settings, &said.machine).await? {
+    let held = held(live, settings, &said.machine).await?;
+    heard_of(live, said, held).await
+}
+
+/// The same, for some of its slots.
+pub(super) async fn heard_of(
+    live: &Live,
+    said: &Params,
+    slots: Vec<Held>,
+) -> Result<(), LockError> {
+    for held in slots {
         let now = UnixTime::now();
         let change = |record: &mut HolderRecord| {
             course::reported(record, &said.uptime, said.up, now);

@@ -515,6 +515,18 @@ impl Ours {
              they go on by themselves; this would wait for them for so long:",
         );
         all.note("wait_for_actions_secs = 10");
+        all.note(
+            "goahead had no time limits. Here the checks of one question have 10 s together \
+             (check_timeout_secs), each completion check has 300 s (completion_check_timeout_secs), and \
+             each action has 300 s (action_timeout_secs).",
+        );
+        all.note(
+            "goahead ran commands in the folder that it was started in, and so does goahead-compat; \
+             serve runs them in / if working_dir names no other.",
+        );
+        all.note(
+            "goahead-compat takes these settings from a rebootlock.toml that -settings names.",
+        );
         table("[gateway.goahead]", &all);
         self.groups.iter().for_each(|lines| table("[[group]]", lines));
         self.clusters.iter().for_each(|lines| table("[[gateway.goahead.cluster]]", lines));

@@ -1,9 +1,12 @@
 //! Checks and actions: who is meant, how long they may take, and what is left of them.
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use super::client::{cluster, denied, first, goes, inquire, request, settled, until};
-use super::support::Fleet;
+use super::client::{
+    INQUIRE, cluster, denied, first, goes, inquire, request, settled, until, until_free,
+};
+use super::support::{self, Fleet};
 
 fn lives(pid: &str) -> bool {
     std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()))
@@ -163,4 +166,124 @@ fn no_name_reaches_a_command_or_a_key_that_is_none() {
     goes(&gw, "a", "+5h");
     until("the action", || fleet.read("out") == "a 5h\n");
     assert!(denied(&gw, "b", "5h").contains("Currently restarting hosts: a"));
+}
+
+#[test]
+fn questions_of_strangers_keep_no_action_and_no_completion_check_waiting() {
+    let fleet = Fleet::new("");
+    let (log, go) = (fleet.path("log"), fleet.path("go"));
+    let slow =
+        fleet.script("slow", &format!("echo x >> {log}; while [ ! -e {go} ]; do sleep 0.05; done"));
+    let acted = fleet.script("act", &format!("echo $1 >> {}", fleet.path("acted")));
+    fleet.configure(&format!(
+        "[gateway.goahead]\ncheck_timeout_secs = 600\n{}",
+        cluster(&format!(
+            "checks = [\"{slow}\"]\nactions = [\"{acted} {{:%fqdn%:}}\"]\ncompletion_check = \"true\"\n"
+        ))
+    ));
+    let gw = fleet.start();
+    // More than there is room for.
+    let _asking: Vec<_> = (0..60)
+        .map(|n| {
+            let body = format!(r#"{{"fqdn":"web-x{n}","uptime":"5h"}}"#);
+            let mut stream = gw.connect();
+            let text = support::request("POST", INQUIRE, "", &body);
+            stream.write_all(text.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    until("all room to be taken", || fleet.read("log").lines().count() >= 16);
+    goes(&gw, "web-1", "5h");
+    until("the action", || fleet.read("acted") == "web-1\n");
+    first(&gw, "web-1", "10s");
+    until_free(&fleet);
+    assert_eq!(fleet.read("log").lines().count(), 16, "they still run");
+    std::fs::write(&go, "").unwrap();
+}
+
+#[test]
+fn who_asks_again_and_again_takes_the_room_of_one() {
+    let fleet = Fleet::new("");
+    let (log, go) = (fleet.path("log"), fleet.path("go"));
+    let action = fleet.script(
+        "action",
+        &format!("echo $1 >> {log}; while [ $1 = web-1 ] && [ ! -e {go} ]; do sleep 0.05; done"),
+    );
+    let group = "[[group]]\nname = \"web\"\nslots = 2\n";
+    let actions = cluster(&format!("actions = [\"{action} {{:%fqdn%:}}\"]\n"));
+    fleet.configure(&format!("{group}{actions}"));
+    let gw = fleet.start();
+    let id = first(&gw, "web-1", "5h");
+    for _ in 0..40 {
+        assert_eq!(request(&gw, "web-1", "5h", Some(&id)).json()["go_ahead"], true);
+    }
+    goes(&gw, "web-2", "5h");
+    until("both actions", || {
+        ["web-1\n", "web-2\n"].iter().all(|of| fleet.read("log").contains(of))
+    });
+    assert_eq!(fleet.read("log").matches("web-1").count(), 1);
+    std::fs::write(&go, "").unwrap();
+    // Of all that waited, the last go-ahead's run, and are written down to have ended.
+    let due = || fleet.document("groups/web/holders/web-1").unwrap().contains("actionsDue");
+    until("the end of the actions", || !due());
+    assert_eq!(fleet.read("log").matches("web-1").count(), 2);
+}
+
+#[test]
+fn a_completion_check_may_take_longer_than_the_checks_of_a_question() {
+    let fleet = Fleet::new("");
+    let (log, go) = (fleet.path("log"), fleet.path("go"));
+    let check = fleet
+        .script("check", &format!("echo x >> {log}; while [ ! -e {go} ]; do sleep 0.05; done"));
+    let reason = fleet.script("reason", "sleep 60");
+    let alarm = fleet.script("alarm", &format!("echo $1 >> {}", fleet.path("alarms")));
+    let config = |limit: &str| {
+        format!(
+            "[gateway.goahead]\ncheck_timeout_secs = 1\n{limit}{}",
+            cluster(&format!(
+                "checks = [\"{reason}\"]\ncompletion_check = \"{check}\"\npanic_after_secs = 3\n\
+                 panic_actions = [\"{alarm} {{:%fqdn%:}}\"]\n"
+            ))
+        )
+    };
+    fleet.configure(&config(""));
+    let gw = fleet.start();
+    goes(&gw, "web-1", "5h");
+    inquire(&gw, "web-1", "10s");
+    until("a check", || !fleet.read("log").is_empty());
+    // For longer than a question's would, and the alarm does not wait for its end.
+    inquire(&gw, "web-1", "12s");
+    until("the alarm", || fleet.read("alarms") == "web-1\n");
+    assert_eq!(fleet.read("log"), "x\n", "it was not cut off");
+    std::fs::write(&go, "").unwrap();
+    until_free(&fleet);
+    assert_eq!(fleet.read("log"), "x\n");
+    // But it has a limit.
+    std::fs::remove_file(&go).unwrap();
+    fleet.configure(&config("completion_check_timeout_secs = 1\n"));
+    gw.signal(rustix::process::Signal::HUP);
+    gw.logged("configuration read again");
+    goes(&gw, "web-1", "5h");
+    inquire(&gw, "web-1", "10s");
+    gw.logged("did not end in time");
+    gw.logged("a completion check says nothing");
+}
+
+#[test]
+fn commands_run_in_the_root_or_where_they_are_told_to() {
+    let fleet = Fleet::new("");
+    let script = fleet.script("where", &format!("pwd >> {}", fleet.path("out")));
+    let folder = fleet.path("folder");
+    std::fs::create_dir(&folder).unwrap();
+    let actions = cluster(&format!("actions = [\"{script}\"]\n"));
+    let waits = "[gateway.goahead]\nwait_for_actions_secs = 20\n";
+    fleet.configure(&format!("{waits}{actions}"));
+    let gw = fleet.start();
+    goes(&gw, "web-1", "5h");
+    assert_eq!(fleet.read("out"), "/\n");
+    fleet.configure(&format!("{waits}working_dir = {folder:?}\n{actions}"));
+    gw.signal(rustix::process::Signal::HUP);
+    gw.logged("configuration read again");
+    goes(&gw, "web-1", "5h");
+    assert_eq!(fleet.read("out"), format!("/\n{folder}\n"));
 }

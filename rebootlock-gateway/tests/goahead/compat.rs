@@ -344,3 +344,40 @@ fn an_include_dir_is_walked_as_goahead_walks_it() {
     let (code, _, stderr) = run(&mut compat(&fleet, &[]));
     assert!(code == Some(2) && stderr.contains("clusters: no file with clusters"), "{stderr}");
 }
+
+#[test]
+fn commands_run_where_goahead_was_started_and_settings_of_ours_count_on_top() {
+    let (fleet, client) = goahead();
+    let (out, limit) = (fleet.path("out"), fleet.path("limits"));
+    std::fs::create_dir(fleet.path("hooks")).unwrap();
+    fleet.script("hooks/drain.sh", &format!("echo $1 >> {out}"));
+    let slow = fleet.script("slow", &format!("echo x >> {limit}; sleep 60"));
+    let clusters = fleet.path("clusters/more/web.yaml");
+    let hooks = "  reboot_goahead_actions: ['/bin/sh hooks/drain.sh {:%fqdn%:}']\n";
+    let check = format!("  reboot_completion_check: {slow}\n");
+    std::fs::write(&clusters, format!("{WEB}{hooks}{check}")).unwrap();
+    let settings = file(
+        &fleet,
+        "settings.toml",
+        "[gateway.goahead]\ncompletion_check_timeout_secs = 1\nwait_for_actions_secs = 20\n",
+    );
+    let gw = Gateway::start(compat(&fleet, &["-settings", &settings, "--log-format", "json"]));
+    gw.logged("each completion check has 300 s (completion_check_timeout_secs)");
+    gw.logged("goahead ran commands in the folder that it was started in, and so does");
+    let ask = |path: &str, uptime: &str, id: &str| {
+        let body = format!(r#"{{"fqdn":"web-1","uptime":"{uptime}","request_id":"{id}"}}"#);
+        over_tls(&gw, &client, &request("POST", path, "", &body)).json()
+    };
+    let id = ask(REQUEST, "5h", "")["request_id"].as_str().unwrap().to_owned();
+    assert_eq!(ask(REQUEST, "5h", &id)["go_ahead"], true);
+    assert_eq!(fleet.read("out"), "web-1\n", "the answer waits for the action");
+    ask(INQUIRE, "10s", "");
+    gw.logged("a completion check says nothing");
+    assert!(fleet.read("limits").starts_with("x\n"));
+    drop(gw);
+    std::fs::write(&settings, "[gateway.goahead]\nworking_dir = \"hooks\"\n").unwrap();
+    let (code, _, stderr) = run(&mut compat(&fleet, &["--settings", &settings]));
+    assert!(code == Some(2) && stderr.contains("settings.toml:2:15: `working_dir`"), "{stderr}");
+    let (code, _, stderr) = run(&mut compat(&fleet, &["-settings=/nonexistent"]));
+    assert!(code == Some(2) && stderr.contains("cannot read /nonexistent"), "{stderr}");
+}

@@ -43,6 +43,42 @@ fn a_machine_that_wants_to_reboot_again_has_rebooted_all_the_same() {
 }
 
 #[test]
+fn a_holder_that_is_in_no_cluster_any_more_is_heard_for_the_slot_it_has() {
+    let (fleet, gw) = gateway(&cluster(""));
+    let reload = |times: usize, config: &str| {
+        fleet.configure(config);
+        gw.signal(Signal::HUP);
+        let again = || {
+            let log = gw.log.lock().unwrap();
+            log.iter().filter(|line| line.contains("configuration read again")).count()
+        };
+        until("the configuration", || again() == times);
+    };
+    goes(&gw, "web-1", "5h");
+    reload(1, &cluster("except = [\"^web-1\"]\n"));
+    for (uptime, holds) in [("5h1m", true), ("10s", false)] {
+        let said = inquire(&gw, "web-1", uptime).json();
+        assert_eq!(
+            (said["message"].as_str().unwrap(), &said["unknown_host"]),
+            (
+                "Found matching blacklist name pattern: ^web-1 for FQDN: web-1 Preventing restart!",
+                &true.into()
+            )
+        );
+        match holds {
+            true => assert!(fleet.group("web").contains("web-1")),
+            false => until_free(&fleet),
+        }
+    }
+    reload(2, &cluster(""));
+    goes(&gw, "web-2", "5h");
+    reload(3, &cluster("").replace("^web-", "^db-"));
+    let said = request(&gw, "web-2", "10s", None).json();
+    assert_eq!(said["message"], "FQDN web-2 did not match any known cluster");
+    until_free(&fleet);
+}
+
+#[test]
 fn the_slot_is_freed_after_so_many_checks_in_a_row() {
     let fleet = Fleet::new("");
     let (log, code) = (fleet.path("log"), fleet.path("code"));

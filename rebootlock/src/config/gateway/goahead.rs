@@ -1,12 +1,13 @@
 //! `[gateway.goahead]`: clients that speak goahead's protocol.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use super::command::CommandLine;
-use crate::config::table::{Count, Named, Secs, overlay_named};
+use crate::config::table::{Count, Named, Secs, full_path, overlay_named};
 use crate::id::Group;
 
 /// `[gateway.goahead]` as written.
@@ -16,8 +17,11 @@ pub(super) struct GoaheadTable {
     answers_root: Option<bool>,
     reserve_secs: Option<Secs<1, 86_400>>,
     check_timeout_secs: Option<Secs<1, 3_600>>,
+    completion_check_timeout_secs: Option<Secs<1, 86_400>>,
     action_timeout_secs: Option<Secs<1, 86_400>>,
     wait_for_actions_secs: Option<Secs<0, 60>>,
+    #[serde(deserialize_with = "full_path")]
+    working_dir: Option<PathBuf>,
     #[serde(deserialize_with = "clusters")]
     cluster: Option<Vec<ClusterSettings>>,
 }
@@ -29,12 +33,16 @@ pub struct GoaheadSettings {
     pub answers_root: bool,
     /// For how long whoever was refused is remembered, and a slot kept for it.
     pub reserve: Duration,
-    /// How long a check may run; for all checks of one question together.
+    /// How long the checks whether there is a reason may run; for all of one question together.
     pub check_timeout: Duration,
+    /// How long each check whether a machine is back may run.
+    pub completion_check_timeout: Duration,
     /// How long each action may run.
     pub action_timeout: Duration,
     /// How long an answer waits for the actions of its grant to end.
     pub wait_for_actions: Duration,
+    /// Where commands run, if not in `/`.
+    pub working_dir: Option<PathBuf>,
     /// In the order in which they are asked whether a machine is theirs.
     pub clusters: Vec<ClusterSettings>,
 }
@@ -162,8 +170,12 @@ impl GoaheadTable {
             answers_root: above.answers_root.or(below.answers_root),
             reserve_secs: above.reserve_secs.or(below.reserve_secs),
             check_timeout_secs: above.check_timeout_secs.or(below.check_timeout_secs),
+            completion_check_timeout_secs: above
+                .completion_check_timeout_secs
+                .or(below.completion_check_timeout_secs),
             action_timeout_secs: above.action_timeout_secs.or(below.action_timeout_secs),
             wait_for_actions_secs: above.wait_for_actions_secs.or(below.wait_for_actions_secs),
+            working_dir: above.working_dir.or(below.working_dir),
             cluster: overlay_named(below.cluster, above.cluster),
         })
     }
@@ -175,8 +187,12 @@ impl GoaheadSettings {
             answers_root: table.answers_root.unwrap_or(false),
             reserve: table.reserve_secs.map_or(secs(400), Secs::get),
             check_timeout: table.check_timeout_secs.map_or(secs(10), Secs::get),
+            completion_check_timeout: table
+                .completion_check_timeout_secs
+                .map_or(secs(300), Secs::get),
             action_timeout: table.action_timeout_secs.map_or(secs(300), Secs::get),
             wait_for_actions: table.wait_for_actions_secs.map(Secs::get).unwrap_or_default(),
+            working_dir: table.working_dir,
             clusters: table.cluster.unwrap_or_default(),
         }
     }
