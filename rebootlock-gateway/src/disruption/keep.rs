@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::ask::{self, advance, promote};
+use super::change;
 use super::end::{Proof, expire, finish};
 use super::probe::{self, Pauses};
 use super::search::Search;
@@ -176,6 +177,10 @@ impl Tender {
                 }
             };
             match (disruption.state, runs) {
+                // It has its slot, or that is gone and it asks elsewhere.
+                (DisruptionState::Asking, true) if disruption.again.is_some() => {
+                    unless_damaged(change::move_on(live, &machine, &disruption).await)?;
+                }
                 (DisruptionState::Asking, true) => {
                     waiting
                         .entry(disruption.group.clone())

@@ -108,6 +108,33 @@ fn who_asks_again_meanwhile_gets_its_turn_afterwards() {
 }
 
 #[test]
+fn what_is_proven_in_one_group_makes_room_for_the_wish_in_another() {
+    let (fleet, gw) = gateway("");
+    let service = Service::start(503);
+    let (a, b) = pair(&[(READY_URL, &service.url()), (READY_TIMEOUT, "10m")]);
+    let elsewhere = a.clone().group("db");
+    assert_eq!(a.request(&gw), "permitted");
+    assert_eq!(b.request(&gw), "requested");
+    assert_eq!(elsewhere.request(&gw), "requested");
+    for _ in 0..2 {
+        // A reply may be lost.
+        a.cancel(&gw);
+        assert_eq!((a.check(&gw), elsewhere.check(&gw)), ("denied".into(), "requested".into()));
+        assert_eq!(holders(&fleet), json!([a.id()]));
+    }
+    service.becomes(200);
+    elsewhere.until(&gw, "permitted");
+    b.until(&gw, "permitted");
+    assert_eq!(holders(&fleet), json!([b.id()]));
+    // Whoever asks elsewhere while it proves itself, and takes that back, wants nothing more.
+    service.becomes(503);
+    elsewhere.cancel(&gw);
+    assert_eq!(a.request(&gw), "requested");
+    a.cancel(&gw);
+    assert_eq!(a.check(&gw), "denied");
+}
+
+#[test]
 fn a_permission_that_ends_has_to_be_proven_too() {
     let (fleet, gw) = gateway("[gateway]\ndisruption_permitted_secs = 1\n");
     let service = Service::start(503);
