@@ -12,12 +12,17 @@ use crate::app::Live;
 use crate::slots::{self, Refusal};
 
 /// Why a slot goes back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Proof {
     /// The machine's service has answered.
     Ready,
     /// The machine has said that it is back, and had its time.
     TimeOver,
+    /// The machine has said that it is back, and its service has not said so in the time for that.
+    NotReady {
+        /// What was the matter when it was last asked.
+        problem: String,
+    },
     /// Nobody knows where it is.
     NotBack,
 }
@@ -85,6 +90,7 @@ pub(super) async fn finish(
     let group = &proving.group;
     let ended = match proof {
         Proof::NotBack => Ended::Overdue { by: "the gateway".to_owned() },
+        Proof::NotReady { .. } => Ended::NotReady,
         Proof::Ready | Proof::TimeOver => Ended::Steady,
     };
     let leaving = live.locks.leave(group, machine, &ended, |known, _| {
@@ -100,6 +106,11 @@ pub(super) async fn finish(
                 target: "rebootlock_gateway::audit",
                 event = "overdue", id = %machine, %group, since,
                 "its time is over and its slot was freed; whether it is well nobody knows"
+            ),
+            Proof::NotReady { problem } => tracing::warn!(
+                target: "rebootlock_gateway::audit",
+                event = "not-ready", id = %machine, %group, since, url = proving.ready_url, problem,
+                "ready check timed out and its slot was freed; whether it is well nobody knows"
             ),
             Proof::Ready => said_ready(machine, proving, "ready"),
             Proof::TimeOver => said_ready(machine, proving, "ready delay completed"),
