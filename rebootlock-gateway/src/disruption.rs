@@ -17,8 +17,10 @@
 //! - *Asking*: with a slot it is `permitted`, unless a pause, a hold or a closed window keeps it; else it is
 //!   `requested`, and has a place in the group's queue. The place hangs on a short lease that gateways
 //!   keep alive; if it is lost, because none was there, it is taken again as long as the timer runs.
-//! - *Proving*: it is not permitted any more, and its slot is still taken. A machine has one slot, so what it
-//!   asks for meanwhile it gets when that has gone back.
+//! - *Proving*: it is not permitted any more, and its slot is still taken.
+//! - *Again*: a machine has one slot. What it asks for while it proves itself, or has a slot in another group,
+//!   is remembered in its document: it is `requested` there, and *asking* there from when that slot has gone
+//!   back ([`change`]). Nothing that is said about one group changes the time or the limit of another.
 //!
 //! # What may go wrong
 //!
@@ -40,6 +42,7 @@
 mod ask;
 mod body;
 mod cancel;
+mod change;
 mod end;
 mod keep;
 mod origin;

@@ -18,7 +18,7 @@ mod visitor;
 #[path = "disruption/words.rs"]
 mod words;
 
-use self::client::{LIMIT, Machine, PATH, holders, poll, semaphore};
+use self::client::{LIMIT, Machine, PATH, READY_TIMEOUT, holders, poll, semaphore};
 use self::support::{Fleet, Gateway, PROTOCOL, params};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -168,16 +168,115 @@ fn a_machine_keeps_its_slot_when_its_group_changes() {
     let (before, after) = (Machine::new(2), Machine::new(2).group("db"));
     assert_eq!(before.request(&gw), "permitted");
     assert_eq!(Machine::new(3).request(&gw), "requested");
-    assert_eq!(after.check(&gw), "permitted");
-    assert_eq!(after.request(&gw), "permitted");
+    assert_eq!(after.check(&gw), "denied", "it has asked for nothing there");
+    assert_eq!(after.request(&gw), "requested", "it has one already");
+    assert_eq!(after.check(&gw), "requested");
+    assert_eq!(before.check(&gw), "permitted");
     assert_eq!(holders(&fleet), json!(["127.0.0.2"]));
     after.cancel(&gw);
     assert_eq!(holders(&fleet), json!(["127.0.0.3"]), "it went back to where it came from");
+    assert_eq!((before.check(&gw), after.check(&gw)), ("denied".into(), "denied".into()));
     // Who waits goes to the other line.
     let other = Machine::new(4);
     assert_eq!(other.request(&gw), "requested");
-    assert_eq!(other.group("db").request(&gw), "permitted");
+    assert_eq!(other.clone().group("db").request(&gw), "permitted");
     assert_eq!(fleet.document("groups/web/queue/127.0.0.4"), None);
+    assert_eq!(other.check(&gw), "denied");
+}
+
+#[test]
+fn a_slot_in_one_group_is_no_permission_in_another() {
+    let known = "[gateway]\ndisruption_groups = \"known\"\n\
+                 [[group]]\nname = \"spare\"\nslots = 5\n[[group]]\nname = \"prod\"\nslots = 1\n";
+    for config in [known, ""] {
+        let (fleet, gw) = gateway(config);
+        let (spare, prod) = (Machine::new(2).group("spare"), Machine::new(2).group("prod"));
+        let other = Machine::new(3).group("prod");
+        assert_eq!(other.request(&gw), "permitted");
+        assert_eq!(spare.request(&gw), "permitted");
+        for _ in 0..2 {
+            assert_eq!(prod.request(&gw), "requested");
+            assert_eq!(
+                (prod.check(&gw), spare.check(&gw)),
+                ("requested".into(), "permitted".into())
+            );
+        }
+        other.cancel(&gw);
+        assert_eq!(prod.check(&gw), "requested", "it is there, and has a slot");
+        assert_eq!(semaphore(&fleet, "prod")["holders"], json!([]));
+        assert_eq!(other.request(&gw), "permitted");
+        // Back to where it was: what it wanted elsewhere is forgotten.
+        assert_eq!(spare.request(&gw), "permitted");
+        assert_eq!(prod.check(&gw), "denied");
+        assert_eq!(prod.request(&gw), "requested");
+        // What it takes back in one group it has not taken back in the other, and it stands in line there.
+        spare.cancel(&gw);
+        assert_eq!(semaphore(&fleet, "spare")["holders"], json!([]));
+        assert_eq!((spare.check(&gw), prod.check(&gw)), ("denied".into(), "requested".into()));
+        assert!(fleet.document("groups/prod/queue/127.0.0.2").is_some());
+        other.cancel(&gw);
+        assert_eq!(prod.check(&gw), "permitted");
+        prod.cancel(&gw);
+        assert_eq!(fleet.document("disruption/127.0.0.2"), None);
+    }
+}
+
+#[test]
+fn a_limit_of_one_group_is_none_of_another() {
+    for ready in ["0s", "10m"] {
+        let (fleet, gw) = gateway("");
+        let a = Machine::new(2).tag(READY_TIMEOUT, ready);
+        let a_elsewhere = a.clone().group("db").tag(LIMIT, "9");
+        let b = Machine::new(3).tag(LIMIT, "9");
+        assert_eq!(a.request(&gw), "permitted");
+        assert_eq!(b.request(&gw), "requested");
+        assert_eq!(a_elsewhere.request(&gw), "requested");
+        assert_eq!(b.request(&gw), "requested");
+        assert_eq!(
+            (&semaphore(&fleet, "web")["max"], holders(&fleet)),
+            (&json!(1), json!([a.id()]))
+        );
+        assert_eq!(semaphore(&fleet, "db")["max"], 9);
+        a_elsewhere.cancel(&gw);
+        if ready == "10m" {
+            assert_eq!(b.request(&gw), "requested", "the slot is proven for still");
+            let holder = json!([a.id()]);
+            assert_eq!((&semaphore(&fleet, "web")["max"], holders(&fleet)), (&json!(1), holder));
+        }
+    }
+}
+
+#[test]
+fn a_permission_that_ends_makes_room_for_the_wish_in_the_other_group() {
+    let (fleet, gw) = gateway("[gateway]\ndisruption_permitted_secs = 2\n");
+    let (before, after) = (Machine::new(2), Machine::new(2).group("db"));
+    assert_eq!(before.request(&gw), "permitted");
+    let lease = |fleet: &Fleet| {
+        let text = fleet.document("disruption/127.0.0.2").unwrap();
+        serde_json::from_str::<Value>(&text).unwrap()["lease"].clone()
+    };
+    let began = lease(&fleet);
+    assert_eq!(after.request(&gw), "requested");
+    assert_eq!(lease(&fleet), began, "its time goes on as it was");
+    // However often it asks.
+    poll("its permission never ends", || after.request(&gw) == "permitted");
+    assert_eq!(holders(&fleet), json!([]));
+    assert_eq!(semaphore(&fleet, "db")["holders"], json!([after.id()]));
+    gw.logged("permitted/expired->denied");
+    assert_eq!(before.check(&gw), "denied");
+}
+
+#[test]
+fn a_slot_that_somebody_else_took_away_makes_room_too() {
+    let (fleet, gw) = gateway("");
+    let (before, after) = (Machine::new(2), Machine::new(2).group("db"));
+    assert_eq!(before.request(&gw), "permitted");
+    assert_eq!(after.request(&gw), "requested");
+    // A program that knows nothing of wishes.
+    fleet.put("groups/web/semaphore", r#"{"semaphore":1,"max":1,"holders":[]}"#);
+    after.until(&gw, "permitted");
+    assert_eq!(before.check(&gw), "denied");
+    assert_eq!(fleet.document("groups/web/holders/127.0.0.2"), None);
 }
 
 #[test]

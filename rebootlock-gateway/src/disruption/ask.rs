@@ -8,8 +8,8 @@ use rebootlock::lock::{Advance, Ended, GivenBack, LockError, Rewrite, Timed, Wan
 use rebootlock::queue::Queue;
 use rebootlock::record::{Disruption, DisruptionState, HolderRecord, HolderState, UnixTime, Via};
 use rebootlock::store::Select;
-use rebootlock::wait::forget_places;
 
+use super::change;
 use super::tags::Ready;
 use crate::app::{App, Live};
 use crate::reply::Kind;
@@ -46,28 +46,30 @@ pub(super) struct Asking {
     pub(super) address: IpAddr,
 }
 
-/// Whether the machine may be disrupted. What it is told may only change because it is its turn.
+/// Whether the machine may be disrupted as one of the group that it names. What it is told may only change because it is its turn.
 ///
 /// # Errors
 /// [`Refusal`] if the store cannot tell.
 pub(super) async fn check(live: &Live, asking: &Asking) -> Result<Word, Refusal> {
     let machine = &asking.machine;
     match slots::in_time(live, live.locks.disruption(machine)).await? {
-        Some(Timed { disruption, runs }) => match disruption.state {
-            DisruptionState::Asking if runs => {
-                let held = live.settings.disruption.count_from == CountFrom::Grant
-                    && holds(live, &disruption.group, machine).await?.is_some();
-                let word = take(live, machine, &disruption, asking.address).await?;
-                if word == Word::Permitted && !held {
-                    count_from_grant(live, &disruption).await;
-                }
-                Ok(word)
+        Some(Timed { disruption, runs: true })
+            if disruption.state == DisruptionState::Asking && disruption.group == asking.group =>
+        {
+            let held = live.settings.disruption.count_from == CountFrom::Grant
+                && holds(live, &disruption.group, machine).await?.is_some();
+            let word = take(live, machine, &disruption, asking.address).await?;
+            if word == Word::Permitted && !held {
+                count_from_grant(live, &disruption).await;
             }
-            // Its slot, if it has one, is about to go back.
-            DisruptionState::Asking => Ok(Word::Denied),
-            DisruptionState::Proving if disruption.again.is_some() => Ok(Word::Requested),
-            DisruptionState::Proving => Ok(Word::Denied),
-        },
+            Ok(word)
+        }
+        // Its slot, in whichever group, is to go back first.
+        Some(Timed { disruption, .. }) if disruption.again.as_ref() == Some(&asking.group) => {
+            Ok(Word::Requested)
+        }
+        // It has asked for nothing here, or its time is over.
+        Some(_) => Ok(Word::Denied),
         // A slot that nothing is known about but that it was taken for the machine.
         None if holds(live, &asking.group, machine).await?.is_some() => {
             match adopt(live, &asking.group, machine).await? {
@@ -112,32 +114,22 @@ pub(super) fn is_adopted(disruption: &Disruption) -> bool {
 /// From where nobody asks.
 const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
-/// Wishes that the machine be disrupted.
+/// Wishes that the machine be disrupted as one of the group that it names.
 ///
 /// # Errors
 /// [`Refusal`] if there is no such group, or the store cannot tell; then it may be remembered all the
 /// same.
 pub(super) async fn request(app: &App, live: &Live, asking: &Asking) -> Result<Word, Refusal> {
     let machine = &asking.machine;
-    let known = slots::in_time(live, live.locks.disruption(machine)).await?;
-    // Who has a slot keeps it, whatever group it would go to now.
-    let elsewhere = known.map(|timed| timed.disruption.group).filter(|old| *old != asking.group);
-    let mut left = None;
-    let mut group = asking.group.clone();
-    if let Some(old) = elsewhere {
-        match holds(live, &old, machine).await? {
-            Some(_) => group = old,
-            None => left = Some(old),
-        }
-    }
-    let disruption = remember(live, asking, &group).await?;
-    if let Some(left) = left {
-        forget(live, std::slice::from_ref(&left), machine).await?;
-    }
+    admit(live, asking).await?;
+    let disruption = remember(live, asking).await?;
+    // A group that nobody asked for may have gone in between.
+    admit(live, asking).await?;
     app.disrupted.notify_one();
-    match disruption.state {
-        DisruptionState::Proving => Ok(Word::Requested),
-        DisruptionState::Asking => take(live, machine, &disruption, asking.address).await,
+    if disruption.state == DisruptionState::Asking && disruption.group == asking.group {
+        take(live, machine, &disruption, asking.address).await
+    } else {
+        Ok(Word::Requested)
     }
 }
 
@@ -150,47 +142,36 @@ async fn admit(live: &Live, asking: &Asking) -> Result<(), Refusal> {
     }
 }
 
-/// Sees to it that the machine's wish is remembered, for the whole time from now on: for a slot in
-/// `group`, or for another one in the group that it asks for, when the one it proves itself for has gone
-/// back.
-async fn remember(live: &Live, asking: &Asking, group: &Group) -> Result<Disruption, Refusal> {
-    let now = UnixTime::now();
-    let time = live.settings.disruption.permitted;
-    let wished = wish(asking, group, now);
-    let mut admitted = *group == asking.group;
-    loop {
-        if admitted {
-            admit(live, asking).await?;
-        }
-        let rewriting = live.locks.rewrite_disruption(&asking.machine, time, |known| match known {
-            None => Rewrite::Begin(wished.clone()),
-            Some(Timed { disruption, .. }) if disruption.state == DisruptionState::Proving => {
-                if !admitted {
-                    return Rewrite::Keep;
-                }
-                // It has one slot, and gets the next when that has gone back.
-                let (again, again_limit) = (Some(asking.group.clone()), Some(asking.limit));
-                Rewrite::Put(Disruption { again, again_limit, ..disruption.clone() })
-            }
-            // Its time is that of the settings of now.
-            Some(Timed { disruption, .. }) => Rewrite::Begin(Disruption {
-                since: disruption.since,
-                unknown: disruption.unknown.clone(),
-                ..wished.clone()
-            }),
-        });
-        let remembered = slots::in_time(live, rewriting).await?;
-        match remembered {
-            Some(remembered) if admitted || remembered.state == DisruptionState::Asking => {
-                if admitted {
-                    // A group that nobody asked for may have gone in between.
-                    admit(live, asking).await?;
-                }
-                return Ok(remembered);
-            }
-            _ => admitted = true,
-        }
+/// Sees to it that the machine's wish is remembered: for the whole time from now on, or, while it has a
+/// slot in another group or proves itself for one, until that has gone back. What it has asked for there
+/// stays as it is.
+async fn remember(live: &Live, asking: &Asking) -> Result<Disruption, Refusal> {
+    let Asking { machine, group, limit, .. } = asking;
+    let known = slots::in_time(live, live.locks.disruption(machine)).await?;
+    if let Some(Timed { disruption: known, .. }) = known
+        && known.state == DisruptionState::Asking
+        && known.group != *group
+    {
+        change::move_over(live, machine, &known, group, *limit).await?;
     }
+    let wished = wish(asking, group, UnixTime::now());
+    let again = |known: &Disruption| {
+        let (again, again_limit) = (Some(group.clone()), Some(*limit));
+        Disruption { again, again_limit, ..known.clone() }
+    };
+    let time = live.settings.disruption.permitted;
+    let rewriting = live.locks.rewrite_disruption(machine, time, |known| {
+        match known.map(|timed| &timed.disruption) {
+            None => Rewrite::Begin(wished.clone()),
+            // Its time is that of the settings of now.
+            Some(known) if known.state == DisruptionState::Asking && known.group == *group => {
+                let (since, unknown) = (known.since, known.unknown.clone());
+                Rewrite::Begin(Disruption { since, unknown, ..wished.clone() })
+            }
+            Some(known) => Rewrite::Put(again(known)),
+        }
+    });
+    Ok(slots::in_time(live, rewriting).await?.unwrap_or(wished))
 }
 
 pub(super) fn wish(asking: &Asking, group: &Group, now: UnixTime) -> Disruption {
@@ -299,20 +280,6 @@ pub(super) async fn holds(
 ) -> Result<Option<HolderRecord>, Refusal> {
     let ours = |record: &HolderRecord| record.via == Some(Via::DisruptionManager);
     Ok(slot(live, group, machine).await?.flatten().filter(ours))
-}
-
-pub(super) async fn forget(
-    live: &Live,
-    groups: &[Group],
-    machine: &MachineId,
-) -> Result<(), Refusal> {
-    let forgotten = async {
-        forget_places(&live.locks, groups, machine).await.map_err(|source| LockError::Store {
-            action: format!("taking {machine} out of the queue"),
-            source,
-        })
-    };
-    slots::in_time(live, forgotten).await
 }
 
 /// For people. What counts is the machine's own document.

@@ -9,6 +9,7 @@ use rebootlock::record::{Disruption, DisruptionState, UnixTime};
 use tokio::time::Instant;
 
 use super::ask::{self, Asking, Word, is_adopted, promote};
+use super::change;
 use super::tags::Ready;
 use crate::app::{App, Live};
 use crate::reply::Kind;
@@ -29,7 +30,7 @@ pub(super) async fn cancel(app: &App, live: &Live, asking: &Asking) -> Result<Wo
             return Ok(Word::Denied);
         }
         let now = known(live, machine).await?;
-        if asked_since(seen.as_ref(), now.as_ref()) {
+        if asked_since(asking, seen.as_ref(), now.as_ref()) {
             tracing::info!(id = %machine, "it has asked again before its wish was taken back");
             return Ok(Word::Denied);
         }
@@ -51,7 +52,7 @@ async fn known(live: &Live, machine: &MachineId) -> Result<Option<Disruption>, R
 }
 
 /// Whether the machine has asked for something between two looks.
-fn asked_since(seen: Option<&Disruption>, now: Option<&Disruption>) -> bool {
+fn asked_since(asking: &Asking, seen: Option<&Disruption>, now: Option<&Disruption>) -> bool {
     let Some(now) = now else { return false };
     if now.state == DisruptionState::Proving || is_adopted(now) {
         return false;
@@ -59,9 +60,19 @@ fn asked_since(seen: Option<&Disruption>, now: Option<&Disruption>) -> bool {
     match seen {
         None => true,
         // It may have got what it had asked for before.
-        Some(seen) if seen.state == DisruptionState::Proving => seen.again.is_none(),
+        Some(seen) if seen.again.as_ref() == Some(&now.group) => keeps_next(asking, seen),
         Some(seen) => !now.is_same_time(seen),
     }
+}
+
+/// Whether the machine takes back what it has in one group, and wants a slot in another one still.
+fn keeps_next(asking: &Asking, known: &Disruption) -> bool {
+    known.group == asking.group && known.again.as_ref().is_some_and(|again| *again != asking.group)
+}
+
+/// What is known of it then.
+fn next(asking: &Asking, known: &Disruption) -> Option<Disruption> {
+    keeps_next(asking, known).then(|| change::next(known)).flatten()
 }
 
 /// Does what there is to do about what was seen. `false`: that has changed.
@@ -74,7 +85,7 @@ async fn take_back(
     let machine = &asking.machine;
     let group = seen.map_or(&asking.group, |seen| &seen.group);
     if let Some(seen) = seen.filter(|seen| seen.state == DisruptionState::Proving) {
-        return want_no_more(live, machine, seen).await;
+        return want_no_more(live, asking, seen).await;
     }
     let ready = asking.ready.as_ref().filter(|ready| !ready.within.is_zero());
     let same = |known: Option<&Timed>| match (known, seen) {
@@ -96,26 +107,31 @@ async fn take_back(
     }
     let left = ask::leave(live, machine, group, Some(asking.address), |known, slot| {
         // One that came meanwhile has to be proven for.
-        let at_once = same(known) && !(slot && ready.is_some());
-        at_once.then_some(Wanted::NothingMore)
+        if !same(known) || slot && ready.is_some() {
+            return None;
+        }
+        let next = known.and_then(|timed| next(asking, &timed.disruption)).map(Box::new);
+        Some(next.map_or(Wanted::NothingMore, Wanted::SomethingElse))
     });
     if left.await?.is_none() {
         return Ok(false);
     }
     promote(live, group).await;
+    if let Some(next) = seen.and_then(|seen| next(asking, seen)) {
+        change::begin(live, machine, &next).await?;
+        app.disrupted.notify_one();
+    }
     Ok(true)
 }
 
-/// Of a machine that proves itself: it does not want another slot after that.
-async fn want_no_more(
-    live: &Live,
-    machine: &MachineId,
-    seen: &Disruption,
-) -> Result<bool, Refusal> {
+/// Of a machine that proves itself: it does not want another slot after that, unless that is in another group.
+async fn want_no_more(live: &Live, asking: &Asking, seen: &Disruption) -> Result<bool, Refusal> {
     // A time goes on, so none is needed.
     let time = std::time::Duration::ZERO;
-    let rewriting = live.locks.rewrite_disruption(machine, time, |known| match known {
-        Some(Timed { disruption, .. }) if disruption.is_same_time(seen) => {
+    let rewriting = live.locks.rewrite_disruption(&asking.machine, time, |known| match known {
+        Some(Timed { disruption, .. })
+            if disruption.is_same_time(seen) && !keeps_next(asking, disruption) =>
+        {
             Rewrite::Put(Disruption { again: None, again_limit: None, ..disruption.clone() })
         }
         _ => Rewrite::Keep,
@@ -135,7 +151,21 @@ async fn prove(
     let (machine, now) = (&asking.machine, UnixTime::now());
     let proving = Disruption { state: DisruptionState::Proving, ..ask::wish(asking, group, now) };
     let rewriting = live.locks.rewrite_disruption(machine, ready.within, |known| {
-        if same(known) { Rewrite::Begin(proving.clone()) } else { Rewrite::Keep }
+        if !same(known) {
+            return Rewrite::Keep;
+        }
+        let mut proving = proving.clone();
+        if let Some(Timed { disruption, .. }) = known {
+            // What it says about one group is nothing about another.
+            if *group != asking.group {
+                proving.limit = disruption.limit;
+            }
+            if keeps_next(asking, disruption) {
+                proving.again = disruption.again.clone();
+                proving.again_limit = disruption.again_limit;
+            }
+        }
+        Rewrite::Begin(proving)
     });
     let began = slots::in_time(live, rewriting).await?.is_some_and(|known| {
         (known.state, known.since, known.expired) == (DisruptionState::Proving, now, false)

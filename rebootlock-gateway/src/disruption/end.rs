@@ -7,16 +7,22 @@ use rebootlock::lock::{Ended, GivenBack, Rewrite, Timed, Wanted};
 use rebootlock::record::{Disruption, DisruptionState, UnixTime};
 
 use super::ask::{self, promote};
+use super::change;
 use crate::app::Live;
 use crate::slots::{self, Refusal};
 
 /// Why a slot goes back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Proof {
     /// The machine's service has answered.
     Ready,
     /// The machine has said that it is back, and had its time.
     TimeOver,
+    /// The machine has said that it is back, and its service has not said so in the time for that.
+    NotReady {
+        /// What was the matter when it was last asked.
+        problem: String,
+    },
     /// Nobody knows where it is.
     NotBack,
 }
@@ -33,8 +39,12 @@ pub(super) async fn expire(
         known.is_some_and(|timed| !timed.runs && timed.disruption.is_same_time(asking))
     };
     let Some(record) = ask::slot(live, group, machine).await? else {
+        if asking.again.is_some() {
+            return change::move_on(live, machine, asking).await;
+        }
         let left = ask::leave(live, machine, group, None, |known, slot| {
-            (is_over(known) && !slot).then_some(Wanted::NothingMore)
+            let wants_more = known.is_some_and(|timed| timed.disruption.again.is_some());
+            (is_over(known) && !slot && !wants_more).then_some(Wanted::NothingMore)
         });
         if left.await?.is_some() {
             tracing::info!(id = %machine, %group, "requested/expired->denied");
@@ -80,6 +90,7 @@ pub(super) async fn finish(
     let group = &proving.group;
     let ended = match proof {
         Proof::NotBack => Ended::Overdue { by: "the gateway".to_owned() },
+        Proof::NotReady { .. } => Ended::NotReady,
         Proof::Ready | Proof::TimeOver => Ended::Steady,
     };
     let leaving = live.locks.leave(group, machine, &ended, |known, _| {
@@ -95,6 +106,11 @@ pub(super) async fn finish(
                 target: "rebootlock_gateway::audit",
                 event = "overdue", id = %machine, %group, since,
                 "its time is over and its slot was freed; whether it is well nobody knows"
+            ),
+            Proof::NotReady { problem } => tracing::warn!(
+                target: "rebootlock_gateway::audit",
+                event = "not-ready", id = %machine, %group, since, url = proving.ready_url, problem,
+                "ready check timed out and its slot was freed; whether it is well nobody knows"
             ),
             Proof::Ready => said_ready(machine, proving, "ready"),
             Proof::TimeOver => said_ready(machine, proving, "ready delay completed"),
@@ -112,29 +128,19 @@ fn said_ready(machine: &MachineId, proving: &Disruption, how: &str) {
     );
 }
 
-/// A machine that asked for another slot while it proved itself for the last one waits for it from now on.
+/// A machine that asked for another slot while it had the last one, or proved itself for it, waits for it from now on.
 async fn begin_again(
     live: &Live,
     machine: &MachineId,
     proving: &Disruption,
 ) -> Result<(), Refusal> {
-    let (time, now) = (live.settings.disruption.permitted, UnixTime::now());
+    let time = live.settings.disruption.permitted;
     let rewriting = live.locks.rewrite_disruption(machine, time, |known| {
         let known = known.map(|timed| &timed.disruption);
         let Some(known) = known.filter(|known| known.is_same_time(proving)) else {
             return Rewrite::Keep;
         };
-        let Some(group) = known.again.clone() else { return Rewrite::Keep };
-        Rewrite::Begin(Disruption {
-            state: DisruptionState::Asking,
-            group,
-            limit: known.again_limit.unwrap_or(known.limit),
-            since: now,
-            expired: false,
-            again: None,
-            again_limit: None,
-            ..known.clone()
-        })
+        change::next(known).map_or(Rewrite::Keep, Rewrite::Begin)
     });
     let now = slots::in_time(live, rewriting).await?;
     if now.is_some_and(|now| now.is_same_time(proving)) {

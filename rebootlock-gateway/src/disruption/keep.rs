@@ -5,7 +5,7 @@
 //! that requires what it was decided on, so two that did the same at once would do it once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::ask::{self, advance, promote};
+use super::change;
 use super::end::{Proof, expire, finish};
 use super::probe::{self, Pauses};
 use super::search::Search;
@@ -142,11 +143,20 @@ async fn settle_down(changes: &mut Watch) {
     {}
 }
 
+/// Questions whether one machine is ready.
+struct Probe {
+    asking: AbortOnDropHandle<()>,
+    problem: Problem,
+}
+
+/// Why it was not ready when it was last asked.
+type Problem = Arc<Mutex<String>>;
+
 /// What is remembered from one look to the next.
 #[derive(Default)]
 struct Tender {
     /// Questions whether a machine is ready, by the lease of the time that it has for that.
-    probes: BTreeMap<(MachineId, String), AbortOnDropHandle<()>>,
+    probes: BTreeMap<(MachineId, String), Probe>,
     /// Groups that machines asked for.
     groups: BTreeSet<Group>,
     /// When places in queues were kept alive.
@@ -176,6 +186,10 @@ impl Tender {
                 }
             };
             match (disruption.state, runs) {
+                // It has its slot, or that is gone and it asks elsewhere.
+                (DisruptionState::Asking, true) if disruption.again.is_some() => {
+                    unless_damaged(change::move_on(live, &machine, &disruption).await)?;
+                }
                 (DisruptionState::Asking, true) => {
                     waiting
                         .entry(disruption.group.clone())
@@ -191,7 +205,13 @@ impl Tender {
                     self.probe(app, probe, disruption);
                 }
                 (DisruptionState::Proving, false) => {
-                    let proof = if disruption.expired { Proof::NotBack } else { Proof::TimeOver };
+                    let proof = match &disruption.ready_url {
+                        _ if disruption.expired => Proof::NotBack,
+                        None => Proof::TimeOver,
+                        Some(url) => {
+                            Proof::NotReady { problem: self.problem(&machine, url, &disruption) }
+                        }
+                    };
                     unless_damaged(finish(live, &machine, &disruption, proof).await)?;
                 }
             }
@@ -225,14 +245,25 @@ impl Tender {
 
     fn probe(&mut self, app: &Arc<App>, probe: (MachineId, String), disruption: Disruption) {
         let Some(url) = disruption.ready_url.clone() else { return };
-        let ended = self.probes.get(&probe).is_some_and(AbortOnDropHandle::is_finished);
+        let ended = self.probes.get(&probe).is_some_and(|probe| probe.asking.is_finished());
         // One that has ended without success could not tell the store.
         if ended || !self.probes.contains_key(&probe) {
             let (app, machine) = (app.clone(), probe.0.clone());
+            let problem = Problem::new(Mutex::new(format!("{url}: no answer")));
+            let last = problem.clone();
             let asking =
-                tokio::spawn(async move { wait_for(&app, &machine, &url, disruption).await });
-            self.probes.insert(probe, AbortOnDropHandle::new(asking));
+                tokio::spawn(
+                    async move { wait_for(&app, &machine, &url, disruption, &last).await },
+                );
+            self.probes.insert(probe, Probe { asking: AbortOnDropHandle::new(asking), problem });
         }
+    }
+
+    /// Why a machine was not ready, as far as this gateway knows.
+    fn problem(&self, machine: &MachineId, url: &str, proving: &Disruption) -> String {
+        let probe = self.probes.get(&(machine.clone(), proving.lease.clone()));
+        let last = probe.map(|probe| probe.problem.lock().unwrap_or_else(PoisonError::into_inner));
+        last.map_or_else(|| format!("{url}: not asked here yet"), |last| last.clone())
     }
 }
 
@@ -258,7 +289,13 @@ pub(super) fn unless_damaged(done: Result<(), Refusal>) -> Result<(), Refusal> {
 }
 
 /// Asks until the machine is ready, and lets go of its slot then. Its time ends elsewhere.
-async fn wait_for(app: &App, machine: &MachineId, url: &str, disruption: Disruption) {
+async fn wait_for(
+    app: &App,
+    machine: &MachineId,
+    url: &str,
+    disruption: Disruption,
+    last: &Problem,
+) {
     let left = disruption.until.seconds_since(UnixTime::now());
     for pause in Pauses::of(Duration::from_secs(left)) {
         let live = app.live();
@@ -267,7 +304,10 @@ async fn wait_for(app: &App, machine: &MachineId, url: &str, disruption: Disrupt
                 Ok(()) => return,
                 Err(error) => tracing::warn!(id = %machine, "ready, but still holding: {error}"),
             },
-            Err(problem) => tracing::debug!(id = %machine, problem, "not ready"),
+            Err(problem) => {
+                tracing::debug!(id = %machine, problem, "not ready");
+                *last.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+            }
         }
         sleep(pause).await;
     }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use axum::http::Uri;
 use rebootlock::id::{Group, InvalidName};
 
 use super::body::Machine;
@@ -90,7 +91,11 @@ pub(super) fn ready(machine: &Machine) -> Option<Ready> {
             READY_WITHIN
         })
     });
-    let url = url.and_then(|text| match template::expand(text, &machine.data()) {
+    let expanded = |text: &str| -> Result<String, String> {
+        let url = template::expand(text, &machine.data()).map_err(|problem| problem.to_string())?;
+        as_sent(&url)
+    };
+    let url = url.and_then(|text| match expanded(text) {
         Ok(url) => Some(url),
         Err(problem) => {
             problems.push(format!("{READY_URL} {text:?}: {problem}"));
@@ -99,6 +104,36 @@ pub(super) fn ready(machine: &Machine) -> Option<Ready> {
     });
     let url = url.filter(|url| !url.is_empty());
     Some(Ready { url, within: within.min(LONGEST), problems })
+}
+
+/// An address as clients send it: without blanks around it, and with those after its host encoded. None at
+/// all is one, too.
+///
+/// # Errors
+/// What cannot be asked.
+fn as_sent(address: &str) -> Result<String, String> {
+    let address = address.trim();
+    if address.is_empty() {
+        return Ok(String::new());
+    }
+    let wrong = || format!("{address:?} is no http or https address");
+    let (scheme, rest) = address.split_once("://").ok_or_else(wrong)?;
+    let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let mut url = format!("{}://{host}", scheme.to_ascii_lowercase());
+    for c in path.chars() {
+        match c {
+            ' ' | '<' | '>' | '`' => url.push_str(&format!("%{:02X}", u32::from(c))),
+            c => url.push(c),
+        }
+    }
+    let parsed: Uri = url.parse().map_err(|_| wrong())?;
+    let known = matches!(parsed.scheme_str(), Some("http" | "https"));
+    let named = parsed.authority().is_some_and(|authority| {
+        let after = authority.as_str().rsplit_once(authority.host()).map_or("", |(_, after)| after);
+        let port = matches!(after, "" | ":") || authority.port_u16().is_some();
+        !authority.host().is_empty() && port
+    });
+    if known && named { Ok(url) } else { Err(wrong()) }
 }
 
 /// Go's way to write a time: numbers, with or without a fraction, each with its unit. A negative one is
@@ -274,10 +309,43 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_address_is_made_such_that_it_can_be_asked() {
+        for (tag, sent) in [
+            (" http://h:1/ready\n", Some("http://h:1/ready")),
+            ("http://h/a b?c d", Some("http://h/a%20b?c%20d")),
+            ("http://h?x", Some("http://h?x")),
+            ("HTTPS://h/<a>", Some("https://h/%3Ca%3E")),
+            ("http://h/a%20b", Some("http://h/a%20b")),
+            ("http://[::1]:80/", Some("http://[::1]:80/")),
+            ("", Some("")),
+            ("  ", Some("")),
+            ("h:1234/ready", None),
+            ("/ready", None),
+            ("ftp://h/", None),
+            ("http:///ready", None),
+            ("http://:80/", None),
+            ("http://a b/", None),
+            ("http://h:port/", None),
+            ("http://h/\u{1}", None),
+        ] {
+            assert_eq!(as_sent(tag).ok().as_deref(), sent, "{tag:?}");
+        }
+        let ready = ready(&tagged(&[(READY_URL, "{{.Hostname}}:1234/"), (READY_TIMEOUT, "5m")]));
+        let ready = ready.unwrap();
+        assert_eq!((ready.url, ready.within), (None, Duration::from_secs(300)));
+        let said = "DisruptionManagerReadyUrl \"{{.Hostname}}:1234/\": \"h:1234/\" is no http or https address";
+        assert_eq!(ready.problems, [said]);
+    }
+
     proptest! {
         #[test]
-        fn no_tags_make_it_panic(image in "[a./]{0,12}", time in "[0-9.a-z-]{0,30}") {
-            let mut machine = tagged(&[(READY_TIMEOUT, &time)]);
+        fn no_tags_make_it_panic(
+            image in "[a./]{0,12}",
+            time in "[0-9.a-z-]{0,30}",
+            url in "(http://)?\\PC{0,12}",
+        ) {
+            let mut machine = tagged(&[(READY_TIMEOUT, &time), (READY_URL, &url)]);
             machine.required_image = image;
             let _ = (group(&machine), ready(&machine));
         }

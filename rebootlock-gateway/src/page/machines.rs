@@ -194,6 +194,6 @@ fn tone(ended: &Ending) -> Tone {
         Ending::Verified => Tone::Good,
         Ending::GivenBack | Ending::ExecEnded => Tone::Plain,
         Ending::Unlocked | Ending::Other(_) => Tone::Warn,
-        Ending::Failed | Ending::Overdue => Tone::Bad,
+        Ending::Failed | Ending::Overdue | Ending::NotReady => Tone::Bad,
     }
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::client::{LIMIT, Machine, READY_TIMEOUT, READY_URL, Service, holders, poll};
 use super::gateway;
+use super::support::Fleet;
 
 /// Whose slot is kept, and who comes next.
 fn pair(tags: &[(&str, &str)]) -> (Machine, Machine) {
@@ -38,13 +39,20 @@ fn a_slot_is_kept_until_the_service_answers_200() {
     assert_eq!(holders(&fleet), json!(["127.0.0.2"]));
     service.becomes(302);
     b.until(&gw, "permitted");
-    assert_eq!(holders(&fleet), json!(["127.0.0.3"]));
+    // Blanks are sent as a client of that protocol sends them.
+    let b = b.tag(READY_URL, &format!(" {}/a b ", service.url()));
+    b.cancel(&gw);
+    poll("its slot does not go back", || holders(&fleet) == json!([]));
+    assert_eq!(a.request(&gw), "permitted");
+    assert_eq!(holders(&fleet), json!(["127.0.0.2"]));
+    let a = Machine::new(2);
+    a.cancel(&gw);
     poll("its document stays", || fleet.document("disruption/127.0.0.2").is_none());
 }
 
 #[test]
 fn a_service_that_says_nothing_holds_a_slot_no_longer_than_its_time() {
-    let (_fleet, gw) = gateway("");
+    let (fleet, gw) = gateway("");
     let service = Service::start(0);
     let (a, b) = pair(&[(READY_URL, &service.url()), (READY_TIMEOUT, "1s")]);
     assert_eq!(a.request(&gw), "permitted");
@@ -53,7 +61,40 @@ fn a_service_that_says_nothing_holds_a_slot_no_longer_than_its_time() {
     a.cancel(&gw);
     b.until(&gw, "permitted");
     assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
-    gw.logged("ready delay completed");
+    gw.logged("\"event\":\"not-ready\"");
+    assert_eq!(ended(&fleet, &a), ["not-ready"]);
+}
+
+/// How the slots of a machine ended, as the history has it.
+fn ended(fleet: &Fleet, machine: &Machine) -> Vec<Value> {
+    let read = |key: &String| serde_json::from_str(&fleet.document(key).unwrap()).unwrap();
+    let past: Vec<Value> = fleet.places("/history/").iter().map(read).collect();
+    let of_it = past.iter().filter(|past| past["machineID"] == machine.id());
+    of_it.map(|past| past["ended"].clone()).collect()
+}
+
+#[test]
+fn a_service_that_is_never_ready_is_not_reported_as_ready() {
+    let service = Service::start(204);
+    let nobody = "http://127.0.0.1:1/ready";
+    for (url, why) in [(&*service.url(), "status 204"), (nobody, "127.0.0.1:1/ready: ")] {
+        let (fleet, gw) = gateway("");
+        let (a, b) = pair(&[(READY_URL, url), (READY_TIMEOUT, "1s")]);
+        assert_eq!(a.request(&gw), "permitted");
+        assert_eq!(b.request(&gw), "requested");
+        a.cancel(&gw);
+        b.until(&gw, "permitted");
+        let said = gw.logged("\"event\":\"not-ready\"");
+        let said: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!((&said["level"], &said["url"]), (&json!("WARN"), &json!(url)), "{said}");
+        assert!(said["problem"].as_str().unwrap().contains(why), "{said}");
+        assert_eq!(ended(&fleet, &a), ["not-ready"]);
+        // Who is to wait, and for nothing else, has done so.
+        b.clone().tag(READY_TIMEOUT, "1s").cancel(&gw);
+        gw.logged("ready delay completed");
+        poll("its slot does not go back", || holders(&fleet) == json!([]));
+        assert_eq!(ended(&fleet, &b), ["given-back"]);
+    }
 }
 
 #[test]
@@ -73,6 +114,11 @@ fn what_cannot_be_understood_holds_the_slot_for_the_time_it_may_take() {
     assert_eq!(b.check(&gw), "requested");
     gw.logged("there is no field Nope");
     gw.logged("is no time such as");
+    a.cancel(&gw);
+    let d = Machine::new(4).group("db").tag(READY_URL, "ftp://127.0.0.1/");
+    assert_eq!(d.request(&gw), "permitted");
+    d.cancel(&gw);
+    gw.logged("is no http or https address");
     // No time at all is no reason to wait.
     let (c, _) = pair(&[(READY_TIMEOUT, "-1s")]);
     let c = Machine { record: c.record, address: c.address }.group("other");
@@ -104,6 +150,33 @@ fn who_asks_again_meanwhile_gets_its_turn_afterwards() {
     assert_eq!(a.check(&gw), "denied");
     service.becomes(200);
     poll("its slot does not go back", || holders(&fleet) == json!(["127.0.0.3"]));
+    assert_eq!(a.check(&gw), "denied");
+}
+
+#[test]
+fn what_is_proven_in_one_group_makes_room_for_the_wish_in_another() {
+    let (fleet, gw) = gateway("");
+    let service = Service::start(503);
+    let (a, b) = pair(&[(READY_URL, &service.url()), (READY_TIMEOUT, "10m")]);
+    let elsewhere = a.clone().group("db");
+    assert_eq!(a.request(&gw), "permitted");
+    assert_eq!(b.request(&gw), "requested");
+    assert_eq!(elsewhere.request(&gw), "requested");
+    for _ in 0..2 {
+        // A reply may be lost.
+        a.cancel(&gw);
+        assert_eq!((a.check(&gw), elsewhere.check(&gw)), ("denied".into(), "requested".into()));
+        assert_eq!(holders(&fleet), json!([a.id()]));
+    }
+    service.becomes(200);
+    elsewhere.until(&gw, "permitted");
+    b.until(&gw, "permitted");
+    assert_eq!(holders(&fleet), json!([b.id()]));
+    // Whoever asks elsewhere while it proves itself, and takes that back, wants nothing more.
+    service.becomes(503);
+    elsewhere.cancel(&gw);
+    assert_eq!(a.request(&gw), "requested");
+    a.cancel(&gw);
     assert_eq!(a.check(&gw), "denied");
 }
 

@@ -46,6 +46,8 @@ pub enum Ended {
     /// Its holder says over the network that it is up. In which boot nobody knows, so it counts as
     /// back from a reboot: its groups cool down, and the history has it.
     Steady,
+    /// The same, but its service has never said so, and the time for that is over.
+    NotReady,
     /// The machine is back from its reboot in this boot, and well. Its groups cool down.
     Verified {
         /// The boot it came back in.
@@ -86,6 +88,7 @@ impl Ended {
             Self::ExecEnded => Ending::ExecEnded,
             Self::Unlocked { .. } => Ending::Unlocked,
             Self::Overdue { .. } => Ending::Overdue,
+            Self::NotReady => Ending::NotReady,
         };
         let mut past = Past::of(machine, record, ending, now);
         match self {
@@ -93,7 +96,7 @@ impl Ended {
                 past.new_boot_id = Some(boot.clone());
             }
             Self::Unlocked { by } | Self::Overdue { by } => past.by = Some(by.clone()),
-            Self::GivenBack | Self::Steady | Self::ExecEnded => {}
+            Self::GivenBack | Self::Steady | Self::NotReady | Self::ExecEnded => {}
         }
         Some(past)
     }
@@ -165,7 +168,7 @@ impl LockManager {
         ended: &Ended,
         leases: &mut Leases,
     ) -> Result<()> {
-        if !matches!(ended, Ended::Verified { .. } | Ended::Steady) {
+        if !matches!(ended, Ended::Verified { .. } | Ended::Steady | Ended::NotReady) {
             return Ok(());
         }
         for group in groups {

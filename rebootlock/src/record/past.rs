@@ -27,6 +27,8 @@ pub enum Ending {
     /// The machine did not come back, and a machine that waited freed its slot, because somebody had
     /// configured that.
     Overdue,
+    /// The machine said that it was back, and its service never said so: its time for that was over.
+    NotReady,
     /// Something a newer version wrote.
     #[serde(untagged)]
     Other(String),
@@ -41,6 +43,7 @@ impl fmt::Display for Ending {
             Self::ExecEnded => "exec-ended",
             Self::Failed => "failed",
             Self::Overdue => "overdue",
+            Self::NotReady => "not-ready",
             Self::Other(text) => text,
         })
     }

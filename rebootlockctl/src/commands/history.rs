@@ -38,7 +38,7 @@ fn fields(past: &Past) -> Vec<Field> {
         Field::new(past.via.as_ref().map(ToString::to_string).unwrap_or_default()),
         long(past.held_secs()),
         long(past.down_secs()),
-        if matches!(past.ended, Ending::Failed | Ending::Overdue) {
+        if matches!(past.ended, Ending::Failed | Ending::Overdue | Ending::NotReady) {
             Field::alarming(how)
         } else {
             Field::new(how)

@@ -6,14 +6,16 @@ use crate::lock::release::{LEASE_TRIES, Leases, Outcome};
 use crate::lock::{
     Before, Decision, Ended, GivenBack, LockError, LockManager, Release, Released, Result,
 };
-use crate::record::{Via, sorted_groups};
+use crate::record::{Disruption, Document, Via, sorted_groups};
 use crate::store::{Snapshot, StoreError, Txn};
 
 /// Whether the machine's document outlives its slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Wanted {
     /// It stays as it is.
     StillSomething,
+    /// This takes its place, and its time goes on.
+    SomethingElse(Box<Disruption>),
     /// It goes, and its time with it.
     NothingMore,
 }
@@ -37,7 +39,7 @@ impl From<Released> for GivenBack {
 impl LockManager {
     /// Gives back what `machine` has in `group`: its slot, if it was taken through disruption-manager's
     /// door or by a program that writes no records, and its places in the queue; and takes its document
-    /// away, if `decide` says so. All of it in one transaction, and only if `decide` says that it is to
+    /// away, or puts another one in its place, if `decide` says so. All of it in one transaction, and only if `decide` says that it is to
     /// be, about the document and whether there is such a slot, as both are then. `None`: it is not.
     ///
     /// # Errors
@@ -138,6 +140,10 @@ impl LockManager {
                 txn = txn.delete(key);
             }
         }
+        if let Wanted::SomethingElse(new) = &wanted {
+            txn = txn.put(self.keys.disruption(machine), new.to_json());
+            txn = self.with_words(txn, machine, known.as_ref().map(|known| &known.disruption), new);
+        }
         for key in [self.keys.waiter(group, machine), self.keys.urgent(group, machine)] {
             txn = txn.when(before.unchanged(&key));
             if before.get(&key).is_some() {
@@ -181,7 +187,9 @@ mod tests {
         let (locks, a, group) = rig().await;
         let claim = Claim::new(a.clone(), [], Via::DisruptionManager);
         locks.acquire(&claim).await.unwrap();
-        let leave = |wanted| locks.leave(&group, &a, &Ended::Steady, move |_, _| wanted);
+        let leave = |wanted: Option<Wanted>| {
+            locks.leave(&group, &a, &Ended::Steady, move |_, _| wanted.clone())
+        };
         assert_eq!(leave(None).await.unwrap(), None);
         assert!(holds(&locks).await && locks.disruption(&a).await.unwrap().is_some());
         let left = leave(Some(Wanted::NothingMore)).await.unwrap();
@@ -219,7 +227,7 @@ mod tests {
             begin.await.unwrap();
             locks.acquire(&Claim::new(a.clone(), [], Via::DisruptionManager)).await.unwrap();
             store.forget(1);
-            let decide = |known: Option<&Timed>, _| known.map(|_| wanted);
+            let decide = |known: Option<&Timed>, _| known.map(|_| wanted.clone());
             let freed = locks.leave(&group, &a, &Ended::Steady, decide).await.unwrap();
             assert_eq!(matches!(freed, Some(GivenBack::Freed(_))), left, "{freed:?}");
             assert!(!holds(&locks).await);
