@@ -172,8 +172,10 @@ fn no_name_reaches_a_command_or_a_key_that_is_none() {
 fn questions_of_strangers_keep_no_action_and_no_completion_check_waiting() {
     let fleet = Fleet::new("");
     let (log, go) = (fleet.path("log"), fleet.path("go"));
-    let slow =
-        fleet.script("slow", &format!("echo x >> {log}; while [ ! -e {go} ]; do sleep 0.05; done"));
+    let slow = fleet.script(
+        "slow",
+        &format!("echo x >> {log}; while [ -e {log} ] && [ ! -e {go} ]; do sleep 0.05; done"),
+    );
     let acted = fleet.script("act", &format!("echo $1 >> {}", fleet.path("acted")));
     fleet.configure(&format!(
         "[gateway.goahead]\ncheck_timeout_secs = 600\n{}",
@@ -207,7 +209,7 @@ fn who_asks_again_and_again_takes_the_room_of_one() {
     let (log, go) = (fleet.path("log"), fleet.path("go"));
     let action = fleet.script(
         "action",
-        &format!("echo $1 >> {log}; while [ $1 = web-1 ] && [ ! -e {go} ]; do sleep 0.05; done"),
+        &format!("echo $1 >> {log}; while [ $1 = web-1 ] && [ -e {log} ] && [ ! -e {go} ]; do sleep 0.05; done"),
     );
     let group = "[[group]]\nname = \"web\"\nslots = 2\n";
     let actions = cluster(&format!("actions = [\"{action} {{:%fqdn%:}}\"]\n"));
@@ -233,8 +235,10 @@ fn who_asks_again_and_again_takes_the_room_of_one() {
 fn a_completion_check_may_take_longer_than_the_checks_of_a_question() {
     let fleet = Fleet::new("");
     let (log, go) = (fleet.path("log"), fleet.path("go"));
-    let check = fleet
-        .script("check", &format!("echo x >> {log}; while [ ! -e {go} ]; do sleep 0.05; done"));
+    let check = fleet.script(
+        "check",
+        &format!("echo x >> {log}; while [ -e {log} ] && [ ! -e {go} ]; do sleep 0.05; done"),
+    );
     let reason = fleet.script("reason", "sleep 60");
     let alarm = fleet.script("alarm", &format!("echo $1 >> {}", fleet.path("alarms")));
     let config = |limit: &str| {
