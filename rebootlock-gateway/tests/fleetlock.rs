@@ -232,9 +232,9 @@ fn a_store_that_is_away_is_answered_in_time_and_leaves_nothing_behind() {
     let outage = fleet.without_store();
     let sockets = support::sockets(gw.pid());
     let began = Instant::now();
-    gw.steady_state("a").is(503, "store_unavailable");
+    gw.steady_state("a").is(503, outage.kind());
     for answer in at_once(&[&gw], 300, PRE) {
-        answer.is(503, "store_unavailable");
+        answer.is(503, outage.kind());
     }
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     drop(outage);
