@@ -134,24 +134,42 @@ pub async fn acquire(live: &Live, ask: &Ask) -> Answer {
     once(live, &claim(ask)).await
 }
 
+/// The answer to a client that asked to be held.
+#[derive(Debug)]
+pub struct Held {
+    /// As for [`acquire`].
+    pub answer: Answer,
+    /// Whether it was held, until it was granted a slot or for as long as it asked.
+    pub honoured: bool,
+}
+
 /// Asks for a slot, and if there is none, waits for one for as long as `wait` at the most.
-///
-/// # Errors
-/// As for [`acquire`].
 pub async fn acquire_within(
     live: &Live,
     ask: &Ask,
     wait: Duration,
     stop: &CancellationToken,
+) -> Held {
+    let mut honoured = false;
+    let answer = wait_for(live, ask, wait, stop, &mut honoured).await;
+    Held { answer, honoured }
+}
+
+async fn wait_for(
+    live: &Live,
+    ask: &Ask,
+    wait: Duration,
+    stop: &CancellationToken,
+    honoured: &mut bool,
 ) -> Answer {
-    let until = Instant::now() + wait;
+    let over = Instant::now() + wait;
     let window = permitted(live, ask).await?;
     let claim = claim(ask);
     match once(live, &claim).await {
         Err(refusal) if refusal.may_pass() => {}
         answer => return answer,
     }
-    let until = window.map_or(until, |left| until.min(Instant::now() + left));
+    let until = window.map_or(over, |left| over.min(Instant::now() + left));
     let options = WaitOptions { lease: live.settings.reserve, poll: POLL };
     let mut waiting = Waiting::start(live.locks.clone(), claim.clone(), options);
     let acquired = tokio::select! {
@@ -161,6 +179,7 @@ pub async fn acquire_within(
         // It asks again, if it may still.
         () = live.replaced.cancelled() => None,
     };
+    *honoured = acquired.is_some() || Instant::now() >= over;
     // It asked for that wait, which is no part of what the store may take.
     allowance::renew(live.settings.answer_within);
     let answer = match acquired {
