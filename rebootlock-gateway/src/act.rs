@@ -180,8 +180,8 @@ impl Action {
 /// Does it, if `operator` may, and writes down that it was done.
 ///
 /// # Errors
-/// [`Refusal`] says in a sentence why nothing was done. `store_unavailable`: or it is not known whether it
-/// was.
+/// [`Refusal`] says in a sentence why nothing was done. `store_unavailable` and `store_busy`: or it is not
+/// known whether it was.
 pub async fn carry_out(live: &Live, operator: &Operator, order: &Order) -> Result<Done, Refusal> {
     let now = UnixTime::now();
     let mut action = order.action.clone();

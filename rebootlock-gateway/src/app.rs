@@ -14,6 +14,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::answering::{Commits, Counted};
 use crate::auth::Auth;
 use crate::combine::Combiner;
 use crate::health::Seen;
@@ -34,6 +35,8 @@ pub struct Live {
     pub settings: GatewaySettings,
     /// The lock.
     pub locks: LockManager,
+    /// By which one sees that its store settles what is asked of it.
+    pub(crate) commits: Commits,
     /// Requests that ask it for something at the same time.
     pub combiner: Combiner,
     /// Holders that were heard from.
@@ -60,7 +63,12 @@ pub struct Live {
 }
 
 impl Live {
-    fn of(settings: &Settings, store: SharedStore, heard: Arc<Heard>) -> Result<Self, ConfigError> {
+    fn of(
+        settings: &Settings,
+        store: SharedStore,
+        commits: Commits,
+        heard: Arc<Heard>,
+    ) -> Result<Self, ConfigError> {
         let gateway = settings.gateway.clone();
         let locks = LockManager::new(store, settings.store.keys.clone())
             .with_deadline(gateway.answer_within)
@@ -74,6 +82,7 @@ impl Live {
             auth,
             rate: gateway.requests_per_minute.and_then(RateLimit::new),
             locks,
+            commits,
             combiner: Combiner::default(),
             heard,
             elsewhere: Elsewhere::default(),
@@ -197,8 +206,11 @@ impl App {
     /// # Errors
     /// [`ConfigError`] says what is wrong with a file that the settings name.
     pub fn new(settings: &Settings, store: SharedStore) -> Result<Arc<Self>, ConfigError> {
+        let commits = Commits::default();
+        let store = Arc::new(Counted::new(store, commits.clone()));
+        let live = Live::of(settings, store, commits, Arc::default())?;
         Ok(Arc::new(Self {
-            live: RwLock::new(Arc::new(Live::of(settings, store, Arc::default())?)),
+            live: RwLock::new(Arc::new(live)),
             metrics: Metrics::new(),
             page: Page::new(settings.gateway.max_connections),
             seen: Seen::default(),
@@ -221,7 +233,8 @@ impl App {
     /// [`ConfigError`] says what is wrong.
     pub fn prepare(&self, settings: &Settings) -> Result<Live, ConfigError> {
         let live = self.live();
-        Live::of(settings, live.locks.store().clone(), live.heard.clone())
+        let (store, commits) = (live.locks.store().clone(), live.commits.clone());
+        Live::of(settings, store, commits, live.heard.clone())
     }
 
     /// Puts new settings in force.

@@ -73,11 +73,12 @@ async fn handle(app: &App, live: &Live, request: Request, call: Call) -> Result<
     match answer.filter(|wait| !wait.is_zero()) {
         None => Ok(reply(slots::acquire(live, &ask).await)),
         Some(wait) => {
-            let reply = reply(slots::acquire_within(live, &ask, wait, &app.stop).await);
+            let held = slots::acquire_within(live, &ask, wait, &app.stop).await;
+            let reply = reply(held.answer);
             let applied = HeaderValue::from_str(&format!("wait={}", wait.as_secs()));
             Ok(match applied {
-                Ok(applied) => reply.with(PREFERENCE_APPLIED, applied),
-                Err(_) => reply,
+                Ok(applied) if held.honoured => reply.with(PREFERENCE_APPLIED, applied),
+                _ => reply,
             })
         }
     }

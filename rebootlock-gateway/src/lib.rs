@@ -20,6 +20,7 @@
 
 pub mod act;
 mod allowance;
+mod answering;
 pub mod api;
 pub mod app;
 pub mod auth;

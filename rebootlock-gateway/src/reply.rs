@@ -71,6 +71,8 @@ pub enum Kind {
     Overloaded,
     /// The store does not answer.
     StoreUnavailable,
+    /// The store answers, but others keep changing the same documents.
+    StoreBusy,
     /// A document in the store cannot be read. A person has to look.
     StoreDamaged,
     /// The store answers, but does not do what was asked.
@@ -97,7 +99,9 @@ impl Kind {
             (Self::InvalidBody, false) => "invalid_body",
             (Self::InvalidParams, false) => "invalid_client_params",
             (Self::StoreUnavailable, false) => "store_unavailable",
+            (Self::StoreBusy, false) => "store_busy",
             (Self::StoreDamaged, false) => "store_damaged",
+            (Self::StoreFailed, false) => "store_failed",
             (
                 Self::Full
                 | Self::Paused
@@ -109,7 +113,9 @@ impl Kind {
                 | Self::HeldElsewhere
                 | Self::Overdue
                 | Self::TooYoung
-                | Self::StoreDamaged,
+                | Self::StoreBusy
+                | Self::StoreDamaged
+                | Self::StoreFailed,
                 true,
             ) => "failed_lock",
             (Self::MissingHeader | Self::InvalidBody | Self::InvalidParams, true) => {
@@ -123,7 +129,6 @@ impl Kind {
             (Self::MethodNotAllowed, _) => "method_not_allowed",
             (Self::LeaseGone, _) => "lease_gone",
             (Self::InvalidDocument, _) => "invalid_document",
-            (Self::StoreFailed, _) => "store_failed",
             (Self::Conflict, _) => "conflict",
             (Self::UnsupportedMediaType, _) => "unsupported_media_type",
             (Self::Timeout, _) => "timeout",
@@ -131,6 +136,11 @@ impl Kind {
             (Self::RateLimited, _) => "rate_limited",
             (Self::Overloaded, _) => "overloaded",
         }
+    }
+
+    /// Whether it is about the store as a whole rather than one group or one machine.
+    pub(crate) fn is_of_store(self) -> bool {
+        matches!(self, Self::StoreUnavailable | Self::StoreBusy | Self::StoreFailed)
     }
 
     /// Nothing but [`Kind::Success`] is a 2xx: clients take every one of them for a grant. Nothing is
@@ -163,9 +173,11 @@ impl Kind {
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::Overloaded | Self::StoreUnavailable | Self::StoreDamaged | Self::StoreFailed => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Overloaded
+            | Self::StoreUnavailable
+            | Self::StoreBusy
+            | Self::StoreDamaged
+            | Self::StoreFailed => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
@@ -286,7 +298,7 @@ impl Reply {
 mod tests {
     use super::*;
 
-    const ALL: [Kind; 31] = [
+    const ALL: [Kind; 32] = [
         Kind::Success,
         Kind::Full,
         Kind::Paused,
@@ -316,6 +328,7 @@ mod tests {
         Kind::RateLimited,
         Kind::Overloaded,
         Kind::StoreUnavailable,
+        Kind::StoreBusy,
         Kind::StoreDamaged,
         Kind::StoreFailed,
     ];

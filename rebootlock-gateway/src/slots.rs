@@ -13,6 +13,7 @@ use rebootlock::health;
 use rebootlock::id::{Group, MachineId, Token};
 use rebootlock::lock::{Acquired, GivenBack, LockError, Queued, Settled, Turn, Wish};
 use rebootlock::record::{Claim, UnixTime, Via};
+use rebootlock::store::StoreError;
 use rebootlock::wait::{WaitOptions, Waiting};
 use rebootlock::window::Verdict;
 use tokio::time::Instant;
@@ -67,10 +68,19 @@ impl Refusal {
                      repair`",
                 )
             }
-            LockError::Store { .. } | LockError::Contended { .. } | LockError::NotOurs { .. } => {
+            LockError::Store { source: StoreError::Unavailable(_), .. } => {
                 tracing::warn!(error = chain(error), "the store does not answer");
                 store_unavailable()
             }
+            LockError::Store { .. } => {
+                tracing::error!(error = chain(error), "the store does not do what it is asked for");
+                store_failed()
+            }
+            LockError::Contended { .. } => {
+                tracing::warn!(error = chain(error), "too many change the same at once");
+                store_busy()
+            }
+            LockError::NotOurs { .. } => Self::new(Kind::Conflict, error.to_string()),
         }
     }
 
@@ -96,6 +106,22 @@ fn store_unavailable() -> Refusal {
     Refusal::new(Kind::StoreUnavailable, "the store of the lock does not answer; ask again")
 }
 
+/// Some machines may do without a slot while the store is away; it is not away.
+fn store_busy() -> Refusal {
+    Refusal::new(
+        Kind::StoreBusy,
+        "the store answers, but others keep changing the same documents; ask again",
+    )
+}
+
+fn store_failed() -> Refusal {
+    Refusal::new(
+        Kind::StoreFailed,
+        "the store of the lock does not answer as it should; whoever runs the gateway finds the reason \
+         in its log",
+    )
+}
+
 /// What a client is told that may reboot, or that has given its slot back.
 pub type Answer = Result<String, Refusal>;
 
@@ -108,24 +134,42 @@ pub async fn acquire(live: &Live, ask: &Ask) -> Answer {
     once(live, &claim(ask)).await
 }
 
+/// The answer to a client that asked to be held.
+#[derive(Debug)]
+pub struct Held {
+    /// As for [`acquire`].
+    pub answer: Answer,
+    /// Whether it was held, until it was granted a slot or for as long as it asked.
+    pub honoured: bool,
+}
+
 /// Asks for a slot, and if there is none, waits for one for as long as `wait` at the most.
-///
-/// # Errors
-/// As for [`acquire`].
 pub async fn acquire_within(
     live: &Live,
     ask: &Ask,
     wait: Duration,
     stop: &CancellationToken,
+) -> Held {
+    let mut honoured = false;
+    let answer = wait_for(live, ask, wait, stop, &mut honoured).await;
+    Held { answer, honoured }
+}
+
+async fn wait_for(
+    live: &Live,
+    ask: &Ask,
+    wait: Duration,
+    stop: &CancellationToken,
+    honoured: &mut bool,
 ) -> Answer {
-    let until = Instant::now() + wait;
+    let over = Instant::now() + wait;
     let window = permitted(live, ask).await?;
     let claim = claim(ask);
     match once(live, &claim).await {
         Err(refusal) if refusal.may_pass() => {}
         answer => return answer,
     }
-    let until = window.map_or(until, |left| until.min(Instant::now() + left));
+    let until = window.map_or(over, |left| over.min(Instant::now() + left));
     let options = WaitOptions { lease: live.settings.reserve, poll: POLL };
     let mut waiting = Waiting::start(live.locks.clone(), claim.clone(), options);
     let acquired = tokio::select! {
@@ -135,6 +179,7 @@ pub async fn acquire_within(
         // It asks again, if it may still.
         () = live.replaced.cancelled() => None,
     };
+    *honoured = acquired.is_some() || Instant::now() >= over;
     // It asked for that wait, which is no part of what the store may take.
     allowance::renew(live.settings.answer_within);
     let answer = match acquired {
@@ -270,7 +315,7 @@ pub(crate) async fn ask_once(
     match settled {
         (Settled::Turn(turn), glance) => Ok((turn, glance)),
         // Each wish has an answer of its kind; whatever this is, it is no grant.
-        (Settled::GivenBack(_), _) => Err(store_unavailable()),
+        (Settled::GivenBack(_), _) => Err(store_failed()),
     }
 }
 
@@ -303,7 +348,7 @@ async fn once(live: &Live, claim: &Claim) -> Answer {
             Err(Refusal::new(Kind::Full, in_line(&queued, &glance)))
         }
         // Each wish has an answer of its kind; whatever this is, it is no grant.
-        (Settled::GivenBack(_), _) => Err(store_unavailable()),
+        (Settled::GivenBack(_), _) => Err(store_failed()),
     }
 }
 
@@ -394,12 +439,44 @@ pub(crate) async fn in_time<T>(
     live: &Live,
     asked: impl Future<Output = Result<T, LockError>>,
 ) -> Result<T, Refusal> {
-    match allowance::within(live.settings.answer_within, asked).await {
-        Some(answer) => answer.map_err(|error| Refusal::of(&error)),
+    let before = live.commits.answered();
+    let refusal = match allowance::within(live.settings.answer_within, asked).await {
+        Some(Ok(answer)) => return Ok(answer),
+        Some(Err(error)) => Refusal::of(&error),
         None => {
             let within = live.settings.answer_within.as_secs();
             tracing::warn!(within, store = live.locks.store().location(), "the store is too slow");
-            Err(store_unavailable())
+            store_unavailable()
+        }
+    };
+    // Time ran out, and the store settles what it is asked: this or what others ask.
+    let busy = refusal.kind == Kind::StoreUnavailable && live.commits.answered() != before;
+    Err(if busy { store_busy() } else { refusal })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_away_if_it_does_not_answer_and_only_then() {
+        let store = |source| LockError::Store { action: "asking".to_owned(), source };
+        let contended =
+            LockError::Contended { action: "asking".to_owned(), after: Duration::from_secs(5) };
+        let not_ours = LockError::NotOurs {
+            machine: MachineId::new("a").unwrap(),
+            group: Group::default(),
+            what: "another one",
+        };
+        for (error, kind) in [
+            (store(StoreError::Unavailable("no answer".to_owned())), Kind::StoreUnavailable),
+            (store(StoreError::Broken("no disk".to_owned())), Kind::StoreFailed),
+            (store(StoreError::Forbidden("not you".to_owned())), Kind::StoreFailed),
+            (contended, Kind::StoreBusy),
+            (not_ours, Kind::Conflict),
+        ] {
+            assert_eq!(Refusal::of(&error).kind, kind, "{error:?}");
         }
     }
 }

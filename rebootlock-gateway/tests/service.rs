@@ -52,7 +52,7 @@ fn health_is_the_process_and_readiness_the_store() {
     store.execute_batch("ALTER TABLE entry RENAME TO elsewhere").unwrap();
     // What was seen is told for a second.
     gw.until(503, |gw| gw.get("/readyz")).is(503, "store_unavailable");
-    gw.pre_reboot("a").is(503, "store_unavailable");
+    gw.pre_reboot("a").is(503, "store_failed");
     gw.get("/healthz").is_granted();
     assert!(gw.get("/metrics").body.contains("rebootlock_gateway_store_up 0\n"));
     store.execute_batch("ALTER TABLE elsewhere RENAME TO entry").unwrap();

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -33,6 +33,9 @@ const SLOW: Duration = Duration::from_secs(3);
 struct SlowStore {
     store: MemoryStore,
     millis: AtomicU64,
+    /// Somebody else is always faster.
+    contended: AtomicBool,
+    broken: AtomicBool,
 }
 
 impl SlowStore {
@@ -43,12 +46,20 @@ impl SlowStore {
     async fn dawdle(&self) {
         tokio::time::sleep(Duration::from_millis(self.millis.load(Ordering::SeqCst))).await;
     }
+
+    fn works(&self) -> Result<(), StoreError> {
+        match self.broken.load(Ordering::SeqCst) {
+            true => Err(StoreError::Broken("its disk is gone".to_owned())),
+            false => Ok(()),
+        }
+    }
 }
 
 #[async_trait]
 impl Store for SlowStore {
     async fn load(&self, keys: &[Key]) -> Result<Snapshot, StoreError> {
         self.dawdle().await;
+        self.works()?;
         self.store.load(keys).await
     }
 
@@ -59,11 +70,16 @@ impl Store for SlowStore {
 
     async fn read(&self, keys: &[Key], below: &[(Key, Select)]) -> Result<Snapshot, StoreError> {
         self.dawdle().await;
+        self.works()?;
         self.store.read(keys, below).await
     }
 
     async fn commit(&self, txn: &Txn) -> Result<Commit, StoreError> {
         self.dawdle().await;
+        self.works()?;
+        if self.contended.load(Ordering::SeqCst) {
+            return Ok(Commit::Lost);
+        }
         self.store.commit(txn).await
     }
 
@@ -184,6 +200,27 @@ async fn fleetlock_clients_are_answered_in_time() {
     let answer = routes::answer(&rig.app, rig.router.clone(), &peer, request).await;
     assert_eq!(answer.status().as_u16(), 423);
     assert!(began.elapsed() > Duration::from_secs(29), "{:?}", began.elapsed());
+}
+
+/// Machines that may do without a slot while the store is away have none to do without then.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_not_away_is_not_said_to_be() {
+    let rig = Rig::new();
+    rig.store.takes(Duration::from_millis(20));
+    rig.store.contended.store(true, Ordering::SeqCst);
+    // One after the other, and those who wait for a round that does not end.
+    let asked = futures::future::join_all((0..3).map(|_| rig.fleetlock("pre-reboot", "default")));
+    for (status, answer, took) in asked.await {
+        assert_eq!((status, &answer["kind"]), (503, &"store_busy".into()), "{answer}");
+        in_time(took);
+    }
+    rig.store.contended.store(false, Ordering::SeqCst);
+    assert_eq!(rig.fleetlock("pre-reboot", "default").await.0, 200);
+    rig.store.broken.store(true, Ordering::SeqCst);
+    for call in ["pre-reboot", "steady-state"] {
+        let (status, answer, _) = rig.fleetlock(call, "default").await;
+        assert_eq!((status, &answer["kind"]), (503, &"store_failed".into()), "{call}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -80,15 +80,25 @@ impl FleetLockError {
     /// Whether no server is there that could say yes.
     pub fn is_out_of_reach(&self) -> bool {
         match self {
-            Self::Refused(refusal) => matches!(refusal.status, 502..=504),
+            Self::Refused(refusal) => refusal.is_nobodys(),
             Self::Setup(_) => false,
             Self::Unreached(_) | Self::Unanswered(_) => true,
         }
     }
 
-    /// Whether the request may be obeyed all the same.
-    fn is_open(&self) -> bool {
+    /// Whether another address of the service may be better off.
+    fn is_of_address(&self) -> bool {
         match self {
+            Self::Refused(refusal) => matches!(refusal.status, 502..=504),
+            error => error.is_out_of_reach(),
+        }
+    }
+
+    /// Whether the request may be obeyed all the same.
+    fn is_open(&self, call: Call) -> bool {
+        match self {
+            // It asks again anyway. What is given back late could be a slot that is in use by then.
+            Self::Refused(refusal) if refusal.is_one_for_all() => call == Call::SteadyState,
             Self::Refused(refusal) => refusal.status >= 500,
             Self::Setup(_) | Self::Unreached(_) => false,
             Self::Unanswered(_) => true,
@@ -192,15 +202,14 @@ impl FleetLock {
             let index = (first + offset) % self.servers.len();
             let answer = self.ask_one(&self.servers[index], call, id, group, wait).await;
             match answer {
-                // Another address of the service may be better off.
-                Err(error) if error.is_out_of_reach() => failures.push(error),
+                Err(error) if error.is_of_address() => failures.push(error),
                 answer => {
                     self.current.store(index, Ordering::Relaxed);
                     return answer;
                 }
             }
         }
-        Err(together(failures))
+        Err(together(failures, call))
     }
 
     async fn ask_one(
@@ -243,7 +252,7 @@ struct Open<'a> {
 
 impl Open<'_> {
     fn settle(mut self, answer: &Result<String, FleetLockError>) {
-        self.settled = !answer.as_ref().is_err_and(FleetLockError::is_open);
+        self.settled = !answer.as_ref().is_err_and(|error| error.is_open(self.call));
     }
 }
 
@@ -284,7 +293,7 @@ fn understand(
 ) -> Result<String, FleetLockError> {
     let refusal = Refusal::read(show(server), answer, took);
     match answer.status().as_u16() {
-        200 => Ok(refusal.value),
+        200 if !refusal.is_no() => Ok(refusal.value),
         _ => Err(FleetLockError::Refused(refusal)),
     }
 }
@@ -298,13 +307,14 @@ fn failure(server: &Uri, error: HttpError) -> FleetLockError {
     }
 }
 
-/// One error out of those of all addresses: the doubtful one counts.
-fn together(mut failures: Vec<FleetLockError>) -> FleetLockError {
-    if failures.len() == 1 {
-        return failures.remove(0);
+/// One error out of those of all addresses: whoever answers counts, and then the doubtful one.
+fn together(mut failures: Vec<FleetLockError>, call: Call) -> FleetLockError {
+    let answered = failures.iter().position(|failure| !failure.is_out_of_reach());
+    if let Some(answered) = answered.or((failures.len() == 1).then_some(0)) {
+        return failures.swap_remove(answered);
     }
     let text = failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-    match failures.iter().any(FleetLockError::is_open) {
+    match failures.iter().any(|failure| failure.is_open(call)) {
         true => FleetLockError::Unanswered(text),
         false => FleetLockError::Unreached(text),
     }

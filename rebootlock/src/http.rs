@@ -132,6 +132,18 @@ pub fn host(url: &Uri) -> &str {
     url.host().unwrap_or_default().trim_matches(['[', ']'])
 }
 
+/// The port of `url`: the one it names, else what goes without saying. `None`: what it names is none.
+pub fn port(url: &Uri) -> Option<u16> {
+    let authority = url.authority().map(|authority| authority.as_str()).unwrap_or_default();
+    let whom = authority.rsplit('@').next().unwrap_or_default();
+    let rest = whom.strip_prefix(url.host().unwrap_or_default())?;
+    match rest.strip_prefix(':').unwrap_or(rest) {
+        "" if url.scheme_str() == Some("https") => Some(443),
+        "" => Some(80),
+        port => port.parse().ok(),
+    }
+}
+
 /// Connects to the server of `url`, which is `http` or `https`.
 ///
 /// # Errors
@@ -143,7 +155,8 @@ pub async fn connect(url: &Uri, access: &Access) -> Result<Connection, HttpError
         _ => return Err(HttpError::Setup(format!("{url} is no address of a web server"))),
     };
     let host = host(url).to_owned();
-    let port = url.port_u16().unwrap_or(if encrypted { 443 } else { 80 });
+    let port = port(url)
+        .ok_or_else(|| HttpError::Setup(format!("{url}: its port is none from 0 to 65535")))?;
     // A wrong file is said rather than that nobody is there.
     let config = if encrypted { Some(access.tls().await?) } else { None };
     let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|error| {

@@ -19,6 +19,9 @@ use crate::outcome::Outcome;
 /// cuts connections that say nothing for a minute.
 const HOLD: Duration = Duration::from_secs(50);
 
+/// A server that holds requests for less than this is asked as one that does not.
+const WORTH_IT: Duration = Duration::from_secs(10);
+
 /// Before a server that failed is asked again, at first.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -207,7 +210,8 @@ impl Pace {
         match error {
             FleetLockError::Refused(refusal) if !refusal.is_passing() => {
                 self.failures = 0;
-                if refusal.waited {
+                // Nobody is asked more often than every `poll` that answers at once.
+                if refusal.waited && took >= self.poll.min(WORTH_IT) {
                     return FIRST_PAUSE.mul_f64(jitter);
                 }
                 let poll = a_little_more(self.poll).saturating_sub(took).max(FIRST_PAUSE);
@@ -236,6 +240,7 @@ mod tests {
             status,
             kind: String::new(),
             value: String::new(),
+            page: false,
             waited,
             retry_after: retry_after.map(Duration::from_secs),
         })
@@ -251,7 +256,19 @@ mod tests {
         assert_eq!(secs(pace.pause(&refused(423, false, None), Duration::from_secs(20), 0.0)), 40);
         assert_eq!(secs(pace.pause(&refused(423, false, None), Duration::from_secs(90), 0.0)), 1);
         assert_eq!(secs(pace.pause(&refused(423, false, Some(300)), none, 0.0)), 300);
-        assert!(pace.pause(&refused(423, true, None), none, 0.999) < FIRST_PAUSE);
+        let held = Duration::from_secs(50);
+        assert!(pace.pause(&refused(423, true, None), held, 0.999) < FIRST_PAUSE);
+        let FleetLockError::Refused(mut full) = refused(500, false, None) else { return };
+        full.kind = "failed_lock".to_owned();
+        assert_eq!(secs(pace.pause(&FleetLockError::Refused(full), none, 0.0)), 60);
+        // Whatever it says, it has not.
+        assert_eq!(secs(pace.pause(&refused(423, true, None), none, 0.0)), 60);
+        assert_eq!(secs(pace.pause(&refused(423, true, None), Duration::from_secs(1), 0.0)), 59);
+        let mut quick = Pace::new(Duration::from_secs(2));
+        let held = Duration::from_secs(2);
+        assert!(quick.pause(&refused(423, true, None), held, 0.999) < FIRST_PAUSE);
+        let held = Duration::from_secs(1);
+        assert_eq!(secs(quick.pause(&refused(423, true, None), held, 0.0)), 1);
     }
 
     #[test]
@@ -283,6 +300,12 @@ mod tests {
         }
         let away = Obstacle::of(&FleetLockError::Unanswered(String::new()));
         assert!(away.is_away() && Obstacle::of(&refused(503, false, None)).is_away());
+        // Airlock's one answer for everything: there is no slot, and nothing else is known.
+        let FleetLockError::Refused(mut full) = refused(500, false, None) else { return };
+        full.kind = "failed_lock".to_owned();
+        let now = Obstacle::of(&FleetLockError::Refused(full));
+        let Obstacle::Refused(closed) = now else { panic!("{now:?}") };
+        assert_eq!(closed.outcome, Outcome::LockUnavailable);
         // A store that is full may be what is behind it: that is no reason to go without a slot.
         assert!(!Obstacle::of(&refused(500, false, None)).is_away());
     }

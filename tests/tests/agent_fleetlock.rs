@@ -333,6 +333,112 @@ async fn a_pass_takes_the_slot_and_gives_it_back() {
     assert_eq!(member.machine.logind.reboots(), 0);
 }
 
+/// Its own word for a full group, a lost race and whatever else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_that_airlock_refuses_ends_as_any_that_gets_no_slot() {
+    let server = Plain::start(0).await.unwrap();
+    let member = Member::new("web-1", &server.endpoint(), CONFIG).await.unwrap();
+    member.machine.update_engine.need_reboot().await.unwrap();
+    // The second is not kept waiting for what became of the first.
+    for _ in 0..2 {
+        let mut command = member.command().unwrap();
+        let out = command.args(["--once", "--output", "json"]).output().await.unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert_eq!((out.status.code(), &report["outcome"]), (Some(4), &"lock_unavailable".into()));
+    }
+    assert_eq!(server.asked("pre-reboot web-1"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_airlock_is_waited_for_without_alarm() {
+    let server = Plain::start(0).await.unwrap();
+    let config = CONFIG.replace("poll_secs = 1", "poll_secs = 600");
+    let mut member = wanting("web-1", &server.endpoint(), &config).await;
+    let said = member.wait_status("semaphore currently full").await.unwrap();
+    assert!(said.contains("answers 500 failed_lock"), "{said}");
+    // A server that fails is complained of.
+    assert_eq!(member.count_log("waiting for a slot").unwrap(), 0);
+    assert_eq!(member.machine.logind.reboots(), 0);
+}
+
+const BEST_EFFORT: &str = "[agent]\nstrategy = \"best-effort\"\nbest_effort_wait_secs = 1\n\
+                           poll_secs = 1\n[store]\ntimeout_secs = 1\n";
+
+/// Asked often enough to have had its patience, had that counted.
+async fn still_waits(member: &mut Member, server: &Plain) {
+    server.wait_asked("pre-reboot web-1", 5).await.unwrap();
+    assert_eq!(member.machine.logind.attempts(), 0);
+    assert_eq!(member.count_log("rebooting without a slot").unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn best_effort_does_without_a_slot_only_if_nobody_can_be_asked() {
+    let server = Plain::start(0).await.unwrap();
+    let says = |kind: &str| {
+        let body = format!(r#"{{"kind":"{kind}","value":"so it is"}}"#);
+        let length = body.len();
+        Misdeed::Says(format!("HTTP/1.1 503 X\r\nContent-Length: {length}\r\n\r\n{body}").leak())
+    };
+    server.misbehave("pre-reboot", says("overloaded"));
+    let mut member = wanting("web-1", &server.endpoint(), BEST_EFFORT).await;
+    for kind in ["overloaded", "store_busy"] {
+        server.misbehave("pre-reboot", says(kind));
+        member.wait_status(kind).await.unwrap();
+        still_waits(&mut member, &server).await;
+    }
+    server.misbehave("pre-reboot", says("store_unavailable"));
+    member.wait_log("rebooting without a slot, as best-effort says").await.unwrap();
+    member.machine.logind.wait_reboot(SOON).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn best_effort_has_no_slot_to_do_without_where_a_document_is_damaged() {
+    let mut gateway = Gateway::start().await.unwrap();
+    let look = gateway.look().unwrap();
+    look.put_semaphore("{").await.unwrap();
+    let member = wanting("web-1", &gateway.endpoint(), BEST_EFFORT).await;
+    member.wait_status("store_damaged").await.unwrap();
+    let once = async || {
+        let other = Member::new("web-2", &gateway.endpoint(), BEST_EFFORT).await.unwrap();
+        other.machine.update_engine.need_reboot().await.unwrap();
+        let mut command = other.command().unwrap();
+        command.args(["--once", "--output", "json"]).output().await.unwrap().status.code()
+    };
+    // Each asks the server anew, while the first is past its patience.
+    for _ in 0..3 {
+        assert_eq!(once().await, Some(1));
+    }
+    assert_eq!(member.machine.logind.attempts(), 0);
+    gateway.kill().await.unwrap();
+    member.machine.logind.wait_reboot(SOON).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_or_a_login_page_under_a_200_reboots_nothing_and_gives_nothing_back() {
+    const PAGE: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\
+                        Content-Length: 21\r\n\r\n<html>Log in</html>\r\n";
+    const FULL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 51\r\n\r\n\
+                        {\"kind\":\"failed_lock_semaphore_full\",\"value\":\"all\"}";
+    let server = Plain::start(1).await.unwrap();
+    server.misbehave("pre-reboot", Misdeed::Says(PAGE));
+    let mut member = wanting("web-1", &server.endpoint(), CONFIG).await;
+    for (answer, said) in [(PAGE, "a page for people"), (FULL, "a refusal is no yes")] {
+        server.misbehave("pre-reboot", Misdeed::Says(answer));
+        member.wait_status(said).await.unwrap();
+        server.wait_asked("pre-reboot web-1", 2).await.unwrap();
+    }
+    assert_eq!(member.machine.logind.attempts(), 0);
+    server.behave();
+    member.machine.logind.wait_reboot(SOON).await.unwrap();
+    server.misbehave("steady-state", Misdeed::Says(PAGE));
+    member.go_down_and_come_back().await.unwrap();
+    server.wait_asked("steady-state web-1", 2).await.unwrap();
+    assert_eq!(member.count_log("slot given back").unwrap(), 0);
+    server.behave();
+    member.wait_log("slot given back").await.unwrap();
+    assert!(server.holders().is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_needs_a_store_says_so() {
     let gateway = Gateway::start().await.unwrap();

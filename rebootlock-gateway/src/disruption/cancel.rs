@@ -41,7 +41,7 @@ pub(super) async fn cancel(app: &App, live: &Live, asking: &Asking) -> Result<Wo
         seen = now;
     }
     Err(Refusal {
-        kind: Kind::StoreUnavailable,
+        kind: Kind::StoreBusy,
         text: "the lock is being changed by others; ask again".to_owned(),
     })
 }

@@ -25,7 +25,6 @@ use super::probe::{self, Pauses};
 use super::search::Search;
 use crate::app::{App, Live, chain};
 use crate::election::elect;
-use crate::reply::Kind;
 use crate::slots::{self, Refusal};
 
 /// How long a gateway that died is waited for.
@@ -283,7 +282,7 @@ fn lowest_limits<'a>(said: impl Iterator<Item = &'a Disruption>) -> BTreeMap<Gro
 /// What is wrong with one group or one machine, which the log has, must not keep the others waiting.
 pub(super) fn unless_damaged(done: Result<(), Refusal>) -> Result<(), Refusal> {
     match done {
-        Err(refusal) if refusal.kind == Kind::StoreUnavailable => Err(refusal),
+        Err(refusal) if refusal.kind.is_of_store() => Err(refusal),
         Ok(()) | Err(_) => Ok(()),
     }
 }

@@ -213,7 +213,7 @@ impl Question<'_> {
             return Ok(Some("You should already be restarting!"));
         }
         let text = "the slot changes hands all the time; ask again";
-        Err(denied(Refusal::new(Kind::StoreUnavailable, text)))
+        Err(denied(Refusal::new(Kind::StoreBusy, text)))
     }
 
     /// Has the actions of a grant run, and waits for them if that is wanted.

@@ -101,6 +101,16 @@ pub enum Outage<'a> {
     Sqlite(rusqlite::Connection),
 }
 
+impl Outage<'_> {
+    /// What clients are told: etcd says nothing, and a file without its table is there and of no use.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Etcd(_) => "store_unavailable",
+            Self::Sqlite(_) => "store_failed",
+        }
+    }
+}
+
 impl Drop for Outage<'_> {
     fn drop(&mut self) {
         match self {

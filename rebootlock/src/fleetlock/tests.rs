@@ -109,6 +109,9 @@ async fn nothing_but_200_is_a_yes() {
     for (does, yes) in [
         (answer("200 OK", said), "you hold a slot"),
         (answer("200 OK", "<html>"), ""),
+        (answer("200 OK", "granted\n"), ""),
+        ("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 0\r\n\r\n", ""),
+        (answer("200 OK", "{\"kind\":\"granted\",\"value\":\"go\"}"), "go"),
         (answer("200 OK", "\"ok\""), ""),
     ] {
         let (client, _server) = client_of(Does::Says(does)).await;
@@ -148,10 +151,18 @@ async fn nothing_but_200_is_a_yes() {
         (
             Does::Says(answer("500 Oh", "{\"kind\":\"failed_lock\"}")),
             "answers 500 failed_lock",
+            false,
+            false,
+        ),
+        (
+            Does::Says(answer("500 Oh", "{\"kind\":\"failed_sem_init\"}")),
+            "failed_sem_init",
             true,
             false,
         ),
         (Does::Says(answer("503 Away", "")), "answers 503", true, true),
+        (Does::Says(answer("502 Bad", "<html>no upstream</html>")), "answers 502", true, true),
+        (Does::Says(answer("504 Late", "{\"message\":\"late\"}")), "answers 504", true, true),
         (
             Does::Says("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}"),
             ": the answer breaks off",
@@ -173,6 +184,82 @@ async fn nothing_but_200_is_a_yes() {
     let error = ask(&client).await.unwrap_err();
     assert!(matches!(error, FleetLockError::Unreached(_)) && error.is_out_of_reach(), "{error:?}");
     assert_eq!(client.over_in(Call::PreReboot), None);
+}
+
+#[tokio::test]
+async fn of_a_server_that_gives_a_reason_nobody_is_out_of_reach() {
+    for (status, kind, away) in [
+        ("503 Away", "store_unavailable", true),
+        ("503 Away", "store_damaged", false),
+        ("503 Away", "store_busy", false),
+        ("503 Away", "store_failed", false),
+        ("503 Away", "overloaded", false),
+        ("503 Away", "failed_sem_init", false),
+        ("502 Bad", "store_unavailable", false),
+        ("504 Late", "error", false),
+        ("500 Oh", "store_unavailable", false),
+        ("500 Oh", "failed_sem_init", false),
+        ("423 Locked", "store_unavailable", false),
+    ] {
+        let body = format!(r#"{{"kind":"{kind}","value":"so it is"}}"#);
+        let server = serve(Does::Says(answer(status, &body))).await;
+        let nobody = free_address().await;
+        // Nor if another of its addresses is.
+        for servers in
+            [&[server.url.as_str()][..], &[&nobody, &server.url], &[&server.url, &nobody]]
+        {
+            let error = ask(&client(servers, "")).await.unwrap_err();
+            assert_eq!(error.is_out_of_reach(), away, "{error} of {servers:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_now_leaves_it_to_another_address() {
+    let good = serve(Does::Says(answer("200 OK", ""))).await;
+    let body = r#"{"kind":"overloaded","value":"the gateway is about to stop"}"#;
+    let busy = serve(Does::Says(answer("503 Busy", body))).await;
+    assert_eq!(ask(&client(&[&busy.url, &good.url], "")).await, Ok(String::new()));
+}
+
+/// A proxy may put 200 over a refusal, or a login page of its own.
+#[tokio::test]
+async fn a_refusal_or_a_page_under_a_200_is_no_yes() {
+    let (machine, group) = (MachineId::new("web-1").unwrap(), Group::default());
+    let page = |kind: &str| {
+        format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: 6\r\n\r\n<html>").leak()
+    };
+    let body = |kind: &str| answer("200 OK", &format!(r#"{{"kind":"{kind}","value":"so it is"}}"#));
+    let refusal = "a refusal is no yes, whatever its status";
+    for (says, said) in [
+        (body("failed_lock_semaphore_full"), refusal),
+        (body("failed_anything"), refusal),
+        (body("lock_held"), refusal),
+        (body("store_unavailable"), refusal),
+        (body("Unauthorized"), refusal),
+        (page("text/html"), "a page for people, which is no yes"),
+        (page("Text/HTML; charset=utf-8"), "a page for people, which is no yes"),
+        (page("application/xhtml+xml"), "a page for people, which is no yes"),
+    ] {
+        let server = serve(Does::Says(says)).await;
+        let client = client(&[&server.url], "");
+        for answer in [ask(&client).await, client.steady_state(&machine, &group).await] {
+            let error = answer.unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(said) && text.contains("answers 200"), "{text}");
+            assert!(text.ends_with("let this machine reach the server itself"), "{text}");
+            assert!(!error.is_out_of_reach(), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_slot_that_was_not_given_back_by_airlock_may_be_later() {
+    let (machine, group) = (MachineId::new("web-1").unwrap(), Group::default());
+    let server = serve(Does::Says(answer("500 Oh", "{\"kind\":\"failed_lock\"}"))).await;
+    let client = client(&[&server.url], "");
+    client.steady_state(&machine, &group).await.unwrap_err();
+    assert!(client.over_in(Call::SteadyState).is_some());
 }
 
 #[tokio::test]
@@ -202,7 +289,7 @@ async fn another_address_of_the_service_is_asked_and_remembered() {
 async fn a_server_that_waited_and_one_that_wants_to_be_left_alone_are_understood() {
     let head = "HTTP/1.1 423 Locked\r\nContent-Length: 0\r\n";
     for (more, waited, retry_after) in [
-        ("Preference-Applied: wait=1\r\n", true, None),
+        ("Preference-Applied: wait=1\r\n", false, None),
         ("Preference-Applied: wait=30\r\n", false, None),
         ("Preference-Applied: wait=0\r\n", false, None),
         ("Retry-After: 7\r\n", false, Some(7)),
@@ -214,5 +301,11 @@ async fn a_server_that_waited_and_one_that_wants_to_be_left_alone_are_understood
         let Err(FleetLockError::Refused(refusal)) = ask(&client).await else { panic!("{more}") };
         assert_eq!(refusal.waited, waited, "{more}");
         assert_eq!(refusal.retry_after, retry_after.map(Duration::from_secs), "{more}");
+    }
+    let answer = Response::builder().status(423).header("preference-applied", "wait=10");
+    let answer = answer.body(Bytes::new()).unwrap();
+    for (millis, waited) in [(0, false), (8_900, false), (9_000, true), (60_000, true)] {
+        let took = Duration::from_millis(millis);
+        assert_eq!(Refusal::read(String::new(), &answer, took).waited, waited, "{millis}");
     }
 }

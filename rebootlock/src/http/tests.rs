@@ -301,3 +301,26 @@ async fn our_certificate_is_shown_to_a_server_that_wants_it() {
         assert!(error.to_string().starts_with(&said), "{error}");
     }
 }
+
+#[tokio::test]
+async fn what_is_no_port_is_not_taken_for_the_usual_one() {
+    for (url, is) in [
+        ("http://h", Some(80)),
+        ("https://h/x", Some(443)),
+        ("http://h:/", Some(80)),
+        ("http://h:65535/", Some(65535)),
+        ("http://u:1@h:2/", Some(2)),
+        ("https://u:1@[::1]/", Some(443)),
+        ("http://[::1]:81/", Some(81)),
+        ("http://h:65536/", None),
+        ("http://[::1]:99999/", None),
+        ("https://h:4294967739/", None),
+    ] {
+        let Ok(url) = url.parse::<Uri>() else { panic!("{url}") };
+        assert_eq!(port(&url), is, "{url}");
+        if is.is_none() {
+            let error = get(&url, &Access::default(), None).await.unwrap_err();
+            assert!(matches!(error, HttpError::Setup(_)), "{error:?}");
+        }
+    }
+}

@@ -198,6 +198,9 @@ pub(crate) fn url(text: &str) -> Result<Uri, String> {
     if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none_or(str::is_empty) {
         return Err(wrong());
     }
+    if http::port(&url).is_none() {
+        return Err(format!("{text:?} has no valid port"));
+    }
     if url.path() != "/" || url.query().is_some() {
         return Ok(url);
     }
@@ -244,7 +247,8 @@ mod tests {
         ] {
             assert_eq!(url(text).unwrap().to_string(), whole);
         }
-        for text in ["", "h:6979", "ftp://h/", "srpc://h:6979", "/api", "http://"] {
+        for text in ["", "h:6979", "ftp://h/", "srpc://h:6979", "/api", "http://", "http://h:65536"]
+        {
             assert!(url(text).is_err(), "{text}");
         }
     }

@@ -273,7 +273,10 @@ impl Agent {
             Err(error) => error,
         };
         match &error {
-            FleetLockError::Refused(refusal) if !refusal.is_passing() => {
+            // One answer for all that can be wrong may be about the store: the slot may still be there.
+            FleetLockError::Refused(refusal)
+                if !refusal.is_passing() && !refusal.is_one_for_all() =>
+            {
                 let closed = closed(refusal);
                 let event = match closed.outcome {
                     Outcome::Paused | Outcome::Held => Event::Paused,

@@ -158,6 +158,7 @@ async fn nothing_but_an_answer_exits_with_0_1_or_2() {
         "disruption check",
         "disruption chek --url http://h",
         "disruption check --url h:1",
+        "disruption check --url http://127.0.0.1:65536",
         "disruption check --url http://h --tag x",
         "disruption check --url http://h --within 0",
         "disruption check request --url http://h",

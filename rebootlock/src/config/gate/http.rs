@@ -11,6 +11,7 @@ use toml::Spanned;
 
 use super::super::table::Fault;
 use super::{GateTable, absolute};
+use crate::http;
 
 /// Open if a web server answers as expected.
 #[derive(Debug, Clone, PartialEq)]
@@ -158,6 +159,9 @@ pub(super) fn url(table: &mut GateTable, whole: Range<usize>) -> Result<Spanned<
     }
     if authority.host().is_empty() {
         return Err(fault("no host"));
+    }
+    if http::port(&parsed).is_none() {
+        return Err(fault("no valid port"));
     }
     Ok(Spanned::new(url.span(), parsed))
 }

@@ -213,6 +213,10 @@ fn a_bad_value_is_named_with_its_place_and_what_is_allowed() {
             "3:7: invalid uri character; `url` must be http://HOST[:PORT]/PATH or https://…",
         ),
         (
+            "type = \"http\"\nurl = \"http://h:65536/\"",
+            "3:7: no valid port; `url` must be http://HOST[:PORT]/PATH or https://…",
+        ),
+        (
             "type = \"http\"\nurl = \"http://u:p@h/\"",
             "3:7: a password does not belong here, see `bearer_token_file`; `url` must be http://HOST[:PORT]/PATH or https://…",
         ),

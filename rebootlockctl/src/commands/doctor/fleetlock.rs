@@ -78,6 +78,7 @@ async fn asked(about: &str, server: &FleetLock, settings: &Settings) -> Finding 
     };
     let mend = match &error {
         FleetLockError::Refused(refusal) => match refusal.status {
+            200 => "let machines reach the server itself, without what stands between",
             401 => "compare username and password_file, or token_file, with what it expects",
             403 => {
                 return Finding::warn(

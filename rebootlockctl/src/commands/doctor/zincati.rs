@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use rebootlock::http::Uri;
+use rebootlock::http::{self, Uri};
 use serde::Deserialize;
 
 use super::Finding;
@@ -81,7 +81,8 @@ fn asks(about: &str, base: Option<&str>) -> Finding {
             "set it to the address of the gateway, with a slash at the end",
         );
     };
-    let Ok(url) = base.parse::<Uri>() else {
+    let url = base.parse::<Uri>().ok().filter(|url| http::port(url).is_some());
+    let Some(url) = url else {
         let found = format!("its base_url {base:?} is no web address");
         return Finding::fail(about, found, "write it as https://HOST:PORT/");
     };
