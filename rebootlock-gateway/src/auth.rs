@@ -51,7 +51,7 @@ pub struct Caller {
     groups: Option<BTreeSet<Group>>,
     ids: Option<BTreeSet<MachineId>>,
     certificate: Option<CertificateNames>,
-    /// It has shown nothing, where others do: these are not for it.
+    /// It is nobody that the file knows, where others are: these are not for it.
     barred: Option<Arc<Named>>,
 }
 
@@ -89,11 +89,13 @@ impl Caller {
             return Err("these credentials are for looking only".to_owned());
         }
         if let Some(named) = &self.barred {
-            if named.ids.contains(machine) {
-                return Err(format!("{machine} has credentials here, and none were shown"));
+            // Its name in a certificate that has to name it proves the machine as well.
+            let proved = self.certificate.as_ref().is_some_and(|c| c.contains(machine.as_str()));
+            if named.ids.contains(machine) && !proved {
+                return Err(format!("{machine} has credentials here, and they were not shown"));
             }
             if named.groups.contains(group) {
-                return Err(format!("group {group} takes credentials, and none were shown"));
+                return Err(format!("group {group} takes credentials, and they were not shown"));
             }
         }
         self.reaches(Some(group), Some(machine))?;
@@ -272,9 +274,7 @@ impl Auth {
             return Err(Refused::Missing);
         }
         match self.caller(headers, certificate).await {
-            Err(Refused::Missing) if self.anonymous == Some(true) => {
-                Ok(Caller { barred: Some(self.named.clone()), ..Caller::default() })
-            }
+            Err(Refused::Missing) if self.anonymous == Some(true) => Ok(self.unknown()),
             caller => caller,
         }
     }
@@ -312,13 +312,18 @@ impl Auth {
         Ok(Caller { certificate, ..caller })
     }
 
+    /// Somebody that the file does not know.
+    fn unknown(&self) -> Caller {
+        Caller { barred: Some(self.named.clone()), ..Caller::default() }
+    }
+
     /// Who shows a certificate that the handshake has checked: a client that the file knows by one of
-    /// its names, or a machine.
+    /// its names, or a machine, which may do no more than a stranger where others have credentials.
     fn by_certificate(&self, certificate: Option<&CertificateNames>) -> Result<Caller, Refused> {
         let names = certificate.iter().flat_map(|names| names.iter());
         let mut known = names.filter_map(|name| self.shown.get(name));
         match (known.next(), known.next()) {
-            (None, _) => Ok(Caller::default()),
+            (None, _) => Ok(self.unknown()),
             (Some(credential), None) => Ok(credential.caller()),
             // Which of them it is nobody can tell.
             (Some(_), Some(_)) => Err(Refused::Wrong),
@@ -510,6 +515,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_certificate_that_the_file_does_not_know_opens_no_more_than_none() {
+        let (db, web) = (new_token(), new_token());
+        let file = format!(
+            "[[client]]\nname = \"db-1\"\nids = [\"db-1\"]\n{}\n\
+             [[client]]\nname = \"web\"\ngroups = [\"web\"]\n{}\n",
+            db.1, web.1
+        );
+        for anonymous in [None, Some(true)] {
+            let auth = Auth { anonymous, certificates: true, ..auth(&file) };
+            let of_m2 = names("m2");
+            let m2 = auth.for_a_machine(&HeaderMap::new(), Some(&of_m2)).await.unwrap();
+            assert!(speaks(&m2, "default", "m2") && speaks(&m2, "default", "m3"));
+            assert!(!speaks(&m2, "default", "db-1") && !speaks(&m2, "web", "m2"));
+            // Neither takes anything from who shows what is asked for.
+            let db_1 = auth.for_a_machine(&bearer(&db.0), Some(&of_m2)).await.unwrap();
+            assert!(speaks(&db_1, "default", "db-1"));
+        }
+        // A certificate that has to name the machine is its credentials too.
+        let auth = Auth { certificates: true, name_is_id: true, ..auth(&file) };
+        let own = auth.for_a_machine(&HeaderMap::new(), Some(&names("db-1"))).await.unwrap();
+        assert!(speaks(&own, "default", "db-1") && !speaks(&own, "web", "db-1"));
+    }
+
+    #[tokio::test]
     async fn a_certificate_may_be_a_persons() {
         let person = |name: &str, role| Credential {
             name: name.to_owned(),
@@ -528,7 +557,9 @@ mod tests {
         };
         let alice = caller(&["alice.example", "x"]).await.unwrap();
         assert_eq!((alice.name.as_deref(), alice.role), (Some("alice"), Some(Role::Operator)));
-        assert_eq!(caller(&["x"]).await.unwrap(), Caller::default());
+        let machine = caller(&["x"]).await.unwrap();
+        assert_eq!((&machine.name, machine.role), (&None, None));
+        assert!(speaks(&machine, "default", "a"));
         let both = caller(&["alice.example", "screen.example"]).await;
         assert_eq!(both, Err(Refused::Wrong));
         let viewer = caller(&["screen.example"]).await.unwrap();
