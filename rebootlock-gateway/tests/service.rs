@@ -158,6 +158,33 @@ fn sockets_of_systemd_are_used() {
 }
 
 #[test]
+fn sockets_of_systemd_that_cannot_be_used_end_it_with_2() {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::process::CommandExt as _;
+    let fleet = Fleet::new("");
+    let end = |socket: OwnedFd| {
+        let output = std::process::Command::new("/bin/sh")
+            .args(["-c", "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\""])
+            .args([support::BINARY, "serve", "--config", fleet.config().to_str().unwrap()])
+            .args(["--endpoint", &format!("sqlite:{}", fleet.store().display())])
+            .env_clear()
+            .stdin(Stdio::from(socket))
+            .process_group(0)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = end(TcpListener::bind("0.0.0.0:0").unwrap().into());
+    assert!(said.contains("can be reached from other machines"), "{said}");
+    assert_eq!(code, Some(2), "{said}");
+    let there = TcpListener::bind("127.0.0.1:0").unwrap();
+    let connected = std::net::TcpStream::connect(there.local_addr().unwrap()).unwrap();
+    let (code, said) = end(connected.into());
+    assert!(said.contains("does not listen"), "{said}");
+    assert_eq!(code, Some(2), "{said}");
+}
+
+#[test]
 fn nobody_is_told_to_listen_where_systemd_does_not() {
     use std::os::unix::process::CommandExt as _;
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
