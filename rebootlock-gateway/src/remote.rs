@@ -58,6 +58,7 @@ pub async fn answer(State(app): State<Arc<App>>, request: Request) -> Response<B
 async fn handle(app: &Arc<App>, head: &Parts, body: Body) -> Result<Response<Body>, Reply> {
     let path = head.uri.path();
     let known = [
+        wire::ME,
         wire::READ,
         wire::COMMIT,
         wire::WATCH,
@@ -89,6 +90,7 @@ async fn handle(app: &Arc<App>, head: &Parts, body: Body) -> Result<Response<Bod
     let limit = if path == wire::COMMIT { MAX_COMMIT } else { MAX_QUESTION };
     let question = fleetlock::read(body, limit, live.settings.body_timeout).await?;
     match path {
+        wire::ME => json(&wire::Me { name: writer.name }),
         wire::COMMIT => json(&asked.commit(&writer, parse(&question)?).await?),
         wire::GRANT => {
             let lease = asked.grant(parse(&question)?).await?;
