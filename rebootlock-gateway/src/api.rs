@@ -43,6 +43,11 @@ pub async fn answer(State(app): State<Arc<App>>, request: Request) -> Response<B
     }
 }
 
+/// Whether there is anything at `path`, which is below `/api/v1`.
+pub(crate) fn is_there(path: &str) -> bool {
+    !matches!(route::of(path), Err(reply) if reply.kind == Kind::NotFound)
+}
+
 /// What is at `/api/v1` itself.
 #[derive(Serialize)]
 struct Service {

@@ -6,9 +6,11 @@
 //! what the credentials of a machine name is not for them.
 
 mod credentials;
+mod failures;
 mod passwords;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
@@ -39,6 +41,9 @@ pub enum Refused {
     /// So many passwords are being checked that this one had to wait too long.
     #[error("too many passwords are being checked; ask again")]
     Busy,
+    /// So many wrong passwords came from the address that this one was not looked at.
+    #[error("too many wrong passwords came from your address; wait a minute")]
+    Guessing,
 }
 
 /// Who asks, as far as is known.
@@ -51,7 +56,7 @@ pub struct Caller {
     groups: Option<BTreeSet<Group>>,
     ids: Option<BTreeSet<MachineId>>,
     certificate: Option<CertificateNames>,
-    /// It has shown nothing, where others do: these are not for it.
+    /// It is nobody that the file knows, where others are: these are not for it.
     barred: Option<Arc<Named>>,
 }
 
@@ -89,11 +94,13 @@ impl Caller {
             return Err("these credentials are for looking only".to_owned());
         }
         if let Some(named) = &self.barred {
-            if named.ids.contains(machine) {
-                return Err(format!("{machine} has credentials here, and none were shown"));
+            // Its name in a certificate that has to name it proves the machine as well.
+            let proved = self.certificate.as_ref().is_some_and(|c| c.contains(machine.as_str()));
+            if named.ids.contains(machine) && !proved {
+                return Err(format!("{machine} has credentials here, and they were not shown"));
             }
             if named.groups.contains(group) {
-                return Err(format!("group {group} takes credentials, and none were shown"));
+                return Err(format!("group {group} takes credentials, and they were not shown"));
             }
         }
         self.reaches(Some(group), Some(machine))?;
@@ -163,6 +170,11 @@ impl Caller {
 }
 
 impl Caller {
+    /// Whether it may sign in at a page: people do.
+    pub fn may_sign_in(&self) -> bool {
+        self.role.is_some_and(Role::is_a_persons)
+    }
+
     /// Whether its credentials, or its certificate, are for this machine by name.
     pub fn is_for(&self, machine: &MachineId) -> bool {
         self.ids.as_ref().is_some_and(|ids| ids.contains(machine))
@@ -230,7 +242,7 @@ impl Auth {
     pub fn explain(&self) {
         let known = self.users.values().map(|(user, _)| user);
         let mut known = known.chain(self.tokens.values()).chain(self.shown.values());
-        let person = |c: &Credential| matches!(c.role, Some(Role::Operator | Role::Viewer));
+        let person = |c: &Credential| c.role.is_some_and(Role::is_a_persons);
         match self.anonymous {
             Some(true) if self.is_needed() => tracing::info!(
                 "machines may ask without credentials (anonymous_machines = true); people need theirs"
@@ -255,7 +267,7 @@ impl Auth {
     /// Whether there is anybody who can sign in at a page.
     pub fn has_people(&self) -> bool {
         let mut known = self.users.values().map(|(user, _)| user).chain(self.tokens.values());
-        known.any(|credential| credential.role.is_some())
+        known.any(|credential| credential.role.is_some_and(Role::is_a_persons))
     }
 
     /// Finds out who asks for a slot, which a machine may do without being known where the settings
@@ -267,14 +279,13 @@ impl Auth {
         &self,
         headers: &HeaderMap,
         certificate: Option<&CertificateNames>,
+        address: IpAddr,
     ) -> Result<Caller, Refused> {
         if self.anonymous == Some(false) && !self.is_needed() {
             return Err(Refused::Missing);
         }
-        match self.caller(headers, certificate).await {
-            Err(Refused::Missing) if self.anonymous == Some(true) => {
-                Ok(Caller { barred: Some(self.named.clone()), ..Caller::default() })
-            }
+        match self.caller(headers, certificate, address).await {
+            Err(Refused::Missing) if self.anonymous == Some(true) => Ok(self.unknown()),
             caller => caller,
         }
     }
@@ -287,6 +298,7 @@ impl Auth {
         &self,
         headers: &HeaderMap,
         certificate: Option<&CertificateNames>,
+        address: IpAddr,
     ) -> Result<Caller, Refused> {
         if !self.is_needed() {
             return Ok(Caller::default());
@@ -299,7 +311,7 @@ impl Auth {
                     self.by_certificate(certificate)?
                 } else {
                     let text = value.to_str().map_err(|_| Refused::Wrong)?;
-                    self.credential(text).await?
+                    self.credential(text, address).await?
                 }
             }
             (Some(_), Some(_)) => return Err(Refused::Wrong),
@@ -312,31 +324,49 @@ impl Auth {
         Ok(Caller { certificate, ..caller })
     }
 
+    /// Somebody that the file does not know.
+    fn unknown(&self) -> Caller {
+        Caller { barred: Some(self.named.clone()), ..Caller::default() }
+    }
+
     /// Who shows a certificate that the handshake has checked: a client that the file knows by one of
-    /// its names, or a machine.
+    /// its names, or a machine, which may do no more than a stranger where others have credentials.
     fn by_certificate(&self, certificate: Option<&CertificateNames>) -> Result<Caller, Refused> {
         let names = certificate.iter().flat_map(|names| names.iter());
         let mut known = names.filter_map(|name| self.shown.get(name));
         match (known.next(), known.next()) {
-            (None, _) => Ok(Caller::default()),
+            (None, _) => Ok(self.unknown()),
             (Some(credential), None) => Ok(credential.caller()),
             // Which of them it is nobody can tell.
             (Some(_), Some(_)) => Err(Refused::Wrong),
         }
     }
 
+    /// Whether a password from `address` is looked at now.
+    ///
+    /// # Errors
+    /// [`Refused::Guessing`] if too many were wrong.
+    pub fn allow(&self, address: IpAddr) -> Result<(), Refused> {
+        self.passwords.allow(address)
+    }
+
     /// Who has this name and this password; or this token, which people may type as one.
     ///
     /// # Errors
     /// [`Refused`] if nobody has.
-    pub async fn user(&self, name: &str, password: &str) -> Result<Caller, Refused> {
+    pub async fn user(
+        &self,
+        name: &str,
+        password: &str,
+        address: IpAddr,
+    ) -> Result<Caller, Refused> {
         let by_token = self.tokens.get(&token_digest(password));
         if let Some(credential) = by_token.filter(|credential| credential.name == name) {
             return Ok(credential.caller());
         }
         let known = self.users.get(name);
         let hash = known.map(|(_, hash)| hash.as_str());
-        if self.passwords.is_right(name, password, hash).await? {
+        if self.passwords.is_right(name, password, hash, address).await? {
             return known.map(|(credential, _)| credential.caller()).ok_or(Refused::Wrong);
         }
         Err(Refused::Wrong)
@@ -353,7 +383,7 @@ impl Auth {
         Some((credential.caller(), *digest))
     }
 
-    async fn credential(&self, text: &str) -> Result<Caller, Refused> {
+    async fn credential(&self, text: &str, address: IpAddr) -> Result<Caller, Refused> {
         let (scheme, rest) = text.split_once(' ').ok_or(Refused::Wrong)?;
         let rest = rest.trim();
         if scheme.eq_ignore_ascii_case("bearer") {
@@ -364,11 +394,23 @@ impl Auth {
         if !scheme.eq_ignore_ascii_case("basic") {
             return Err(Refused::Wrong);
         }
-        let decoded = STANDARD.decode(rest).map_err(|_| Refused::Wrong)?;
-        let decoded = String::from_utf8(decoded).map_err(|_| Refused::Wrong)?;
-        let (name, password) = decoded.split_once(':').ok_or(Refused::Wrong)?;
-        self.user(name, password).await
+        let (name, password) = basic(rest).ok_or(Refused::Wrong)?;
+        self.user(&name, &password, address).await
     }
+}
+
+/// Name and password behind the word `Basic`.
+fn basic(text: &str) -> Option<(String, String)> {
+    let decoded = String::from_utf8(STANDARD.decode(text.trim()).ok()?).ok()?;
+    let (name, password) = decoded.split_once(':')?;
+    Some((name.to_owned(), password.to_owned()))
+}
+
+/// The name that somebody who is not let in has said, for logs.
+pub(crate) fn said(headers: &HeaderMap) -> Option<String> {
+    let (scheme, rest) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let (name, _) = basic(rest).filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
+    Some(name)
 }
 
 impl Credential {
@@ -388,6 +430,8 @@ impl Credential {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     fn auth(entries: &str) -> Auth {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -413,7 +457,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_anything_configured_everybody_may() {
-        let caller = Auth::default().caller(&HeaderMap::new(), None).await.unwrap();
+        let caller = Auth::default().caller(&HeaderMap::new(), None, HERE).await.unwrap();
         assert!(caller.may(&Group::default(), &MachineId::new("a").unwrap()).is_ok());
     }
 
@@ -425,38 +469,38 @@ mod tests {
         ));
         // The second time it is remembered.
         for _ in 0..2 {
-            let caller = auth.caller(&basic("lb", "s3cret:"), None).await.unwrap();
+            let caller = auth.caller(&basic("lb", "s3cret:"), None, HERE).await.unwrap();
             let may = |group, id| {
                 caller.may(&Group::new(group).unwrap(), &MachineId::new(id).unwrap()).is_ok()
             };
             assert!(may("lb", "a") && !may("lb", "b") && !may("default", "a"));
         }
         for (name, password) in [("lb", "s3cret"), ("lb", ""), ("other", "s3cret:"), ("", "")] {
-            let refused = auth.caller(&basic(name, password), None).await;
+            let refused = auth.caller(&basic(name, password), None, HERE).await;
             assert_eq!(refused, Err(Refused::Wrong), "{name}:{password}");
         }
-        assert_eq!(auth.caller(&HeaderMap::new(), None).await, Err(Refused::Missing));
+        assert_eq!(auth.caller(&HeaderMap::new(), None, HERE).await, Err(Refused::Missing));
         for odd in ["Basic", "Basic !", "Digest x", "Basic eA==", "Bearer "] {
             let headers = [(AUTHORIZATION, odd.parse().unwrap())].into_iter().collect();
-            assert_eq!(auth.caller(&headers, None).await, Err(Refused::Wrong), "{odd}");
+            assert_eq!(auth.caller(&headers, None, HERE).await, Err(Refused::Wrong), "{odd}");
         }
         let mut two = basic("lb", "s3cret:");
         two.append(AUTHORIZATION, two[AUTHORIZATION].clone());
-        assert_eq!(auth.caller(&two, None).await, Err(Refused::Wrong));
+        assert_eq!(auth.caller(&two, None, HERE).await, Err(Refused::Wrong));
     }
 
     #[tokio::test]
     async fn a_token_is_known_by_its_digest() {
         let (token, line) = new_token();
         let auth = auth(&format!("[[client]]\nname = \"t\"\n{line}"));
-        let caller = auth.caller(&bearer(&token), None).await.unwrap();
+        let caller = auth.caller(&bearer(&token), None, HERE).await.unwrap();
         assert_eq!(caller.name.as_deref(), Some("t"));
-        assert_eq!(auth.caller(&bearer("x"), None).await, Err(Refused::Wrong));
+        assert_eq!(auth.caller(&bearer("x"), None, HERE).await, Err(Refused::Wrong));
     }
 
     /// What somebody may do who shows nothing.
     async fn without(auth: &Auth) -> Result<Caller, Refused> {
-        auth.for_a_machine(&HeaderMap::new(), None).await
+        auth.for_a_machine(&HeaderMap::new(), None, HERE).await
     }
 
     fn speaks(caller: &Caller, group: &str, id: &str) -> bool {
@@ -476,12 +520,12 @@ mod tests {
         assert!(speaks(&caller, "default", "a"));
         // It is nobody, and for people it is still needed to be somebody.
         assert_eq!((&caller.name, caller.role), (&None, None));
-        assert_eq!(auth.caller(&HeaderMap::new(), None).await, Err(Refused::Missing));
+        assert_eq!(auth.caller(&HeaderMap::new(), None, HERE).await, Err(Refused::Missing));
         // Who shows something is who it is, or wrong.
-        let alice = auth.for_a_machine(&bearer(&token), None).await.unwrap();
+        let alice = auth.for_a_machine(&bearer(&token), None, HERE).await.unwrap();
         assert_eq!(alice.name.as_deref(), Some("alice"));
         for wrong in [bearer("x"), basic("alice", ""), basic("", "")] {
-            assert_eq!(auth.for_a_machine(&wrong, None).await, Err(Refused::Wrong));
+            assert_eq!(auth.for_a_machine(&wrong, None, HERE).await, Err(Refused::Wrong));
         }
         let nothing = Auth { anonymous: Some(false), ..Auth::default() };
         assert_eq!(without(&nothing).await, Err(Refused::Missing));
@@ -510,6 +554,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_certificate_that_the_file_does_not_know_opens_no_more_than_none() {
+        let (db, web) = (new_token(), new_token());
+        let file = format!(
+            "[[client]]\nname = \"db-1\"\nids = [\"db-1\"]\n{}\n\
+             [[client]]\nname = \"web\"\ngroups = [\"web\"]\n{}\n",
+            db.1, web.1
+        );
+        for anonymous in [None, Some(true)] {
+            let auth = Auth { anonymous, certificates: true, ..auth(&file) };
+            let of_m2 = names("m2");
+            let m2 = auth.for_a_machine(&HeaderMap::new(), Some(&of_m2), HERE).await.unwrap();
+            assert!(speaks(&m2, "default", "m2") && speaks(&m2, "default", "m3"));
+            assert!(!speaks(&m2, "default", "db-1") && !speaks(&m2, "web", "m2"));
+            // Neither takes anything from who shows what is asked for.
+            let db_1 = auth.for_a_machine(&bearer(&db.0), Some(&of_m2), HERE).await.unwrap();
+            assert!(speaks(&db_1, "default", "db-1"));
+        }
+        // A certificate that has to name the machine is its credentials too.
+        let auth = Auth { certificates: true, name_is_id: true, ..auth(&file) };
+        let own = auth.for_a_machine(&HeaderMap::new(), Some(&names("db-1")), HERE).await.unwrap();
+        assert!(speaks(&own, "default", "db-1") && !speaks(&own, "web", "db-1"));
+    }
+
+    #[tokio::test]
     async fn a_certificate_may_be_a_persons() {
         let person = |name: &str, role| Credential {
             name: name.to_owned(),
@@ -524,11 +592,13 @@ mod tests {
         let auth = Auth { certificates: true, shown: shown.into(), ..Auth::default() };
         let caller = async |names: &[&str]| {
             let names = Arc::new(names.iter().map(ToString::to_string).collect());
-            auth.caller(&HeaderMap::new(), Some(&names)).await
+            auth.caller(&HeaderMap::new(), Some(&names), HERE).await
         };
         let alice = caller(&["alice.example", "x"]).await.unwrap();
         assert_eq!((alice.name.as_deref(), alice.role), (Some("alice"), Some(Role::Operator)));
-        assert_eq!(caller(&["x"]).await.unwrap(), Caller::default());
+        let machine = caller(&["x"]).await.unwrap();
+        assert_eq!((&machine.name, machine.role), (&None, None));
+        assert!(speaks(&machine, "default", "a"));
         let both = caller(&["alice.example", "screen.example"]).await;
         assert_eq!(both, Err(Refused::Wrong));
         let viewer = caller(&["screen.example"]).await.unwrap();
@@ -551,11 +621,11 @@ mod tests {
     async fn a_certificate_speaks_for_its_names_if_that_is_wanted() {
         for name_is_id in [false, true] {
             let auth = Auth { certificates: true, name_is_id, ..Auth::default() };
-            let caller = auth.caller(&HeaderMap::new(), Some(&names("a"))).await.unwrap();
+            let caller = auth.caller(&HeaderMap::new(), Some(&names("a")), HERE).await.unwrap();
             let may = |id| caller.may(&Group::default(), &MachineId::new(id).unwrap()).is_ok();
             assert!(may("a"));
             assert_eq!(may("b"), !name_is_id);
-            assert_eq!(auth.caller(&HeaderMap::new(), None).await, Err(Refused::Missing));
+            assert_eq!(auth.caller(&HeaderMap::new(), None, HERE).await, Err(Refused::Missing));
         }
     }
 }

@@ -6,7 +6,7 @@ use axum::http::request::Parts;
 use rebootlock::id::{Group, MachineId};
 
 use crate::app::Live;
-use crate::auth::Caller;
+use crate::auth::{self, Caller};
 use crate::operators;
 use crate::reply::Kind;
 use crate::serve::Peer;
@@ -26,8 +26,10 @@ pub(crate) struct Client {
 /// [`Refusal`]: `unauthorized` without credentials where they are needed, or with wrong ones.
 pub(crate) async fn of(live: &Live, head: &Parts) -> Result<Client, Refusal> {
     let peer = head.extensions.get::<Peer>().cloned().unwrap_or_default();
-    let caller = live.auth.for_a_machine(&head.headers, peer.certificate.as_ref()).await;
-    let caller = caller.map_err(|refused| operators::not_known(refused, &peer))?;
+    let (shown, address) = (peer.certificate.as_ref(), peer.address.ip());
+    let caller = live.auth.for_a_machine(&head.headers, shown, address).await;
+    let caller = caller
+        .map_err(|refused| operators::not_known(refused, &peer, auth::said(&head.headers)))?;
     Ok(Client { address: peer.address, caller })
 }
 

@@ -106,7 +106,6 @@ pub async fn watch(app: Arc<App>) {
         if let Some(rate) = &live.rate {
             rate.tidy();
         }
-        app.page.tidy();
         // That the store is away is said by those who wanted something of it.
         let _ = live.elsewhere.look(&live.locks).await;
         let Ok(looks) = look(&live, UnixTime::now()).await else {

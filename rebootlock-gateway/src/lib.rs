@@ -36,6 +36,7 @@ pub mod groups;
 pub mod health;
 pub mod import;
 pub mod listen;
+mod malformed;
 pub mod metrics;
 pub mod operators;
 pub mod options;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use listenfd::ListenFd;
 use rebootlock::config::GatewaySettings;
+use rustix::net::sockopt::socket_acceptconn;
 use tokio::net::{TcpListener, TcpSocket};
 
 /// How many connections the kernel keeps for us while we are busy with others.
@@ -29,6 +30,15 @@ pub enum ListenError {
         /// Why not.
         source: io::Error,
     },
+    /// A socket of systemd's that nobody can connect to.
+    #[error(
+        "socket {number} of those that systemd handed over does not listen; a socket unit for it needs \
+         ListenStream and Accept=no"
+    )]
+    Deaf {
+        /// From 1.
+        number: usize,
+    },
     /// An address of the settings that systemd hands over no socket for.
     #[error(
         "nobody could reach {address} of [gateway] listen: systemd handed over {sockets} instead; disable \
@@ -49,6 +59,13 @@ pub enum ListenError {
         /// Where it listens.
         address: SocketAddr,
     },
+}
+
+impl ListenError {
+    /// Whether it stays so however often it is tried.
+    pub fn is_configured(&self) -> bool {
+        matches!(self, Self::NotHandedOver { .. } | Self::TooOpen { .. } | Self::Deaf { .. })
+    }
 }
 
 /// Takes the sockets that systemd hands over. Without any, binds the addresses of the settings. To be
@@ -86,6 +103,9 @@ fn handed_over(settings: &GatewaySettings) -> Result<Vec<TcpListener>, ListenErr
     for index in 0..sockets.len() {
         let fault = |source| ListenError::HandedOver { number: index + 1, source };
         let Some(socket) = sockets.take_tcp_listener(index).map_err(fault)? else { continue };
+        if !socket_acceptconn(&socket).map_err(|error| fault(error.into()))? {
+            return Err(ListenError::Deaf { number: index + 1 });
+        }
         socket.set_nonblocking(true).map_err(fault)?;
         let address = socket.local_addr().map_err(fault)?;
         if !settings.may_listen(address) {

@@ -114,9 +114,7 @@ async fn run(source: &Source, read: Read) -> ExitCode {
     let listeners = match listen::listen(&settings.gateway) {
         Ok(listeners) => listeners,
         // Trying again does not help.
-        Err(error @ listen::ListenError::NotHandedOver { .. }) => {
-            return fail(&error.into(), exit::CONFIG);
-        }
+        Err(error) if error.is_configured() => return fail(&error.into(), exit::CONFIG),
         Err(error) => return fail(&error.into(), exit::FAILED),
     };
     let (app, tls) = match assemble(&settings) {

@@ -5,17 +5,15 @@
 
 use std::net::IpAddr;
 
-use axum::http::header::{FORWARDED, HOST};
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::header::HOST;
+use axum::http::{HeaderMap, HeaderName, Request, Version};
 use rebootlock::id::{Group, MachineId};
 
 use crate::app::Live;
-use crate::auth::{Caller, Refused, Role};
+use crate::auth::{self, Caller, Refused, Role};
 use crate::reply::Kind;
 use crate::serve::Peer;
 use crate::slots::Refusal;
-
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Somebody who may look.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +102,7 @@ pub async fn operator(live: &Live, headers: &HeaderMap, peer: &Peer) -> Result<O
 /// # Errors
 /// [`Refusal`]: `unauthorized` or `forbidden`, if it may not.
 pub async fn reader(live: &Live, headers: &HeaderMap, peer: &Peer) -> Result<Reader, Refusal> {
-    let open = is_open(live, headers, peer);
+    let open = is_open(live, peer);
     if !live.auth.is_needed() {
         let text = "nobody may look at the fleet through this gateway: it has neither public_view = \
                     true nor credentials with a role";
@@ -112,9 +110,10 @@ pub async fn reader(live: &Live, headers: &HeaderMap, peer: &Peer) -> Result<Rea
         return if open { Ok(anybody) } else { Err(Refusal::new(Kind::Unauthorized, text)) };
     }
     // Wrong credentials are wrong even where none are needed.
-    let caller = match live.auth.caller(headers, peer.certificate.as_ref()).await {
+    let caller = match live.auth.caller(headers, peer.certificate.as_ref(), peer.address.ip()).await
+    {
         Err(Refused::Missing) if open => Caller::default(),
-        Err(refused) => return Err(not_known(refused, peer)),
+        Err(refused) => return Err(not_known(refused, peer, auth::said(headers))),
         Ok(caller) => caller,
     };
     if caller.role.is_none() && !open {
@@ -125,8 +124,8 @@ pub async fn reader(live: &Live, headers: &HeaderMap, peer: &Peer) -> Result<Rea
 }
 
 /// Whether anybody may look, without showing anything.
-pub fn is_open(live: &Live, headers: &HeaderMap, peer: &Peer) -> bool {
-    live.settings.public_view.unwrap_or_else(|| is_of_this_machine(headers, peer))
+pub fn is_open(live: &Live, peer: &Peer) -> bool {
+    live.settings.public_view.unwrap_or(peer.within)
 }
 
 /// Signs somebody in by name and password, for a page.
@@ -139,14 +138,25 @@ pub async fn sign_in(
     password: &str,
     peer: &Peer,
 ) -> Result<Caller, Refusal> {
-    let caller = live.auth.user(name, password).await.map_err(|error| not_known(error, peer))?;
-    match caller.role {
-        Some(_) => Ok(caller),
-        None => {
-            let text = "these credentials are for machines; people need a `role`";
-            Err(Refusal::new(Kind::Forbidden, text))
-        }
+    // Somebody at a form can wait, whatever they type.
+    let allowed = live.auth.allow(peer.address.ip());
+    let caller = match allowed {
+        Ok(()) => live.auth.user(name, password, peer.address.ip()).await,
+        Err(refused) => Err(refused),
+    };
+    let caller = caller.map_err(|refused| not_known(refused, peer, Some(name.to_owned())))?;
+    if caller.may_sign_in() {
+        return Ok(caller);
     }
+    let text = match caller.role {
+        Some(_) => "these credentials are for an agent; people need the role viewer or operator",
+        None => "these credentials are for machines; people need a `role`",
+    };
+    tracing::info!(
+        target: "rebootlock_gateway::audit",
+        event = "forbidden", client = caller.name, address = %peer.address, "{text}"
+    );
+    Err(Refusal::new(Kind::Forbidden, text))
 }
 
 /// Finds out who it is that shows credentials.
@@ -155,26 +165,42 @@ pub(crate) async fn caller(
     headers: &HeaderMap,
     peer: &Peer,
 ) -> Result<Caller, Refusal> {
-    let caller = live.auth.caller(headers, peer.certificate.as_ref()).await;
-    caller.map_err(|refused| not_known(refused, peer))
+    let caller = live.auth.caller(headers, peer.certificate.as_ref(), peer.address.ip()).await;
+    caller.map_err(|refused| not_known(refused, peer, auth::said(headers)))
 }
 
-/// What is said to somebody who is not let in, and written to the log.
-pub(crate) fn not_known(refused: Refused, peer: &Peer) -> Refusal {
+/// The longest name of somebody unknown that is written to the log.
+const LONGEST_NAME: usize = 64;
+
+/// What is said to somebody who is not let in, and written to the log with the name they `said`.
+pub(crate) fn not_known(refused: Refused, peer: &Peer, said: Option<String>) -> Refusal {
+    let (event, kind) = match refused {
+        Refused::Missing | Refused::Wrong => ("unauthorized", Kind::Unauthorized),
+        Refused::Busy => ("unauthorized", Kind::Overloaded),
+        Refused::Guessing => ("sign_in_limited", Kind::RateLimited),
+    };
+    let client = said.map(|name| name.chars().take(LONGEST_NAME).collect::<String>());
+    let shown = peer.certificate.iter().flat_map(|names| names.iter());
+    let certificate = shown.map(String::as_str).collect::<Vec<_>>().join(", ");
     tracing::info!(
         target: "rebootlock_gateway::audit",
-        event = "unauthorized", address = %peer.address, "{refused}"
+        event, client, certificate = (!certificate.is_empty()).then_some(certificate),
+        address = %peer.address, "{refused}"
     );
-    let kind = if refused == Refused::Busy { Kind::Overloaded } else { Kind::Unauthorized };
     Refusal::new(kind, refused.to_string())
 }
 
-/// Whether it is somebody on this machine who asks, and not a proxy for somebody elsewhere, nor a page of
-/// somebody else's whose name leads here.
-fn is_of_this_machine(headers: &HeaderMap, peer: &Peer) -> bool {
+/// Whether a request comes as it was written: not through a proxy for somebody elsewhere, nor from a page of
+/// somebody else's whose name leads here. Proxies that say nothing of it cannot be told from others; many
+/// speak HTTP/1.0 then, which nobody else does any more.
+pub(crate) fn is_direct<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    let of_a_proxy = |name: &HeaderName| {
+        let name = name.as_str();
+        matches!(name, "forwarded" | "via" | "x-real-ip") || name.starts_with("x-forwarded-")
+    };
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let forwarded = headers.contains_key(FORWARDED) || headers.contains_key(FORWARDED_FOR);
-    peer.within && !forwarded && is_local(host)
+    request.version() == Version::HTTP_11 && !headers.keys().any(of_a_proxy) && is_local(host)
 }
 
 fn is_local(host: &str) -> bool {
@@ -188,8 +214,32 @@ fn is_local(host: &str) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_came_through_a_proxy_is_nobody_on_this_machine() {
+        let comes = |version, lines: &[(&str, &str)]| {
+            let mut request = Request::builder().version(version).header(HOST, "localhost");
+            for (name, value) in lines {
+                request = request.header(*name, *value);
+            }
+            is_direct(&request.body(()).unwrap())
+        };
+        assert!(comes(Version::HTTP_11, &[("accept", "*/*")]));
+        assert!(!comes(Version::HTTP_10, &[]));
+        for name in [
+            "Forwarded",
+            "Via",
+            "X-Real-IP",
+            "X-Forwarded-For",
+            "X-Forwarded-Host",
+            "X-Forwarded-Proto",
+        ] {
+            assert!(!comes(Version::HTTP_11, &[(name, "x")]), "{name}");
+        }
+    }
 
     #[test]
     fn only_names_that_nobody_can_point_here_are_local() {

@@ -35,6 +35,7 @@ use axum::routing::any;
 use maud::html;
 use rebootlock::record::UnixTime;
 
+use self::events::Leave;
 use self::feed::Feed;
 use self::fields::Fields;
 use self::frame::Viewer;
@@ -46,7 +47,6 @@ use self::sight::{Looker, Sight};
 use crate::app::{App, Live};
 use crate::fleetlock::{self, PROTOCOL};
 use crate::operators::{self, Operator};
-use crate::rate::RateLimit;
 use crate::reply::{Kind, Reply};
 use crate::serve::Peer;
 use crate::slots::Refusal;
@@ -57,7 +57,6 @@ pub struct Page {
     looker: Looker,
     feed: Feed,
     sessions: Memory,
-    tries: Option<RateLimit>,
 }
 
 impl Page {
@@ -67,7 +66,6 @@ impl Page {
             looker: Looker::default(),
             feed: Feed::new(max_connections),
             sessions: Memory::default(),
-            tries: RateLimit::new(sign_in::TRIES_PER_MINUTE),
         }
     }
 
@@ -79,13 +77,6 @@ impl Page {
     /// When the fleet was last seen.
     fn seen(&self) -> Option<UnixTime> {
         self.looker.last().and_then(|sight| sight.as_of)
-    }
-
-    /// Forgets addresses that have not tried to sign in lately.
-    pub fn tidy(&self) {
-        if let Some(tries) = &self.tries {
-            tries.tidy();
-        }
     }
 }
 
@@ -193,9 +184,10 @@ async fn listen(State(app): State<Arc<App>>, request: Request) -> Response<Body>
     let call = Call { app: &app, live: &live, headers: &headers, peer: &peer };
     let refuse =
         |kind, text: &str| Reply::new(kind, text).into_response(live.settings.airlock_kinds);
-    if let Err(refusal) = viewer(&call).await {
-        return refuse(refusal.kind, &refusal.text);
-    }
+    let viewer = match viewer(&call).await {
+        Ok(viewer) => viewer,
+        Err(refusal) => return refuse(refusal.kind, &refusal.text),
+    };
     if app.stop.is_cancelled() {
         return refuse(Kind::Overloaded, "the gateway is about to stop");
     }
@@ -204,8 +196,8 @@ async fn listen(State(app): State<Arc<App>>, request: Request) -> Response<Body>
     }
     match app.page.feed.listen(&app) {
         Some(listener) => {
-            let (replaced, has) = (live.replaced.clone(), fields.get("have").to_owned());
-            events::answer(app.clone(), replaced, listener, has)
+            let leave = Leave::new(&app, &live, &peer, viewer.token);
+            events::answer(app.clone(), leave, listener, fields.get("have").to_owned())
         }
         None => refuse(Kind::Overloaded, "too many pages are kept up to date already"),
     }
@@ -264,7 +256,7 @@ async fn viewer(call: &Call<'_>) -> Result<Viewer, Refusal> {
             .map(|caller| Some((caller?, token))),
     };
     if let Ok(Some((caller, token))) = &signed_in
-        && caller.role.is_some()
+        && caller.may_sign_in()
     {
         let (name, role) = (caller.name.clone(), caller.role);
         return Ok(Viewer { name, role, token: Some(token.clone()), may_sign_in });

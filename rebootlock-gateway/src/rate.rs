@@ -41,7 +41,7 @@ impl RateLimit {
 }
 
 /// One machine has a whole /64 of IPv6 to itself.
-fn client(address: IpAddr) -> IpAddr {
+pub(crate) fn client(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(six) => {
             let [a, b, c, d, ..] = six.segments();

@@ -57,8 +57,15 @@ pub async fn answer(State(app): State<Arc<App>>, request: Request) -> Response<B
 
 async fn handle(app: &Arc<App>, head: &Parts, body: Body) -> Result<Response<Body>, Reply> {
     let path = head.uri.path();
-    let known =
-        [wire::READ, wire::COMMIT, wire::WATCH, wire::GRANT, wire::KEEP_ALIVE, wire::REVOKE];
+    let known = [
+        wire::ME,
+        wire::READ,
+        wire::COMMIT,
+        wire::WATCH,
+        wire::GRANT,
+        wire::KEEP_ALIVE,
+        wire::REVOKE,
+    ];
     if !known.contains(&path) {
         return Err(Reply::new(Kind::NotFound, "there is nothing at this path"));
     }
@@ -76,13 +83,14 @@ async fn handle(app: &Arc<App>, head: &Parts, body: Body) -> Result<Response<Bod
         let question = fleetlock::read(body, MAX_QUESTION, live.settings.body_timeout).await?;
         return match path {
             wire::READ => json(&asked.read(parse(&question)?).await?),
-            _ => asked.watch(app, parse(&question)?).await,
+            _ => asked.watch(app, &peer, parse(&question)?).await,
         };
     }
     let writer = rights::writer(&live, &head.headers, &peer).await?;
     let limit = if path == wire::COMMIT { MAX_COMMIT } else { MAX_QUESTION };
     let question = fleetlock::read(body, limit, live.settings.body_timeout).await?;
     match path {
+        wire::ME => json(&wire::Me { name: writer.name }),
         wire::COMMIT => json(&asked.commit(&writer, parse(&question)?).await?),
         wire::GRANT => {
             let lease = asked.grant(parse(&question)?).await?;
@@ -200,7 +208,12 @@ impl Asked<'_> {
         Ok(())
     }
 
-    async fn watch(&self, app: &Arc<App>, watch: wire::Watch) -> Result<Response<Body>, Reply> {
+    async fn watch(
+        &self,
+        app: &Arc<App>,
+        peer: &Peer,
+        watch: wire::Watch,
+    ) -> Result<Response<Body>, Reply> {
         let spans: Vec<Span> = watch.spans.into_iter().map(Span::from).collect();
         if spans.is_empty() || spans.len() > MOST_SPANS {
             let text = format!("`spans` must name 1 to {MOST_SPANS}");
@@ -229,7 +242,8 @@ impl Asked<'_> {
                 return Err(Reply::new(Kind::InvalidBody, text));
             }
         };
-        let body = Telling::new(app.clone(), opened, now, permit).into_body();
+        let body =
+            Telling::new(app.clone(), opened, now, peer.replaced.clone(), permit).into_body();
         Ok(success(body, "application/x-ndjson"))
     }
 

@@ -37,6 +37,8 @@ pub enum Kind {
     TooYoung,
     /// The question is asked twice, and this was the first time.
     AskAgain,
+    /// Not what HTTP asks of a request.
+    InvalidRequest,
     /// `fleet-lock-protocol: true` is missing.
     MissingHeader,
     /// The body is not the JSON that is expected.
@@ -95,6 +97,7 @@ impl Kind {
             (Self::Overdue, false) => "failed_lock_overdue",
             (Self::TooYoung, false) => "failed_lock_uptime",
             (Self::AskAgain, _) => "ask_again",
+            (Self::InvalidRequest, false) => "invalid_request",
             (Self::MissingHeader, false) => "missing_header",
             (Self::InvalidBody, false) => "invalid_body",
             (Self::InvalidParams, false) => "invalid_client_params",
@@ -118,9 +121,13 @@ impl Kind {
                 | Self::StoreFailed,
                 true,
             ) => "failed_lock",
-            (Self::MissingHeader | Self::InvalidBody | Self::InvalidParams, true) => {
-                "invalid_client_identity"
-            }
+            (
+                Self::InvalidRequest
+                | Self::MissingHeader
+                | Self::InvalidBody
+                | Self::InvalidParams,
+                true,
+            ) => "invalid_client_identity",
             (Self::StoreUnavailable, true) => "failed_sem_init",
             (Self::UnknownGroup, _) => "unknown_group",
             (Self::Unauthorized, _) => "unauthorized",
@@ -159,9 +166,11 @@ impl Kind {
             | Self::Overdue
             | Self::TooYoung
             | Self::AskAgain => StatusCode::LOCKED,
-            Self::MissingHeader | Self::InvalidBody | Self::InvalidParams | Self::UnknownGroup => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::InvalidRequest
+            | Self::MissingHeader
+            | Self::InvalidBody
+            | Self::InvalidParams
+            | Self::UnknownGroup => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
@@ -224,7 +233,9 @@ impl Reply {
         let fixed = |name, value| vec![(name, HeaderValue::from_static(value))];
         let headers = match kind {
             // What the client still wants to send is not read any more.
-            Kind::Timeout | Kind::TooLarge => fixed(CONNECTION, "close"),
+            Kind::Timeout | Kind::TooLarge | Kind::InvalidRequest => fixed(CONNECTION, "close"),
+            // Unless it is known better.
+            Kind::RateLimited => fixed(RETRY_AFTER, "60"),
             Kind::Unauthorized => fixed(WWW_AUTHENTICATE, "Basic realm=\"rebootlock\""),
             _ => Vec::new(),
         };
@@ -298,7 +309,7 @@ impl Reply {
 mod tests {
     use super::*;
 
-    const ALL: [Kind; 32] = [
+    const ALL: [Kind; 33] = [
         Kind::Success,
         Kind::Full,
         Kind::Paused,
@@ -311,6 +322,7 @@ mod tests {
         Kind::Overdue,
         Kind::TooYoung,
         Kind::AskAgain,
+        Kind::InvalidRequest,
         Kind::MissingHeader,
         Kind::InvalidBody,
         Kind::InvalidParams,

@@ -13,7 +13,10 @@ use tower::Service as _;
 use crate::app::App;
 use crate::reply::{Called, Kind, Reply, Told};
 use crate::serve::Peer;
-use crate::{allowance, api, disruption, fleetlock, goahead, health, page, proxies, remote};
+use crate::{
+    allowance, api, disruption, fleetlock, goahead, health, malformed, operators, page, proxies,
+    remote,
+};
 
 /// Every path there is, each protocol's in its own module.
 pub fn router(app: Arc<App>) -> Router {
@@ -54,11 +57,15 @@ pub async fn answer(
     let live = app.live();
     let proxies = &live.settings.trusted_proxies;
     let address = proxies::client_socket(peer.address, request.headers(), proxies);
-    let peer = Peer { address, ..peer.clone() };
+    let within = peer.within && operators::is_direct(&request);
+    let peer = Peer { address, within, ..peer.clone() };
     let method = request.method().clone();
-    let path = straight(request.uri().path(), &live.settings.prefixes);
+    let goahead = live.settings.goahead.as_ref();
+    let path = straight(request.uri().path(), &live.settings.prefixes, |path| {
+        is_served(path, goahead::Route::of(path, goahead))
+    });
     let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
-    let for_goahead = goahead::Route::of(&path, live.settings.goahead.as_ref());
+    let for_goahead = goahead::Route::of(&path, goahead);
     let route = for_goahead.map_or_else(|| route(&path), goahead::Route::name);
     let limit = live.rate.as_ref().filter(|_| !is_for_watchers(route));
     let counted = limit.map_or(Ok(()), |rate| rate.count(peer.address.ip()));
@@ -69,12 +76,14 @@ pub async fn answer(
         "disruption" => reply.into_text(),
         _ => reply.into_response(live.settings.airlock_kinds),
     };
-    let response = match (counted, format!("{path}{query}").parse::<Uri>()) {
-        (Err(wait), _) => refused(
+    let sound = malformed::problem(&request).map_or(Ok(()), Err);
+    let response = match (counted, sound, format!("{path}{query}").parse::<Uri>()) {
+        (Err(wait), ..) => refused(
             Reply::new(Kind::RateLimited, "too many requests from your address").retry_after(wait),
         ),
-        (Ok(()), Err(_)) => refused(Reply::new(Kind::NotFound, "there is nothing at this path")),
-        (Ok(()), Ok(uri)) => {
+        (_, Err(problem), _) => refused(Reply::new(Kind::InvalidRequest, problem)),
+        (.., Err(_)) => refused(Reply::new(Kind::NotFound, "there is nothing at this path")),
+        (Ok(()), Ok(()), Ok(uri)) => {
             *request.uri_mut() = uri;
             request.extensions_mut().insert(peer.clone());
             let answering = async {
@@ -104,18 +113,34 @@ pub async fn answer(
     response
 }
 
-/// The path with its doubled slashes made one and a configured prefix taken off.
-fn straight(path: &str, prefixes: &[String]) -> String {
+/// The path with its doubled slashes made one and a configured prefix taken off. What is served at the
+/// root is served there whatever the prefixes are; then the longest counts after which something is.
+fn straight(path: &str, prefixes: &[String], is_served: impl Fn(&str) -> bool) -> String {
     let mut straight = String::with_capacity(path.len());
     for c in path.chars() {
         if c != '/' || !straight.ends_with('/') {
             straight.push(c);
         }
     }
-    let below = prefixes.iter().find_map(|prefix| {
+    if is_served(&straight) {
+        return straight;
+    }
+    let below = |prefix: &String| {
         straight.strip_prefix(prefix.as_str()).filter(|rest| rest.starts_with('/'))
-    });
-    below.map(ToOwned::to_owned).unwrap_or(straight)
+    };
+    let mut rests: Vec<&str> = prefixes.iter().filter_map(below).collect();
+    rests.sort_by_key(|rest| rest.len());
+    let served = rests.iter().find(|rest| is_served(rest));
+    served.or(rests.first()).map(ToString::to_string).unwrap_or(straight)
+}
+
+/// Whether there is anything at this path.
+fn is_served(path: &str, for_goahead: Option<goahead::Route>) -> bool {
+    match (for_goahead, route(path)) {
+        (Some(goahead), _) => goahead != goahead::Route::Nothing,
+        (None, "api") => api::is_there(path),
+        (None, route) => route != "other",
+    }
 }
 
 /// For figures, which must not grow with what strangers ask for.
@@ -148,9 +173,35 @@ mod tests {
 
     use super::*;
 
+    fn at(path: &str, prefixes: &[&str]) -> String {
+        let prefixes: Vec<_> = prefixes.iter().map(ToString::to_string).collect();
+        straight(path, &prefixes, |path| is_served(path, None))
+    }
+
+    #[test]
+    fn the_root_is_served_whatever_the_prefixes_are_and_each_of_them_too() {
+        for prefixes in [
+            &["/v1", "/api", "/healthz", "/a", "/a/b", "/a/v1", "/api/v1"][..],
+            &["/api/v1", "/a/v1", "/a/b", "/a", "/healthz", "/api", "/v1"],
+        ] {
+            for path in
+                ["/v1/pre-reboot", "/v1/steady-state", "/healthz", "/api/v1", "/metrics", "/"]
+            {
+                assert_eq!(at(path, prefixes), path);
+            }
+            for prefix in prefixes {
+                for path in ["/v1/pre-reboot", "/v1/steady-state", "/metrics"] {
+                    assert_eq!(at(&format!("{prefix}{path}"), prefixes), path, "{prefix}");
+                }
+            }
+            assert_eq!(at("/a/b/api/v1/fleet", prefixes), "/api/v1/fleet");
+            assert_eq!(at("/api/v1/groups/a/pause", prefixes), "/api/v1/groups/a/pause");
+        }
+    }
+
     #[test]
     fn slashes_are_made_one_and_prefixes_taken_off() {
-        let prefixes = ["/a/b".to_owned(), "/lock".to_owned()];
+        let prefixes = ["/a/b", "/lock"];
         for (path, becomes) in [
             ("/v1/pre-reboot", "/v1/pre-reboot"),
             ("//v1///pre-reboot", "/v1/pre-reboot"),
@@ -163,16 +214,16 @@ mod tests {
             ("", ""),
             ("*", "*"),
         ] {
-            assert_eq!(straight(path, &prefixes), becomes, "{path}");
+            assert_eq!(at(path, &prefixes), becomes, "{path}");
         }
     }
 
     proptest! {
         #[test]
         fn what_is_straight_stays_so(path in "[a/.%]{0,12}") {
-            let once = straight(&path, &[]);
+            let once = at(&path, &[]);
             prop_assert!(!once.contains("//"));
-            prop_assert_eq!(straight(&once, &[]), once);
+            prop_assert_eq!(at(&once, &[]), once);
         }
     }
 }

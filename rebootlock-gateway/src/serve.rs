@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -26,6 +28,7 @@ use crate::app::App;
 use crate::auth::CertificateNames;
 use crate::disruption::srpc;
 use crate::patience::Patient;
+use crate::reply::{Kind, Reply};
 use crate::routes;
 use crate::tls::{self, Tls};
 
@@ -51,14 +54,18 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The names in its certificate, if it showed one that counts.
     pub certificate: Option<CertificateNames>,
-    /// Whether this gateway can be reached from its own machine alone.
+    /// Whether somebody on this machine asks. Of a connection: this gateway can be reached from its own
+    /// machine alone.
     pub within: bool,
+    /// Ends what goes on for long: that the certificate counts, or ours, may be so no more.
+    pub replaced: CancellationToken,
 }
 
 impl Default for Peer {
     fn default() -> Self {
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-        Self { address, certificate: None, within: false }
+        let replaced = CancellationToken::new();
+        Self { address, certificate: None, within: false, replaced }
     }
 }
 
@@ -144,7 +151,7 @@ async fn accept(
 async fn connection(mut stream: TcpStream, address: SocketAddr, service: Service) {
     // Answers are small, and each is waited for.
     let _ = stream.set_nodelay(true);
-    let peer = Peer { address, certificate: None, within: service.within };
+    let peer = Peer { address, within: service.within, ..Peer::default() };
     let Some(tls) = service.tls.clone() else { return greet(stream, peer, service).await };
     let within = service.app.live().settings.header_timeout;
     match tokio::time::timeout(within, without_tls(&mut stream)).await {
@@ -153,11 +160,12 @@ async fn connection(mut stream: TcpStream, address: SocketAddr, service: Service
         Ok(Err(error)) => return tracing::debug!(%address, %error, "the connection broke"),
         Err(_) => return tracing::debug!(%address, "the client says nothing"),
     }
-    match tokio::time::timeout(within, tls.acceptor().accept(stream)).await {
+    let (acceptor, replaced) = tls.acceptor();
+    match tokio::time::timeout(within, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
             let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
             let certificate = shown.map(tls::names);
-            greet(stream, Peer { certificate, ..peer }, service).await;
+            greet(stream, Peer { certificate, replaced, ..peer }, service).await;
         }
         Ok(Err(error)) => tracing::debug!(%address, %error, "no TLS"),
         Err(_) => tracing::debug!(%address, "the TLS handshake took too long"),
@@ -197,6 +205,7 @@ where
         began = tokio::time::timeout(within, srpc::something_else(&mut stream)) => began,
         // Who has asked for nothing yet is not waited for.
         () = stop.cancelled() => return,
+        () = peer.replaced.cancelled() => return,
     };
     match began {
         Ok(Ok(Some(said))) => converse(stream, said, peer, service).await,
@@ -215,10 +224,14 @@ where
     let live = app.live();
     let (within, patience) = (live.settings.header_timeout, live.settings.body_timeout);
     drop(live);
-    let address = peer.address;
+    let (address, replaced) = (peer.address, peer.replaced.clone());
     let answer = service_fn(move |request: hyper::Request<Incoming>| {
         let (app, router, peer) = (app.clone(), router.clone(), peer.clone());
         async move {
+            // It was under way already when that happened.
+            if peer.replaced.is_cancelled() {
+                return Ok(connect_again(&app));
+            }
             let request = request.map(Body::new);
             Ok::<_, Infallible>(routes::answer(&app, router, &peer, request).await)
         }
@@ -231,9 +244,15 @@ where
         .max_buf_size(2 * MAX_HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), answer);
     let mut connection = std::pin::pin!(connection);
+    let over = async {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = replaced.cancelled() => {}
+        }
+    };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
+        () = over => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -242,4 +261,12 @@ where
     if let Err(error) = ended {
         tracing::debug!(%address, %error, "the connection broke");
     }
+}
+
+/// To a client whose certificate another authority vouched for than does now, or that knows another one of
+/// ours.
+fn connect_again(app: &App) -> Response<Body> {
+    let reply = Reply::new(Kind::Overloaded, "the certificates have changed; connect again");
+    let reply = reply.with(CONNECTION, HeaderValue::from_static("close"));
+    reply.into_response(app.live().settings.airlock_kinds)
 }

@@ -13,6 +13,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use tokio_util::sync::CancellationToken;
 use x509_parser::extensions::GeneralName;
 
 use crate::auth::CertificateNames;
@@ -54,6 +55,7 @@ struct Now {
     settings: TlsSettings,
     config: Arc<ServerConfig>,
     stamp: Stamp,
+    replaced: CancellationToken,
 }
 
 /// Which state of the files was read.
@@ -68,18 +70,25 @@ impl Tls {
         Ok(Self { now: RwLock::new(Now::load(settings)?) })
     }
 
-    /// For the next connection.
-    pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.now.read().unwrap_or_else(PoisonError::into_inner).config.clone())
+    /// For the next connection, and what ends it: others may be vouched for from then on.
+    pub fn acceptor(&self) -> (TlsAcceptor, CancellationToken) {
+        let now = self.now.read().unwrap_or_else(PoisonError::into_inner);
+        (TlsAcceptor::from(now.config.clone()), now.replaced.clone())
     }
 
-    /// Reads the files again, and other ones if the settings name others.
+    /// Reads the files again, and other ones if the settings name others. Where anything is another than
+    /// it was, connections from before end.
     ///
     /// # Errors
     /// [`TlsError`] names the file. What was read before stays in force.
     pub fn reload(&self, settings: TlsSettings) -> Result<(), TlsError> {
-        let now = Now::load(settings)?;
-        *self.now.write().unwrap_or_else(PoisonError::into_inner) = now;
+        let new = Now::load(settings)?;
+        let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
+        if (&new.settings, &new.stamp) != (&now.settings, &now.stamp) {
+            let before = std::mem::replace(&mut *now, new);
+            drop(now);
+            before.replaced.cancel();
+        }
         Ok(())
     }
 
@@ -118,7 +127,7 @@ impl Now {
     fn load(settings: TlsSettings) -> Result<Self, TlsError> {
         let stamp = stamp(&settings);
         let config = Arc::new(config(&settings)?);
-        Ok(Self { settings, config, stamp })
+        Ok(Self { settings, config, stamp, replaced: CancellationToken::new() })
     }
 }
 

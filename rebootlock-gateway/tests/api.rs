@@ -46,6 +46,10 @@ fn site(config: &str) -> Site {
         text += &format!("[[client]]\n{client}\n{line}\n");
     }
     let hash = auth::hash("s3cret").unwrap();
+    // Quick to check, and nobody's.
+    let hash_of_carl =
+        "$argon2id$v=19$m=8,t=1,p=1$bm9ib2R5bm9ib2R5$MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE";
+    text += &format!("[[client]]\nname = \"carl\"\npassword_hash = {hash_of_carl:?}\n");
     text += &format!("[[client]]\nname = \"bob\"\nrole = \"operator\"\npassword_hash = {hash:?}\n");
     let credentials = file(&fleet, "credentials.toml", &text);
     fleet.configure(&format!("[gateway]\ncredentials_file = {credentials:?}\n{config}"));
@@ -408,9 +412,16 @@ fn who_may_look_without_credentials() {
         "host: gateway.example\r\n",
         "host: 127.0.0.1\r\nx-forwarded-for: 10.0.0.9\r\n",
         "host: 127.0.0.1\r\nforwarded: for=10.0.0.9\r\n",
+        "host: 127.0.0.1\r\nvia: 1.1 proxy\r\n",
+        "host: 127.0.0.1\r\nx-real-ip: 10.0.0.9\r\n",
+        "host: 127.0.0.1\r\nx-forwarded-host: gateway.example\r\n",
+        "host: 127.0.0.1\r\nx-forwarded-proto: https\r\n",
     ] {
         problem(&see(&gw, elsewhere), 401, "unauthorized");
     }
+    // As proxies speak that say nothing else of themselves.
+    let text = "GET /api/v1/fleet HTTP/1.0\r\nhost: 127.0.0.1\r\n\r\n";
+    problem(&gw.send(text.as_bytes()), 401, "unauthorized");
     let act = gw.post("/api/v1/fleet/pause", JSON, &because("{}").to_string());
     assert!(problem(&act, 401, "unauthorized").contains("role = \"operator\""));
     // What is public is public: which service this is, and the document.
@@ -635,4 +646,26 @@ fn the_document_that_describes_it_is_true() {
 fn document_operations(document: &Value) -> usize {
     let paths = document["paths"].as_object().unwrap().values();
     paths.map(|path| path.as_object().unwrap().len()).sum()
+}
+
+#[test]
+fn passwords_are_not_guessed_at_the_api_either() {
+    let site = site("");
+    let basic = |name: &str, password: &str| {
+        let text = STANDARD.encode(format!("{name}:{password}"));
+        let headers = format!("authorization: Basic {text}\r\n");
+        site.gw.send(request("GET", "/api/v1/fleet", &headers, "").as_bytes())
+    };
+    assert_eq!(basic("bob", "s3cret").status, 200);
+    for n in 0..10 {
+        problem(&basic("carl", &format!("guess-{n}")), 401, "unauthorized");
+    }
+    assert!(site.gw.logged("\"event\":\"unauthorized\"").contains("\"client\":\"carl\""));
+    let refused = basic("carl", "guess-10");
+    problem(&refused, 429, "rate_limited");
+    assert!(refused.head.contains("\r\nretry-after: "), "{refused:?}");
+    // What was right before is none the worse for it, nor is a token.
+    assert_eq!(basic("bob", "s3cret").status, 200);
+    assert_eq!(site.see("/fleet").status, 200);
+    assert!(!site.gw.log.lock().unwrap().iter().any(|line| line.contains("guess-")));
 }

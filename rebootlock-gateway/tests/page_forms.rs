@@ -10,12 +10,12 @@ mod support;
 #[path = "support/visitor.rs"]
 mod visitor;
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use seed::{Seed, id_of};
-use support::{Fleet, Gateway, file};
+use support::{Fleet, Gateway, file, request};
 use visitor::{TOKEN, VIEWERS_TOKEN, Visitor, WEB_TOKEN, machine, with_people};
 
 fn with_public_view() -> (Fleet, Gateway) {
@@ -242,6 +242,46 @@ fn a_session_is_for_every_gateway_until_somebody_signs_out() {
 }
 
 #[test]
+fn signing_out_ends_pages_that_are_kept_up_to_date_at_every_gateway() {
+    let fleet = Fleet::new("");
+    fleet.configure(&with_people(&fleet, "public_view = false\n"));
+    let (gw, other) = (fleet.start(), fleet.start());
+    let mut alice = Visitor::signed_in(&gw, "alice", TOKEN);
+    let bob = Visitor::signed_in(&gw, "bob", VIEWERS_TOKEN);
+    let events = |visitor: &Visitor| {
+        let cookie =
+            format!("cookie: rebootlock-session={}\r\n", visitor.cookies["rebootlock-session"]);
+        let mut page = gw.connect();
+        let headers = format!("{cookie}connection: close\r\n");
+        page.write_all(request("GET", "/events", &headers, "").as_bytes()).unwrap();
+        let mut lines = BufReader::new(page).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line == "event: beat"), "it is told what there is");
+        lines
+    };
+    let (mut hers, mut his) = (events(&alice), events(&bob));
+    let stamp = alice.get(&other, "/").field("stamp");
+    alice.post(&other, "/sign-out", &[("stamp", &stamp)]).has_status(303);
+    assert!(other.logged("\"event\":\"signed_out\"").contains("\"by\":\"alice\""));
+    assert!(hers.any(|line| line == "event: bye"), "no more for her");
+    fleet.put("groups/secret/semaphore", "{\"semaphore\":1,\"max\":1,\"holders\":[]}");
+    assert!(hers.all(|line| !line.contains("secret")));
+    assert!(his.any(|line| line.contains("secret")), "others are told on");
+}
+
+#[test]
+fn an_agent_does_not_sign_in() {
+    let fleet = Fleet::new("");
+    let (token, line) = rebootlock_gateway::auth::new_token();
+    let people = format!("[[client]]\nname = \"web-3\"\nrole = \"agent\"\n{line}\n");
+    let path = file(&fleet, "people.toml", &people);
+    fleet.configure(&format!("[gateway]\npublic_view = true\ncredentials_file = {path:?}\n"));
+    let gw = fleet.start();
+    let mut agent = Visitor::default();
+    agent.sign_in(&gw, "web-3", &token).has_status(403).says("are for an agent");
+    agent.get(&gw, "/").does_not_say("<bdi>web-3</bdi>").does_not_say("href=\"sign-in\"");
+}
+
+#[test]
 fn signing_out_takes_a_form_of_ours() {
     let (_fleet, gw) = with_public_view();
     let mut alice = Visitor::signed_in(&gw, "alice", TOKEN);
@@ -284,8 +324,12 @@ fn who_is_no_operator_any_more_is_none_at_once() {
 fn passwords_are_checked_and_tries_are_counted() {
     let fleet = Fleet::new("");
     let hash = rebootlock_gateway::auth::hash("s3cret word").unwrap();
+    // Quick to check, and nobody's.
+    let hash_of_carl =
+        "$argon2id$v=19$m=8,t=1,p=1$bm9ib2R5bm9ib2R5$MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE";
     let people = format!(
-        "[[client]]\nname = \"dave\"\npassword_hash = \"{hash}\"\nrole = \"operator\"\n\
+        "[[client]]\nname = \"carl\"\npassword_hash = {hash_of_carl:?}\n\
+         [[client]]\nname = \"dave\"\npassword_hash = \"{hash}\"\nrole = \"operator\"\n\
                           [[client]]\nname = \"machine\"\ntoken_sha256 = \"{}\"\n",
         "0".repeat(64)
     );
@@ -308,10 +352,14 @@ fn passwords_are_checked_and_tries_are_counted() {
     gw.logged("\"event\":\"signed_in\"");
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut eve = Visitor::default();
-    while eve.sign_in(&gw, "x", "x").status != 429 {
+    while eve.sign_in(&gw, "carl", "x").status != 429 {
         assert!(Instant::now() < deadline);
     }
     eve.sign_in(&gw, "dave", "s3cret word").has_status(429).says("Too many tries");
+    // There is one count for all doors.
+    let basic = "authorization: Basic ZGF2ZTpndWVzcw==\r\n";
+    let asked = gw.send(request("GET", "/api/v1/fleet", basic, "").as_bytes());
+    assert_eq!(asked.status, 429, "{asked:?}");
     // Who is signed in already is none the worse for it.
     dave.get(&gw, "/operate?do=pause").has_status(200);
     assert!(!gw.log.lock().unwrap().iter().any(|line| line.contains("s3cret")));

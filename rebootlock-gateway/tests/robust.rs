@@ -30,6 +30,53 @@ fn requests_in_a_row_are_answered_in_their_order() {
 }
 
 #[test]
+fn what_two_could_read_differently_is_refused_and_nothing_after_it_is_a_request() {
+    let fleet = Fleet::new("");
+    let gw = fleet.start();
+    let body = params("a", "default");
+    let post = |target: &str, headers: &str| {
+        format!("POST {target} HTTP/1.1\r\n{headers}{PROTOCOL}\r\n{body}")
+    };
+    let length = format!("content-length: {}\r\n", body.len());
+    let smuggled = request("POST", PRE, PROTOCOL, &params("b", "default"));
+    for sent in [
+        post(PRE, &length),
+        post(PRE, &format!("host: gw\r\nhost: gw\r\n{length}")),
+        post(PRE, &format!("host: evil.example/x\r\n{length}")),
+        post(&format!("http://evil.example{PRE}"), &format!("host: localhost\r\n{length}")),
+        post(PRE, "host: gw\r\ntransfer-encoding: gzip, chunked\r\n"),
+        post(PRE, "host: gw\r\ntransfer-encoding: identity\r\n"),
+    ] {
+        let mut stream = gw.connect();
+        let _ = stream.write_all(format!("{sent}{smuggled}").as_bytes());
+        let mut answers = Vec::new();
+        let _ = stream.read_to_end(&mut answers);
+        let answers = String::from_utf8_lossy(&answers);
+        assert!(answers.starts_with("HTTP/1.1 400 "), "{sent}: {answers}");
+        assert_eq!(answers.matches("HTTP/1.1").count(), 1, "{sent}: {answers}");
+    }
+    assert_eq!(fleet.revision(), 0, "nobody got anything");
+    gw.send(post(&format!("http://GW:80{PRE}"), &format!("host: gw\r\n{length}")).as_bytes())
+        .is_granted();
+
+    // Of both lengths the pieces count, and the connection ends.
+    for lengths in [
+        "transfer-encoding: chunked\r\ncontent-length: 4\r\n",
+        "content-length: 4\r\ntransfer-encoding: chunked\r\n",
+    ] {
+        let head = format!("POST {PRE} HTTP/1.1\r\nhost: gw\r\n{lengths}{PROTOCOL}\r\n");
+        let mut stream = gw.connect();
+        let sent = format!("{head}{:x}\r\n{body}\r\n0\r\n\r\n{smuggled}", body.len());
+        let _ = stream.write_all(sent.as_bytes());
+        let mut answers = Vec::new();
+        let _ = stream.read_to_end(&mut answers);
+        let answers = String::from_utf8_lossy(&answers);
+        assert_eq!(answers.matches("HTTP/1.1").count(), 1, "{lengths}: {answers}");
+    }
+    assert_eq!(fleet.document("holders/b"), None);
+}
+
+#[test]
 fn many_who_trickle_keep_nobody_from_being_served() {
     let fleet = Fleet::new("[gateway]\nheader_timeout_secs = 2\nmax_connections = 300\n");
     let gw = fleet.start();

@@ -158,6 +158,33 @@ fn sockets_of_systemd_are_used() {
 }
 
 #[test]
+fn sockets_of_systemd_that_cannot_be_used_end_it_with_2() {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::process::CommandExt as _;
+    let fleet = Fleet::new("");
+    let end = |socket: OwnedFd| {
+        let output = std::process::Command::new("/bin/sh")
+            .args(["-c", "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\""])
+            .args([support::BINARY, "serve", "--config", fleet.config().to_str().unwrap()])
+            .args(["--endpoint", &format!("sqlite:{}", fleet.store().display())])
+            .env_clear()
+            .stdin(Stdio::from(socket))
+            .process_group(0)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = end(TcpListener::bind("0.0.0.0:0").unwrap().into());
+    assert!(said.contains("can be reached from other machines"), "{said}");
+    assert_eq!(code, Some(2), "{said}");
+    let there = TcpListener::bind("127.0.0.1:0").unwrap();
+    let connected = std::net::TcpStream::connect(there.local_addr().unwrap()).unwrap();
+    let (code, said) = end(connected.into());
+    assert!(said.contains("does not listen"), "{said}");
+    assert_eq!(code, Some(2), "{said}");
+}
+
+#[test]
 fn nobody_is_told_to_listen_where_systemd_does_not() {
     use std::os::unix::process::CommandExt as _;
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -333,4 +360,84 @@ fn certificates_are_read_again_and_speak_for_their_names() {
     file(&fleet, "gw.key", &key);
     gw.logged("was read again");
     assert_ne!(over_tls(&gw, &machine, &ask("a")).unwrap().1, after);
+}
+
+/// A connection that stays.
+struct Kept(StreamOwned<ClientConnection, std::net::TcpStream>);
+
+impl Kept {
+    fn new(gw: &Gateway, client: &Arc<ClientConfig>) -> Self {
+        let name = ServerName::try_from("gw.example").unwrap();
+        Self(StreamOwned::new(ClientConnection::new(client.clone(), name).unwrap(), gw.connect()))
+    }
+
+    fn ask(&mut self, text: &str) -> Option<Answer> {
+        self.0.write_all(text.as_bytes()).ok()?;
+        Answer::read(&mut self.0, false)
+    }
+}
+
+#[test]
+fn a_connection_ends_with_the_authority_that_vouched_for_it() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    let fleet = Fleet::new("");
+    let (chain, key) = pki.leaf("gw", &["gw.example"]);
+    let cert_file = file(&fleet, "gw.pem", &chain);
+    let key_file = file(&fleet, "gw.key", &key);
+    let ca_file = file(&fleet, "ca.pem", &pki.authority.pem());
+    fleet.configure(&format!(
+        "[gateway]\ntls_cert_file = {cert_file:?}\ntls_key_file = {key_file:?}\n\
+         client_ca_file = {ca_file:?}\n"
+    ));
+    let gw = fleet.start();
+    let machine = pki.client(Some(&pki.leaf("a", &[])));
+    let ask = |path: &str, id: &str| request("POST", path, PROTOCOL, &params(id, "default"));
+    let mut kept = Kept::new(&gw, &machine);
+    kept.ask(&ask(PRE, "a")).unwrap().is_granted();
+    // Read again, and all as before: it goes on.
+    gw.signal(Signal::HUP);
+    gw.logged("configuration read again");
+    kept.ask(&ask(PRE, "a")).unwrap().is_granted();
+    let mut quiet = Kept::new(&gw, &machine);
+    quiet.ask(&request("GET", "/healthz", "", "")).unwrap().is_granted();
+
+    file(&fleet, "ca.pem", &other.authority.pem());
+    gw.logged("the certificate has changed and was read again");
+    for mut old in [kept, quiet] {
+        let answer = old.ask(&ask("/v1/steady-state", "a"));
+        assert!(answer.as_ref().is_none_or(|answer| answer.status == 503), "{answer:?}");
+    }
+    assert!(fleet.document("holders/a").is_some(), "its slot is as it was");
+    assert!(over_tls(&gw, &machine, &ask(PRE, "a")).is_none());
+}
+
+#[test]
+fn a_certificate_that_nobody_listed_frees_nobodys_slot() {
+    let pki = Pki::new();
+    let fleet = Fleet::new("");
+    let (chain, key) = pki.leaf("gw", &["gw.example"]);
+    let cert_file = file(&fleet, "gw.pem", &chain);
+    let key_file = file(&fleet, "gw.key", &key);
+    let ca_file = file(&fleet, "ca.pem", &pki.authority.pem());
+    let (token, line) = rebootlock_gateway::auth::new_token();
+    let client = format!("[[client]]\nname = \"db-1\"\nids = [\"db-1\"]\n{line}\n");
+    let credentials = file(&fleet, "credentials.toml", &client);
+    fleet.configure(&format!(
+        "[gateway]\ntls_cert_file = {cert_file:?}\ntls_key_file = {key_file:?}\n\
+         client_ca_file = {ca_file:?}\nclient_certificates = \"optional\"\n\
+         anonymous_machines = true\ncredentials_file = {credentials:?}\n"
+    ));
+    let gw = fleet.start();
+    let ask = |path: &str, headers: &str| {
+        request("POST", path, &format!("{PROTOCOL}{headers}"), &params("db-1", "default"))
+    };
+    let own = format!("authorization: Bearer {token}\r\n");
+    let (nobody, m2) = (pki.client(None), pki.client(Some(&pki.leaf("m2", &[]))));
+    over_tls(&gw, &nobody, &ask(PRE, &own)).unwrap().0.is_granted();
+    for client in [&nobody, &m2] {
+        for path in [PRE, "/v1/steady-state"] {
+            over_tls(&gw, client, &ask(path, "")).unwrap().0.is(403, "forbidden");
+        }
+    }
+    over_tls(&gw, &m2, &ask("/v1/steady-state", &own)).unwrap().0.is_granted();
 }

@@ -142,6 +142,7 @@ impl Rig {
     /// The status, the answer, and how long it took.
     async fn post(&self, path: &str, header: (&str, &str), body: Value) -> (u16, Value, Duration) {
         let request = Request::post(path)
+            .header("host", "gw")
             .header("content-type", "application/json")
             .header(header.0, header.1)
             .body(Body::from(body.to_string()))
@@ -194,7 +195,7 @@ async fn fleetlock_clients_are_answered_in_time() {
     let began = Instant::now();
     let body = json!({"client_params": {"id": "a", "group": "db"}});
     let path = "/v1/pre-reboot";
-    let request = Request::post(path).header("fleet-lock-protocol", "true");
+    let request = Request::post(path).header("host", "gw").header("fleet-lock-protocol", "true");
     let request = request.header("prefer", "wait=30").body(Body::from(body.to_string())).unwrap();
     let peer = Peer::default();
     let answer = routes::answer(&rig.app, rig.router.clone(), &peer, request).await;
@@ -265,4 +266,41 @@ async fn operators_are_answered_in_time() {
     let (status, answer, took) = acted;
     assert_eq!((status, &answer["kind"]), (503, &"store_unavailable".into()), "{answer}");
     in_time(took);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_page_of_somebody_signed_in_is_answered_in_time() {
+    let rig = Rig::new();
+    let send = async |request: axum::http::request::Builder, body: String| {
+        let request = request.header("host", "gw").body(Body::from(body)).unwrap();
+        let answer = routes::answer(&rig.app, rig.router.clone(), &Peer::default(), request).await;
+        let cookie = answer
+            .headers()
+            .get("set-cookie")
+            .map(|cookie| cookie.to_str().unwrap().split(';').next().unwrap().to_owned());
+        let status = answer.status().as_u16();
+        let bytes = to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+        (status, cookie, String::from_utf8(bytes.into()).unwrap())
+    };
+    let (_, cookie, form) = send(Request::get("/sign-in"), String::new()).await;
+    let stamp = form.split("name=\"stamp\" value=\"").nth(1).unwrap().split('"').next().unwrap();
+    let body = format!("name=olga&password={}&stamp={stamp}", rig.token);
+    let asked = Request::post("/sign-in").header("cookie", cookie.unwrap());
+    let asked = asked.header("sec-fetch-site", "same-origin");
+    let (status, cookie, _) = send(asked, body).await;
+    assert_eq!(status, 303);
+    let cookie = cookie.unwrap();
+    let page = async || {
+        let began = Instant::now();
+        let (status, _, page) =
+            send(Request::get("/").header("cookie", &cookie), String::new()).await;
+        (status, page.contains("<bdi>olga</bdi>"), began.elapsed())
+    };
+    assert_eq!(page().await, (200, true, Duration::ZERO));
+    for takes in [SLOW, WITHIN * 2] {
+        rig.store.takes(takes);
+        let (status, signed_in, took) = page().await;
+        assert_eq!((status, signed_in), (200, true), "what was seen before");
+        in_time(took);
+    }
 }

@@ -80,6 +80,43 @@ fn delete(key: &str) -> Value {
 }
 
 #[test]
+fn people_sign_with_their_own_names() {
+    const ME: &str = "/api/v1/store/me";
+    let (fleet, gw) = start("");
+    for who in ["operator", "web", "agent"] {
+        assert_eq!(ask(&gw, who, ME, &json!({})).json(), json!({"name": who}));
+    }
+    refused(&ask(&gw, "viewer", ME, &json!({})), 403, "forbidden", "for looking only");
+    refused(&ask(&gw, "", ME, &json!({})), 401, "unauthorized", "");
+    let stop = |by: &str| json!({"by": by, "since": 1}).to_string();
+    let past = |ended: &str, by: &str| {
+        json!({"machineID": "a", "endedAt": 1, "ended": ended, "by": by}).to_string()
+    };
+    for key in ["paused", "groups/lb/paused", "fleet/paused", "holds/a", "requests/a"] {
+        let lie = put(key, &stop("alice"));
+        refused(
+            &ask(&gw, "operator", COMMIT, &lie),
+            403,
+            "forbidden",
+            "it says that \"alice\" did it",
+        );
+        assert_eq!(fleet.document(key), None);
+        assert_eq!(ask(&gw, "operator", COMMIT, &put(key, &stop("operator"))).status, 200);
+    }
+    let lie = put("history/1", &past("unlocked", "alice"));
+    refused(&ask(&gw, "operator", COMMIT, &lie), 403, "forbidden", "did it");
+    // Machines sign for themselves.
+    for (who, by, ended) in [
+        ("operator", "operator", "unlocked"),
+        ("operator", "m2", "overdue"),
+        ("agent", "m2", "overdue"),
+    ] {
+        let answer = ask(&gw, who, COMMIT, &put("history/1", &past(ended, by)));
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+}
+
+#[test]
 fn each_role_may_do_what_it_is_for() {
     let (fleet, gw) = start("public_view = false");
     let read = json!({"keys": [format!("{PREFIX}/semaphore")]});

@@ -24,6 +24,7 @@ fn the_page_tells_the_truth() {
         let text = rest.split("\n```").next().unwrap();
         let printed = match kind {
             "Hello" => again::<wire::Hello>(text),
+            "Me" => again::<wire::Me>(text),
             "Read" => again::<wire::Read>(text),
             "Found" => again::<wire::Found>(text),
             "Commit" => again::<wire::Commit>(text),
@@ -37,8 +38,8 @@ fn the_page_tells_the_truth() {
         assert_eq!(printed, text, "{kind}");
         seen.insert(kind);
     }
-    assert_eq!(seen.len(), 9, "{seen:?}");
-    for path in [wire::READ, wire::COMMIT, wire::WATCH, wire::GRANT, wire::HELLO] {
+    assert_eq!(seen.len(), 10, "{seen:?}");
+    for path in [wire::ME, wire::READ, wire::COMMIT, wire::WATCH, wire::GRANT, wire::HELLO] {
         assert!(page.contains(path), "{path}");
     }
     assert!(page.contains(&format!("for {} seconds", wire::HEARTBEAT_SECS)));

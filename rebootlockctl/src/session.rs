@@ -10,7 +10,7 @@ use rebootlock::id::{Group, MachineId};
 use rebootlock::lock::LockManager;
 use rebootlock::logging;
 use rebootlock::record::{Claim, Via};
-use rebootlock::store::{self, Endpoint, SharedStore};
+use rebootlock::store::{self, Endpoint, GatewayStore, SharedStore};
 use rebootlock::view::words::names;
 
 use crate::failure::{BadConfiguration, Usage};
@@ -85,6 +85,18 @@ impl Session {
             .context("cannot tell which machine this is; name one, or see --machine-id-file")
     }
 
+    /// Who gives the order, as others will read it: at a gateway the name that it knows us by, else the
+    /// person at this machine.
+    pub(crate) async fn operator(&self) -> anyhow::Result<String> {
+        match store::gateway_options(&self.settings.store) {
+            Some(options) => {
+                let name = GatewayStore::new(&options)?.own_name().await;
+                name.context("cannot find out by which name the gateway knows us")
+            }
+            None => Ok(person()),
+        }
+    }
+
     /// A claim of this machine, known by its name and boot.
     pub(crate) fn own_claim(&self, via: Via, reason: Option<String>) -> anyhow::Result<Claim> {
         let mut claim = Claim::new(self.machine_id()?, self.groups().iter().cloned(), via);
@@ -95,8 +107,8 @@ impl Session {
     }
 }
 
-/// Who gives the order, as others will read it: the person behind sudo, at this machine.
-pub(crate) fn operator() -> String {
+/// The person behind sudo, at this machine.
+fn person() -> String {
     let named = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let user = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(named).unwrap_or_else(|| {
         match std::fs::metadata("/proc/self") {

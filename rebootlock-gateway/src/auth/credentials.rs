@@ -36,6 +36,13 @@ pub enum Role {
     Agent,
 }
 
+impl Role {
+    /// Whether it is somebody who looks at pages, or a program in their stead.
+    pub fn is_a_persons(self) -> bool {
+        matches!(self, Self::Viewer | Self::Operator)
+    }
+}
+
 /// How somebody proves to be who it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Secret {

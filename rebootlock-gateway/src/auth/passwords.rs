@@ -1,6 +1,7 @@
 //! Checking passwords, which is slow on purpose, without letting anybody keep us busy with it.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
 use super::Refused;
+use super::failures::Failures;
 
 /// Each takes some 20 MB and a core while it lasts.
 const AT_ONCE: usize = 2;
@@ -27,36 +29,49 @@ const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$\
 pub(super) struct Passwords {
     key: [u8; 32],
     right: Mutex<HashSet<[u8; 32]>>,
+    wrong: Failures,
     checking: Semaphore,
 }
 
 impl Default for Passwords {
     fn default() -> Self {
-        let right = Mutex::default();
-        Self { key: rand::random(), right, checking: Semaphore::new(AT_ONCE) }
+        let (right, wrong) = (Mutex::default(), Failures::default());
+        Self { key: rand::random(), right, wrong, checking: Semaphore::new(AT_ONCE) }
     }
 }
 
 impl Passwords {
-    /// Whether `password` is the one behind `hash`; of a name that nobody has, never.
+    /// Whether so many wrong ones came from `address` that no other is looked at.
+    pub(super) fn allow(&self, address: IpAddr) -> Result<(), Refused> {
+        self.wrong.allow(address).map_err(|_| Refused::Guessing)
+    }
+
+    /// Whether `password` is the one behind `hash`; of a name that nobody has, never. One that was right
+    /// before is so whatever else comes from `address`: others may be behind it.
     pub(super) async fn is_right(
         &self,
         name: &str,
         password: &str,
         hash: Option<&str>,
+        address: IpAddr,
     ) -> Result<bool, Refused> {
         let digest = self.digest(name, password);
         let remembered = |right: &HashSet<[u8; 32]>| right.contains(&digest);
         if remembered(&self.right.lock().unwrap_or_else(PoisonError::into_inner)) {
             return Ok(true);
         }
+        self.allow(address)?;
         let turn = tokio::time::timeout(PATIENCE, self.checking.acquire()).await;
         let Ok(Ok(_turn)) = turn else { return Err(Refused::Busy) };
+        // Others of its own may have been wrong meanwhile.
+        self.allow(address)?;
         let (given, against) = (password.to_owned(), hash.unwrap_or(NOBODY).to_owned());
         let right = tokio::task::spawn_blocking(move || verify(&given, &against)).await;
         let right = right.unwrap_or(false) && hash.is_some();
         if right {
             self.right.lock().unwrap_or_else(PoisonError::into_inner).insert(digest);
+        } else {
+            self.wrong.add(address);
         }
         Ok(right)
     }

@@ -11,12 +11,15 @@ use rebootlock::record::UnixTime;
 use serde::Serialize;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::feed::Listener;
 use super::parts::{Part, Parts};
 use super::reply::respond;
+use super::session::{self, Token};
 use super::{frame, moment};
-use crate::app::App;
+use crate::app::{App, Live};
+use crate::serve::Peer;
 
 /// Between two signs of life: proxies cut what is silent for a minute, and pages give up after 45 s.
 const BEAT: Duration = Duration::from_secs(15);
@@ -42,6 +45,35 @@ struct Beat<'a> {
     as_of: String,
 }
 
+/// By what a page may look, and for how long.
+pub(super) struct Leave {
+    /// Others may look from now on.
+    replaced: CancellationToken,
+    /// The connection is not what it was.
+    disconnected: CancellationToken,
+    /// Whoever had signed in may look no more.
+    lost: CancellationToken,
+    _following: Option<AbortOnDropHandle<()>>,
+}
+
+impl Leave {
+    /// Until the settings by which it may look are replaced, the connection ends, or the session does by
+    /// which somebody is signed in.
+    pub(super) fn new(app: &Arc<App>, live: &Live, peer: &Peer, session: Option<Token>) -> Self {
+        let lost = CancellationToken::new();
+        let follow = |token: Token| {
+            let (app, lost) = (app.clone(), lost.clone());
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                session::lost(&app, &token).await;
+                lost.cancel();
+            }))
+        };
+        let following = session.map(follow);
+        let (replaced, disconnected) = (live.replaced.clone(), peer.replaced.clone());
+        Self { replaced, disconnected, lost, _following: following }
+    }
+}
+
 struct Conversation {
     app: Arc<App>,
     listener: Listener,
@@ -51,16 +83,15 @@ struct Conversation {
     beat: Interval,
     until: Instant,
     stop: CancellationToken,
-    /// Others may look from now on.
-    replaced: CancellationToken,
+    leave: Leave,
     over: bool,
 }
 
-/// Tells a page that shows `has` what is new, until it hangs up, the gateway stops, or the settings by
-/// which it may look are `replaced`.
+/// Tells a page that shows `has` what is new, until it hangs up, the gateway stops, or its leave to look
+/// is over.
 pub(super) fn answer(
     app: Arc<App>,
-    replaced: CancellationToken,
+    leave: Leave,
     listener: Listener,
     has: String,
 ) -> Response<Body> {
@@ -70,7 +101,7 @@ pub(super) fn answer(
     let until = now + LONGEST;
     let conversation = Conversation {
         stop: app.stop.clone(),
-        replaced,
+        leave,
         app,
         listener,
         has,
@@ -105,7 +136,9 @@ impl Conversation {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Some(self.bye()),
-                () = self.replaced.cancelled() => return Some(self.bye()),
+                () = self.leave.replaced.cancelled() => return Some(self.bye()),
+                () = self.leave.disconnected.cancelled() => return Some(self.bye()),
+                () = self.leave.lost.cancelled() => return Some(self.bye()),
                 () = tokio::time::sleep_until(self.until) => return Some(self.bye()),
                 changed = self.listener.changed() => {
                     let (parts, changed) = changed?;

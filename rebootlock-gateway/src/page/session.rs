@@ -13,12 +13,13 @@ use axum::http::{HeaderMap, HeaderValue};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rebootlock::record::{Session, UnixTime};
+use rebootlock::store::{Event, Span};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tokio::time::Instant;
 
 use super::reply::hex;
-use crate::app::Live;
+use crate::app::{App, Live};
 use crate::auth::Caller;
 use crate::slots::{Refusal, in_time};
 
@@ -194,13 +195,39 @@ pub(super) async fn who(
     Ok(known.filter(|(_, secret)| proof(secret) == session.proof).map(|(caller, _)| caller))
 }
 
-/// Signs somebody out.
+/// Returns when somebody who may look by this session may no more: it has ended, here or at another
+/// gateway, or its name or role has gone.
+pub(super) async fn lost(app: &App, token: &Token) {
+    let live = app.live();
+    let key = live.locks.keys().session(&token.digest());
+    let mut changes = live.locks.store().watch_from_now(&[Span::Only(key)]);
+    drop(live);
+    // The first event is that the watch is in place: what happened before is seen then.
+    while let Some(event) = changes.next().await {
+        if matches!(event, Event::Interrupted { .. }) {
+            continue;
+        }
+        match who(&app.live(), &app.page.sessions, token, true).await {
+            Ok(Some(caller)) if caller.may_sign_in() => {}
+            _ => return,
+        }
+    }
+}
+
+/// Signs somebody out, and says whom if anybody was signed in.
 ///
 /// # Errors
 /// [`Refusal`] if the store does not answer.
-pub(super) async fn end(live: &Live, memory: &Memory, token: &Token) -> Result<(), Refusal> {
-    memory.forget(&token.digest());
-    in_time(live, live.locks.end_session(&token.digest())).await
+pub(super) async fn end(
+    live: &Live,
+    memory: &Memory,
+    token: &Token,
+) -> Result<Option<String>, Refusal> {
+    let digest = token.digest();
+    memory.forget(&digest);
+    let session = in_time(live, live.locks.session(&digest)).await?;
+    in_time(live, live.locks.end_session(&digest)).await?;
+    Ok(session.map(|session| session.by))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::fragments::{self, Scene};
 use super::parts::Parts;
+use crate::allowance;
 use crate::app::{Live, chain};
 use crate::fleet::{FleetView, look};
 
@@ -31,6 +32,24 @@ pub(super) struct Sight {
 }
 
 impl Sight {
+    fn new(
+        fleet: Option<Arc<FleetView>>,
+        as_of: Option<UnixTime>,
+        trouble: Option<UnixTime>,
+        began: Instant,
+    ) -> Self {
+        let scene = Scene { fleet: fleet.as_deref(), as_of, trouble };
+        let parts = Arc::new(fragments::parts(scene));
+        Self { fleet, as_of, trouble, parts, began, ended: Instant::now() }
+    }
+
+    /// What was seen `before`, as the store has not answered by `now`.
+    fn of_before(before: Option<&Self>, now: UnixTime, began: Instant) -> Self {
+        let fleet = before.and_then(|before| before.fleet.clone());
+        let since = before.and_then(|before| before.trouble).unwrap_or(now);
+        Self::new(fleet, before.and_then(|before| before.as_of), Some(since), began)
+    }
+
     /// What is to be shown of it.
     pub(super) fn scene(&self) -> Scene<'_> {
         let Self { fleet, as_of, trouble, .. } = self;
@@ -60,37 +79,37 @@ impl Looker {
     /// The fleet as it is, or as it was when the store answered last.
     pub(super) async fn look(&self, live: &Live) -> Arc<Sight> {
         let asked = Instant::now();
-        let _turn = self.turn.lock().await;
+        let within = live.settings.answer_within;
+        let Some(_turn) = allowance::within(within, self.turn.lock()).await else {
+            return self.without_answer();
+        };
         let before = self.last();
         if let Some(sight) = before.as_ref().filter(|sight| sight.answers(asked)) {
             return sight.clone();
         }
         let (began, now) = (Instant::now(), UnixTime::now());
-        let seen = tokio::time::timeout(live.settings.answer_within, look(live, now)).await;
-        let (fleet, as_of, trouble) = match seen {
-            Ok(Ok(fleet)) => (Some(Arc::new(fleet)), Some(now), None),
+        let seen = allowance::within(within, look(live, now)).await;
+        let sight = match seen {
+            Some(Ok(fleet)) => Sight::new(Some(Arc::new(fleet)), Some(now), None, began),
             failed => {
-                let since = before.as_ref().and_then(|before| before.trouble);
-                if since.is_none() {
+                if before.as_ref().is_none_or(|before| before.trouble.is_none()) {
                     let error = match failed {
-                        Ok(Err(error)) => chain(&error),
+                        Some(Err(error)) => chain(&error),
                         _ => "no answer in time".to_owned(),
                     };
                     tracing::warn!(error, "the page shows what was: the store does not answer");
                 }
-                let before = before.as_deref();
-                (
-                    before.and_then(|before| before.fleet.clone()),
-                    before.and_then(|before| before.as_of),
-                    since.or(Some(now)),
-                )
+                Sight::of_before(before.as_deref(), now, began)
             }
         };
-        let scene = Scene { fleet: fleet.as_deref(), as_of, trouble };
-        let parts = Arc::new(fragments::parts(scene));
-        let sight = Sight { fleet, as_of, trouble, parts, began, ended: Instant::now() };
         let sight = Arc::new(sight);
         *self.last.write().unwrap_or_else(PoisonError::into_inner) = Some(sight.clone());
         sight
+    }
+
+    /// The fleet as it was, for somebody who cannot wait longer.
+    fn without_answer(&self) -> Arc<Sight> {
+        let before = self.last();
+        Arc::new(Sight::of_before(before.as_deref(), UnixTime::now(), Instant::now()))
     }
 }

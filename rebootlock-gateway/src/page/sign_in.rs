@@ -15,9 +15,6 @@ use super::{Call, origin};
 use crate::operators;
 use crate::reply::Kind;
 
-/// Tries of one address within a minute.
-pub(super) const TRIES_PER_MINUTE: u32 = 10;
-
 const PURPOSE: &str = "sign-in";
 
 /// The form, for a browser that will have to show `token` with it.
@@ -85,19 +82,6 @@ pub(super) async fn sign_in(call: &Call<'_>, fields: &Fields) -> Response<Body> 
             "This form is not one of ours, or cookies are switched off. Try once more.",
         );
     }
-    if call
-        .app
-        .page
-        .tries
-        .as_ref()
-        .is_some_and(|tries| tries.count(call.peer.address.ip()).is_err())
-    {
-        tracing::info!(
-            target: "rebootlock_gateway::audit",
-            event = "sign_in_limited", address = %call.peer.address, "too many tries to sign in"
-        );
-        return again(StatusCode::TOO_MANY_REQUESTS, "Too many tries. Wait a minute.");
-    }
     let (name, password) = (fields.get("name"), fields.get("password"));
     let signed_in = operators::sign_in(call.live, name, password, call.peer).await;
     let begun = match signed_in {
@@ -120,6 +104,7 @@ pub(super) async fn sign_in(call: &Call<'_>, fields: &Fields) -> Response<Body> 
         Err(refusal) => {
             let text = match refusal.kind {
                 Kind::Unauthorized => "Name and password do not belong together.".to_owned(),
+                Kind::RateLimited => "Too many tries. Wait a minute.".to_owned(),
                 _ => refusal.text,
             };
             // 401 would have the browser ask by itself.
@@ -138,7 +123,14 @@ pub(super) async fn sign_out(call: &Call<'_>, fields: &Fields) -> Response<Body>
     let Some(token) = shown.filter(|t| is_ours(call.headers, Some(t), "sign-out", fields)) else {
         return see_other("./");
     };
-    if let Err(refusal) = session::end(call.live, &call.app.page.sessions, &token).await {
+    let ended = session::end(call.live, &call.app.page.sessions, &token).await;
+    if let Ok(Some(name)) = &ended {
+        tracing::info!(
+            target: "rebootlock_gateway::audit",
+            event = "signed_out", by = name, address = %call.peer.address, "signed out"
+        );
+    }
+    if let Err(refusal) = ended {
         let text = html! {
             div.card.text {
                 h1 { "Not signed out" }

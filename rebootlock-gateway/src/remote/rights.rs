@@ -69,6 +69,13 @@ pub(super) fn below<'a>(keys: &Keyspace, key: &'a str) -> Option<&'a str> {
     key.strip_prefix(&keys.to_string())?.strip_prefix('/')
 }
 
+/// Who is said to have done something.
+#[derive(serde::Deserialize)]
+struct Signed {
+    by: Option<String>,
+    ended: Option<String>,
+}
+
 /// What a key is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum About {
@@ -133,11 +140,39 @@ impl Writer {
                     format!("{key} is not for agents to change; that takes role = \"operator\"");
                 return Err(Reply::new(Kind::Forbidden, text));
             }
-            self.reaches(&about).map_err(|why| {
-                Reply::new(Kind::Forbidden, format!("{key} cannot be changed: {why}"))
-            })?;
+            self.reaches(&about).and_then(|()| self.signs(keys, change, &about)).map_err(
+                |why| Reply::new(Kind::Forbidden, format!("{key} cannot be changed: {why}")),
+            )?;
         }
         Ok(())
+    }
+
+    /// Whether what a person writes says that it was they who did it, where it says who did.
+    fn signs(&self, keys: &Keyspace, change: &Change, about: &About) -> Result<(), String> {
+        let Change::Put { key, value, .. } = change else { return Ok(()) };
+        let is_past = key.as_str().contains("/history/");
+        let is_signed = is_past
+            || matches!(about, About::Pause(_) | About::Hold(_) | About::Request(_))
+            || *key == keys.fleet_paused();
+        if self.role != Role::Operator || !is_signed {
+            return Ok(());
+        }
+        let by = match serde_json::from_slice::<Signed>(value) {
+            // What waits and gives back the slot of another is a machine, whoever's its credentials are.
+            Ok(Signed { ended: Some(ended), .. }) if is_past && ended != "unlocked" => {
+                return Ok(());
+            }
+            Ok(Signed { by, .. }) => by,
+            // Nobody reads a name in it.
+            Err(_) => return Ok(()),
+        };
+        match by {
+            Some(by) if by != self.name => Err(format!(
+                "it says that {by:?} did it, and these are the credentials of {:?}",
+                self.name
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn reaches(&self, about: &About) -> Result<(), String> {

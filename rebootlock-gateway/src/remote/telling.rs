@@ -11,6 +11,7 @@ use rebootlock::store::wire::{Entry, HEARTBEAT_SECS, Line};
 use rebootlock::store::{Event, Revision, Watch};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 
@@ -27,6 +28,8 @@ pub(super) struct Telling {
     opened: Option<Revision>,
     heartbeat: Duration,
     ends: Instant,
+    /// Somebody else may have vouched for the client since.
+    replaced: CancellationToken,
     over: bool,
     _permit: OwnedSemaphorePermit,
 }
@@ -37,6 +40,7 @@ impl Telling {
         app: Arc<App>,
         watch: Watch,
         now: Revision,
+        replaced: CancellationToken,
         permit: OwnedSemaphorePermit,
     ) -> Self {
         app.metrics.watching(1);
@@ -46,6 +50,7 @@ impl Telling {
             opened: Some(now),
             heartbeat: FIRST_HEARTBEAT,
             ends: Instant::now() + LONGEST,
+            replaced,
             over: false,
             _permit: permit,
         }
@@ -69,10 +74,13 @@ impl Telling {
         if let Some(Revision(revision)) = self.opened.take() {
             return Some(Line::Opened(revision));
         }
-        let stop = self.app.stop.clone();
+        let (stop, replaced) = (self.app.stop.clone(), self.replaced.clone());
         let line = tokio::select! {
             biased;
             () = stop.cancelled() => Line::End("the gateway stops".to_owned()),
+            () = replaced.cancelled() => {
+                Line::End("the gateway's certificates have changed; connect again".to_owned())
+            }
             event = self.watch.next() => match event {
                 Some(event) => line(event),
                 None => Line::End("the gateway stops".to_owned()),

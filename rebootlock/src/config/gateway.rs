@@ -464,6 +464,11 @@ fn prefixes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Str
                  digits and -._~, without a slash at its end"
             )));
         }
+        if prefix.starts_with("/api/v1/") {
+            return Err(D::Error::custom(format!(
+                "nothing could be served below {prefix:?}: what is below /api/v1/ is the API's"
+            )));
+        }
     }
     Ok(Some(written))
 }
@@ -516,6 +521,10 @@ mod tests {
             ("prefixes = [\"x\"]", "2:12: `prefixes`: \"x\" is not a path; expected one such as"),
             ("prefixes = [\"/x/\"]", "2:12: `prefixes`: \"/x/\" is not a path"),
             ("prefixes = [\"/..\"]", "2:12: `prefixes`: \"/..\" is not a path"),
+            (
+                "prefixes = [\"/api/v1/store\"]",
+                "2:12: `prefixes`: nothing could be served below \"/api/v1/store\"",
+            ),
             ("reserve_secs = 0", "2:16: `reserve_secs`: 0 is not from 1 to 86400"),
             ("max_wait_secs = 601", "2:17: `max_wait_secs`: 601 is not from 0 to 600"),
             ("answer_within_secs = 0", "2:22: `answer_within_secs`: 0 is not from 1 to 60"),

@@ -98,6 +98,16 @@ impl GatewayStore {
         Ok(Self { cluster: Arc::new(cluster), watches: Arc::default() })
     }
 
+    /// Asks for the name that the gateway knows us by. It lets nobody sign with another one.
+    ///
+    /// # Errors
+    /// What keeps the gateway from saying so: wrong credentials, or none that may change anything.
+    pub async fn own_name(&self) -> Result<String> {
+        let ask = ask(wire::ME, &serde_json::Map::new())?;
+        let me: wire::Me = self.cluster.call(Repeat::Freely, &ask).await?;
+        Ok(me.name)
+    }
+
     /// Asks every gateway, all at once, how it is.
     pub async fn check_endpoints(&self) -> Vec<GatewayReport> {
         report::check(&self.cluster).await

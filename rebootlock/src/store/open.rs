@@ -203,7 +203,9 @@ pub fn open(settings: &StoreSettings) -> Result<SharedStore> {
         return Ok(Arc::new(GatewayStore::new(&options)?));
     }
     if settings.token_file.is_some() {
-        let problem = "a token_file is for gateways only; write gateway+https://HOST:PORT for one";
+        let problem = "a token_file is for gateways only, and no gateway was recognised there: write \
+                       gateway+https://HOST:PORT for one, and set ca_file if its certificate is signed \
+                       by an authority that this machine does not know";
         return Err(StoreError::Broken(problem.to_owned()));
     }
     if let Some(options) = etcd_options(settings) {

@@ -11,7 +11,7 @@ use rebootlock::record::{Hold, UnixTime};
 use super::pause::{end_of, for_how_long};
 use crate::cli::Target;
 use crate::output::{clean, say};
-use crate::session::{Session, operator};
+use crate::session::Session;
 
 fn machine(session: &Session, target: Target) -> anyhow::Result<MachineId> {
     match target.machine {
@@ -28,7 +28,7 @@ pub(super) async fn hold(
     reason: Option<String>,
 ) -> anyhow::Result<ExitCode> {
     let machine = machine(&session, target)?;
-    let (by, since) = (operator(), UnixTime::now());
+    let (by, since) = (session.operator().await?, UnixTime::now());
     let until = end_of(since, time);
     let hold = Hold { by, reason, since, until, unknown: serde_json::Map::new() };
     session.locks.hold(&machine, &hold).await?;

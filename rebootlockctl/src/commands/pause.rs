@@ -8,7 +8,7 @@ use rebootlock::lock::{Resumed, Scope};
 use rebootlock::record::{Pause, UnixTime};
 
 use crate::output::{clean, say};
-use crate::session::{Session, operator};
+use crate::session::Session;
 
 fn scopes(session: &Session, fleet: bool) -> Vec<Scope> {
     match fleet {
@@ -33,7 +33,7 @@ pub(super) async fn pause(
     fleet: bool,
     time: Option<Duration>,
 ) -> anyhow::Result<ExitCode> {
-    let (by, since) = (operator(), UnixTime::now());
+    let (by, since) = (session.operator().await?, UnixTime::now());
     let until = end_of(since, time);
     let pause = Pause { by, reason, since, until, unknown: serde_json::Map::new() };
     for scope in scopes(&session, fleet) {

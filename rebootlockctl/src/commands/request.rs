@@ -7,7 +7,7 @@ use rebootlock::lock::Cancelled;
 use rebootlock::record::{Request, UnixTime};
 
 use crate::output::say;
-use crate::session::{Session, operator};
+use crate::session::Session;
 
 pub(super) async fn request(
     session: Session,
@@ -15,7 +15,7 @@ pub(super) async fn request(
     reason: Option<String>,
     priority: u32,
 ) -> anyhow::Result<ExitCode> {
-    let (by, since) = (operator(), UnixTime::now());
+    let (by, since) = (session.operator().await?, UnixTime::now());
     let request = Request { by, reason, since, priority, unknown: serde_json::Map::new() };
     session.locks.request(&machine, &request).await?;
     let agent = session.locks.keys().machine(&machine);

@@ -15,7 +15,7 @@ use rebootlock::view::words::in_groups;
 use super::trim_history;
 use crate::cli::Unlock;
 use crate::output::{clean, say};
-use crate::session::{Session, operator};
+use crate::session::Session;
 
 pub(super) async fn run(session: Session, args: Unlock) -> anyhow::Result<ExitCode> {
     if let Some(time) = args.overdue {
@@ -26,7 +26,8 @@ pub(super) async fn run(session: Session, args: Unlock) -> anyhow::Result<ExitCo
         None => session.machine_id()?,
     };
     let groups = session.groups();
-    match session.locks.release(groups, &machine, &Release::by_operator(operator())).await? {
+    let release = Release::by_operator(session.operator().await?);
+    match session.locks.release(groups, &machine, &release).await? {
         Released::Freed(record) => {
             explain(groups, &machine, record.as_deref());
             trim_history(&session, groups).await;
@@ -79,6 +80,7 @@ async fn overdue(session: &Session, time: Duration, yes: bool) -> anyhow::Result
             forgotten.len()
         );
     }
+    let by = session.operator().await?;
     for (group, Holder { machine, record }) in forgotten {
         let Some(Ok(record)) = record else { continue };
         if !yes && !asked(&group, &machine, &record, now)? {
@@ -86,7 +88,7 @@ async fn overdue(session: &Session, time: Duration, yes: bool) -> anyhow::Result
         }
         // Only what was shown: it may have come back and taken another slot meanwhile.
         let groups = std::slice::from_ref(&group);
-        let release = Release { token: record.token, ended: Ended::Unlocked { by: operator() } };
+        let release = Release { token: record.token, ended: Ended::Unlocked { by: by.clone() } };
         match session.locks.release(groups, &machine, &release).await? {
             Released::Freed(record) => {
                 say(format_args!("freed the slot of {machine} in group {group}"));

@@ -28,6 +28,9 @@ pub const KEEP_ALIVE: &str = "/api/v1/store/lease/keep-alive";
 /// Takes and gives a [`Lease`].
 pub const REVOKE: &str = "/api/v1/store/lease/revoke";
 
+/// Takes an empty object, gives a [`Me`].
+pub const ME: &str = "/api/v1/store/me";
+
 /// The longest time, in seconds, in which a watch says nothing.
 pub const HEARTBEAT_SECS: u64 = 5;
 
@@ -38,6 +41,13 @@ pub struct Hello {
     pub name: String,
     /// Its version.
     pub version: String,
+}
+
+/// Whom the gateway takes the client for that asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Me {
+    /// What its file with credentials calls it. What a person writes is signed with this name.
+    pub name: String,
 }
 
 /// Bytes: as a text where they are one, else in base64. A flattened member `value` or `base64`.
