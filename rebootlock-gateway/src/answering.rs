@@ -1,9 +1,8 @@
-//! A store whose answers to commits are counted. By them, one whose documents others keep changing is told
+//! A store whose answers to commits are noted. By them, one whose documents others keep changing is told
 //! from one that is away: of an away store some machines may reboot without a slot.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,41 +10,48 @@ use rebootlock::store::{
     Commit, Key, LeaseId, Revision, Select, SharedStore, Snapshot, Span, Store, StoreError, Txn,
     Watch,
 };
+use tokio::time::Instant;
 
 type Result<T> = std::result::Result<T, StoreError>;
 
-/// How many commits a store has answered, won or lost.
+/// When the last commit was sent that a store has answered, won or lost.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Commits(Arc<AtomicU64>);
+pub(crate) struct Commits(Arc<Mutex<Option<Instant>>>);
 
 impl Commits {
-    /// So many until now.
-    pub(crate) fn answered(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    /// Whether the store has answered one that was sent at `since` or later.
+    pub(crate) fn answered(&self, since: Instant) -> bool {
+        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|last| last >= since)
+    }
+
+    fn answer(&self, sent: Instant) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = (*last).max(Some(sent));
     }
 }
 
-/// A store whose answers to commits are counted.
-pub(crate) struct Counted {
+/// A store whose answers to commits are noted.
+pub(crate) struct Noted {
     store: SharedStore,
     commits: Commits,
 }
 
-impl Counted {
-    /// The same store, counting in `commits`.
+impl Noted {
+    /// The same store, noting in `commits`.
     pub(crate) fn new(store: SharedStore, commits: Commits) -> Self {
         Self { store, commits }
     }
 }
 
-impl fmt::Debug for Counted {
+impl fmt::Debug for Noted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.store.fmt(f)
     }
 }
 
 #[async_trait]
-impl Store for Counted {
+impl Store for Noted {
     async fn load(&self, keys: &[Key]) -> Result<Snapshot> {
         self.store.load(keys).await
     }
@@ -59,8 +65,9 @@ impl Store for Counted {
     }
 
     async fn commit(&self, txn: &Txn) -> Result<Commit> {
+        let sent = Instant::now();
         let commit = self.store.commit(txn).await?;
-        self.commits.0.fetch_add(1, Ordering::Relaxed);
+        self.commits.answer(sent);
         Ok(commit)
     }
 

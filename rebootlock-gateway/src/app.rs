@@ -14,7 +14,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::answering::{Commits, Counted};
+use crate::answering::{Commits, Noted};
 use crate::auth::Auth;
 use crate::combine::Combiner;
 use crate::health::Seen;
@@ -207,7 +207,7 @@ impl App {
     /// [`ConfigError`] says what is wrong with a file that the settings name.
     pub fn new(settings: &Settings, store: SharedStore) -> Result<Arc<Self>, ConfigError> {
         let commits = Commits::default();
-        let store = Arc::new(Counted::new(store, commits.clone()));
+        let store = Arc::new(Noted::new(store, commits.clone()));
         let live = Live::of(settings, store, commits, Arc::default())?;
         Ok(Arc::new(Self {
             live: RwLock::new(Arc::new(live)),

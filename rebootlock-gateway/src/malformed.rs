@@ -5,30 +5,23 @@
 //! alone and closes the connection after the answer, so nothing that follows is taken for a request.
 
 use axum::http::header::{HOST, TRANSFER_ENCODING};
-use axum::http::uri::{Authority, Scheme};
+use axum::http::uri::Authority;
 use axum::http::{Request, Version};
 
 /// What is wrong with it, in words.
 pub(crate) fn problem<B>(request: &Request<B>) -> Option<&'static str> {
     let headers = request.headers();
     let mut hosts = headers.get_all(HOST).iter();
-    let host = match (hosts.next(), hosts.next()) {
+    // Of a target that names a host itself, that counts (3.2.2).
+    match (hosts.next(), hosts.next()) {
         (Some(_), Some(_)) => return Some("there are two `Host` headers"),
         (None, _) if request.version() == Version::HTTP_11 => {
             return Some("the `Host` header is missing");
         }
-        (None, _) => None,
-        (Some(host), None) => match host.to_str() {
-            Ok(host) if is_host(host) => Some(host),
-            _ => return Some("the `Host` header is no host"),
-        },
-    };
-    if let (Some(target), Some(host)) = (request.uri().authority(), host) {
-        let port = if request.uri().scheme() == Some(&Scheme::HTTPS) { ":443" } else { ":80" };
-        let bare = |text: &str| text.strip_suffix(port).unwrap_or(text).to_ascii_lowercase();
-        if bare(target.as_str()) != bare(host) {
-            return Some("the `Host` header is not the host of the request's target");
+        (Some(host), None) if !host.to_str().is_ok_and(is_host) => {
+            return Some("the `Host` header is no host");
         }
+        _ => {}
     }
     let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
     match (encodings.next(), encodings.next()) {
@@ -72,11 +65,8 @@ mod tests {
             (new, "/", &["evil@localhost"], false),
             (new, "/", &["localhost/x"], false),
             (new, "http://gw/x", &["gw"], true),
-            (new, "http://gw:80/x", &["GW"], true),
-            (new, "https://gw/x", &["gw:443"], true),
-            (new, "http://gw/x", &["gw:443"], false),
-            (new, "http://gw/x", &["localhost"], false),
-            (new, "http://gw/x", &[""], false),
+            (new, "http://gw/x", &["localhost"], true),
+            (new, "http://gw/x", &["gw", "gw"], false),
             (new, "gw:443", &["gw:443"], true),
         ] {
             let lines: Vec<_> = hosts.iter().map(|host| ("host", *host)).collect();

@@ -199,7 +199,11 @@ pub(crate) fn is_direct<B>(request: &Request<B>) -> bool {
         let name = name.as_str();
         matches!(name, "forwarded" | "via" | "x-real-ip") || name.starts_with("x-forwarded-")
     };
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    // Where the target names a host itself, that counts (RFC 9112, 3.2.2).
+    let host = match request.uri().authority() {
+        Some(target) => target.host(),
+        None => headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default(),
+    };
     request.version() == Version::HTTP_11 && !headers.keys().any(of_a_proxy) && is_local(host)
 }
 
@@ -228,6 +232,10 @@ mod tests {
             is_direct(&request.body(()).unwrap())
         };
         assert!(comes(Version::HTTP_11, &[("accept", "*/*")]));
+        for (target, direct) in [("http://localhost:1/", true), ("http://evil.example/", false)] {
+            let request = Request::builder().uri(target).header(HOST, "localhost").body(());
+            assert_eq!(is_direct(&request.unwrap()), direct, "{target}");
+        }
         assert!(!comes(Version::HTTP_10, &[]));
         for name in [
             "Forwarded",

@@ -439,7 +439,7 @@ pub(crate) async fn in_time<T>(
     live: &Live,
     asked: impl Future<Output = Result<T, LockError>>,
 ) -> Result<T, Refusal> {
-    let before = live.commits.answered();
+    let asking = Instant::now();
     let refusal = match allowance::within(live.settings.answer_within, asked).await {
         Some(Ok(answer)) => return Ok(answer),
         Some(Err(error)) => Refusal::of(&error),
@@ -450,7 +450,7 @@ pub(crate) async fn in_time<T>(
         }
     };
     // Time ran out, and the store settles what it is asked: this or what others ask.
-    let busy = refusal.kind == Kind::StoreUnavailable && live.commits.answered() != before;
+    let busy = refusal.kind == Kind::StoreUnavailable && live.commits.answered(asking);
     Err(if busy { store_busy() } else { refusal })
 }
 

@@ -3,7 +3,7 @@
 //! In WAL mode with `synchronous = FULL`: what was answered survives a power cut, because a slot
 //! that was granted and then forgotten would be granted twice. Every write transaction begins
 //! `IMMEDIATE`, so deciding and writing are one. Writes that come at the same time share a
-//! transaction, and reads have a connection of their own, which waits for no disk.
+//! transaction; reads come after what was to be written before them, on a connection of their own.
 //!
 //! Other processes' commits are noticed by inotify on the folder of the file: each one touches the
 //! file once it can be read. Leases end by the machine's clock since boot, which no one sets; those of
@@ -102,6 +102,7 @@ impl SqliteStore {
         look: impl Fn(&Transaction<'_>, &Clock) -> rusqlite::Result<T> + Send + Sync + 'static,
     ) -> Result<T> {
         let look = Arc::new(look);
+        self.writer.settled().await?;
         loop {
             let (reader, clock, look) = (self.reader.clone(), self.clock.clone(), look.clone());
             let seen = tokio::task::spawn_blocking(move || {

@@ -32,6 +32,8 @@ struct Facts {
     roster: Found<RosterEntry>,
     request: Found<Request>,
     hold: Found<Hold>,
+    /// Whether it asks through disruption-manager's door.
+    disruption: bool,
     /// Its groups, and those in which it holds a slot or waits.
     groups: Vec<(Group, Result<GroupStatus, String>)>,
     /// What came of its last slot.
@@ -46,6 +48,7 @@ impl Facts {
             || self.roster.is_some()
             || self.request.is_some()
             || self.hold.is_some()
+            || self.disruption
             || self.last.is_some()
             || statuses().any(|status| {
                 status.holders.iter().any(|holder| holder.machine == self.machine)
@@ -94,13 +97,14 @@ async fn concerned(session: &Session, machine: &MachineId) -> anyhow::Result<Vec
 
 async fn gather(session: &Session, machine: MachineId) -> anyhow::Result<Facts> {
     let keys = session.locks.keys();
-    let [presence, roster, request, hold] = [
+    let [presence, roster, request, hold, disruption] = [
         keys.machine(&machine),
         keys.roster_entry(&machine),
         keys.request(&machine),
         keys.hold(&machine),
+        keys.disruption(&machine),
     ];
-    let known = [presence.clone(), roster.clone(), request.clone(), hold.clone()];
+    let known = [&presence, &roster, &request, &hold, &disruption].map(Clone::clone);
     let now = load(session, &known).await?;
     let presence: Found<Presence> = read(&now, &presence);
     let roster: Found<RosterEntry> = read(&now, &roster);
@@ -130,6 +134,7 @@ async fn gather(session: &Session, machine: MachineId) -> anyhow::Result<Facts> 
         roster,
         request: read(&now, &request),
         hold: read(&now, &hold),
+        disruption: now.get(&disruption).is_some(),
         groups: statuses,
         last,
         machine,

@@ -307,5 +307,20 @@ async fn a_client_of_another_kind_needs_no_agent() {
         let said = explained(&op, "web-3").await;
         assert!(said.contains("it has its slot in group default for 3d4h"), "{via}: {said}");
         assert_eq!(said.contains("no agent of this machine is there"), has_one, "{via}: {said}");
+        // Nor while it waits, nor afterwards.
+        let waits = serde_json::json!({"machineID": "web-4", "since": 1, "via": via});
+        op.put(&keys().waiter(&Group::default(), &machine("web-4")), &waits.to_string()).await;
+        let said = explained(&op, "web-4").await;
+        assert!(said.contains("web-3"), "{via}: {said}");
+        assert_eq!(said.contains("no agent of this machine is there"), has_one, "{via}: {said}");
+        let release = Release::of(claim.token, Ended::Steady);
+        locks(&op, LONG).await.release(claim.groups(), &claim.machine, &release).await.unwrap();
+        let said = explained(&op, "web-3").await;
+        assert_eq!(said.contains("no agent of this machine is there"), has_one, "{via}: {said}");
     }
+    // One that may not go now has no place, and asks all the same.
+    let op = Operator::new();
+    op.put(&keys().disruption(&machine("web-3")), "{}").await;
+    let said = explained(&op, "web-3").await;
+    assert!(!said.contains("no agent of this machine is there"), "{said}");
 }

@@ -5,6 +5,7 @@
 //! is on the disk. If that fails, nothing of it is there, and all are told so.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
@@ -21,6 +22,8 @@ pub(super) struct Writer {
     clock: Arc<Clock>,
     /// If there is anybody in it, a thread is on its way that will take all of them.
     waiting: Mutex<Vec<Box<dyn Work>>>,
+    /// How many wait, or are being written.
+    pending: AtomicUsize,
     /// Wakes this process's watches.
     wake: tokio::sync::watch::Sender<()>,
 }
@@ -70,7 +73,17 @@ impl Writer {
         wake: tokio::sync::watch::Sender<()>,
     ) -> Arc<Self> {
         let connection = Mutex::new(connection);
-        Arc::new(Self { path, connection, clock, waiting: Mutex::default(), wake })
+        let (waiting, pending) = (Mutex::default(), AtomicUsize::new(0));
+        Arc::new(Self { path, connection, clock, waiting, pending, wake })
+    }
+
+    /// Waits until all is written that this process wanted written before: also what its caller has
+    /// stopped waiting for, which must not come after what is seen from now on.
+    pub(super) async fn settled(self: &Arc<Self>) -> Result<()> {
+        match self.pending.load(Ordering::SeqCst) {
+            0 => Ok(()),
+            _ => self.write(|_, _| Ok(())).await,
+        }
     }
 
     /// Runs `work`, perhaps with others' before and after it, in a transaction in which no lease that
@@ -81,6 +94,7 @@ impl Writer {
     ) -> Result<T> {
         let (answer, told) = oneshot::channel();
         let asked = Box::new(Asked { work: Some(work), done: None, answer });
+        self.pending.fetch_add(1, Ordering::SeqCst);
         let first = {
             let mut waiting = locked(&self.waiting);
             waiting.push(asked);
@@ -103,6 +117,7 @@ impl Writer {
         if matches!(outcome, Ok(true)) {
             self.announce();
         }
+        self.pending.fetch_sub(all.len(), Ordering::SeqCst);
         let failed = outcome.err().map(|error| store_error(&self.path, &error));
         for asked in all {
             asked.end(failed.as_ref());
@@ -242,6 +257,29 @@ mod tests {
             kept.await.unwrap();
         }
         assert_eq!(transactions(&path) - before, 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_seen_is_what_was_wanted_before_it_and_nothing_of_that_comes_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&folder.path().join("locks.db"), Duration::from_secs(30));
+        let (store, key) = (store.unwrap(), Key::new("k"));
+        let busy = keep_busy(&store);
+        let put = {
+            let (store, txn) = (store.clone(), Txn::new().put(key.clone(), vec![]));
+            tokio::spawn(async move { store.commit(&txn).await })
+        };
+        waiting(&store, 1).await;
+        // Nobody waits for it any more.
+        put.abort();
+        assert!(put.await.unwrap_err().is_cancelled());
+        let seen = {
+            let (store, key) = (store.clone(), key.clone());
+            tokio::spawn(async move { store.load(&[key]).await.unwrap() })
+        };
+        waiting(&store, 2).await;
+        drop(busy);
+        assert!(seen.await.unwrap().get(&key).is_some());
     }
 
     #[tokio::test]

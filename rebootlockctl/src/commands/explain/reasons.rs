@@ -44,8 +44,7 @@ pub(super) fn explain(facts: &Facts) -> Explanation {
     let stops = stops(facts);
     let waits = waits(facts);
     let mut reasons = Vec::new();
-    let goes = own.is_some_and(|(_, holder)| needs_no_agent(holder));
-    reasons.extend(away(facts).filter(|_| !goes));
+    reasons.extend(away(facts).filter(|_| !needs_no_agent(facts, own)));
     reasons.extend(own.map(|(group, holder)| slot(facts, group, holder)));
     if wanted.is_none() && own.is_none() && facts.presence.is_some() {
         let todo =
@@ -83,13 +82,21 @@ fn record(holder: &Holder) -> Option<&HolderRecord> {
 }
 
 /// Whether it is no wonder that its agent is not there: it is on its way, or a client of another kind.
-fn needs_no_agent(holder: &Holder) -> bool {
+fn needs_no_agent(facts: &Facts, own: Option<(&Group, &Holder)>) -> bool {
     let by_another = |via: &Via| {
         matches!(via, Via::Fleetlock | Via::Goahead | Via::DisruptionManager | Via::Other(_))
     };
-    record(holder).is_some_and(|record| {
-        record.state == Some(HolderState::Rebooting) || record.via.as_ref().is_some_and(by_another)
-    })
+    let held = own.and_then(|(_, holder)| record(holder));
+    let on_its_way = held.is_some_and(|record| record.state == Some(HolderState::Rebooting));
+    let held = held.and_then(|record| record.via.as_ref());
+    let statuses = facts.groups.iter().filter_map(|(_, status)| status.as_ref().ok());
+    let places = statuses.flat_map(|status| &status.queue);
+    let places = places.filter(|ticket| ticket.machine == facts.machine);
+    let waits = places.filter_map(|ticket| ticket.waiter.as_ref()?.via.as_ref());
+    // One that has an agent as well, or had one, is missed once it has nothing.
+    let last = facts.last.as_ref().filter(|_| own.is_none() && facts.roster.is_none());
+    let last = last.and_then(|past| past.via.as_ref());
+    on_its_way || facts.disruption || held.into_iter().chain(waits).chain(last).any(by_another)
 }
 
 fn summary(facts: &Facts, own: Option<(&Group, &Holder)>, wanted: bool) -> &'static str {
