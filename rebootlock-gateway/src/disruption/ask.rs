@@ -46,7 +46,8 @@ pub(super) struct Asking {
     pub(super) address: IpAddr,
 }
 
-/// Whether the machine may be disrupted as one of the group that it names. What it is told may only change because it is its turn.
+/// Whether the machine may be disrupted as one of the group that it names. What it is told may only change
+/// because it is its turn.
 ///
 /// # Errors
 /// [`Refusal`] if the store cannot tell.

@@ -128,7 +128,8 @@ fn said_ready(machine: &MachineId, proving: &Disruption, how: &str) {
     );
 }
 
-/// A machine that asked for another slot while it had the last one, or proved itself for it, waits for it from now on.
+/// A machine that asked for another slot while it had the last one, or proved itself for it, waits for it
+/// from now on.
 async fn begin_again(
     live: &Live,
     machine: &MachineId,

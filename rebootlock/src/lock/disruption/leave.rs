@@ -39,8 +39,9 @@ impl From<Released> for GivenBack {
 impl LockManager {
     /// Gives back what `machine` has in `group`: its slot, if it was taken through disruption-manager's
     /// door or by a program that writes no records, and its places in the queue; and takes its document
-    /// away, or puts another one in its place, if `decide` says so. All of it in one transaction, and only if `decide` says that it is to
-    /// be, about the document and whether there is such a slot, as both are then. `None`: it is not.
+    /// away, or puts another one in its place, if `decide` says so. All of it in one transaction, and only
+    /// if `decide` says that it is to be, about the document and whether there is such a slot, as both are
+    /// then. `None`: it is not.
     ///
     /// # Errors
     /// [`LockError::Damaged`], or what the store says; then it may have happened all the same.
